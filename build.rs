@@ -45,6 +45,8 @@ fn compile_protocols() -> Result<(), Box<dyn std::error::Error>> {
 
     let files = protox::compile(
         [
+            "envoy/data/ai/v3/token_usage.proto",
+            "envoy/service/accesslog/v3/als.proto",
             "envoy/service/auth/v3/external_auth.proto",
             "opentelemetry/proto/collector/trace/v1/trace_service.proto",
         ],

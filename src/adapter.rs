@@ -1,5 +1,6 @@
 //! Protocol adapters: what a proxy sends becomes a check, and the answer becomes what it expects.
 
+pub mod access_log;
 pub mod ext_authz;
 pub mod forward_auth;
 pub mod grpc_health;

@@ -40,6 +40,8 @@ const NOTICE: Duration = Duration::from_millis(500);
 pub struct App {
     /// The address of the gRPC server, where there is one.
     pub grpc: Option<Address>,
+    /// The address for Envoy's access log, where there is one.
+    pub access_log: Option<Address>,
     /// The addresses of the HTTP servers for checks, in the order of `listen.http`.
     pub http: Vec<Address>,
     /// The address of health and metrics.
@@ -57,6 +59,7 @@ impl std::fmt::Debug for App {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("App")
             .field("grpc", &self.grpc)
+            .field("access_log", &self.access_log)
             .field("http", &self.http)
             .field("ops", &self.ops)
             .field("admin", &self.admin)
@@ -78,7 +81,8 @@ pub async fn serve(path: Option<PathBuf>, loaded: Loaded) -> anyhow::Result<()> 
     let http = LogList::of(&app.http);
     let admin = app.admin.as_ref().map(tracing::field::display);
     let grpc = app.grpc.as_ref().map(tracing::field::display);
-    tracing::info!(grpc, http = http.value(), ops = %app.ops, admin, "listening");
+    let access_log = app.access_log.as_ref().map(tracing::field::display);
+    tracing::info!(grpc, http = http.value(), access_log, ops = %app.ops, admin, "listening");
     let watch = app.watch(path);
     loop {
         tokio::select! {
@@ -111,6 +115,10 @@ impl App {
             Some(config) => Some(servers.grpc(&config, &in_flight, &engine).await?),
             None => None,
         };
+        let access_log = match &listen.access_log {
+            Some(config) => Some(servers.access_log(config, &engine).await?),
+            None => None,
+        };
         let mut http = Vec::with_capacity(listen.http.len());
         for (index, config) in listen.http.iter().enumerate() {
             let checker = Arc::clone(engine.checker());
@@ -141,7 +149,19 @@ impl App {
         };
         let Servers { tasks, stop, certificates: bound, .. } = servers;
         certificates.get_or_init(|| bound.clone());
-        Ok(Self { grpc, http, ops, admin, engine, certificates: bound, admin_token, stop, tasks })
+        let certificates = bound;
+        Ok(Self {
+            grpc,
+            access_log,
+            http,
+            ops,
+            admin,
+            engine,
+            certificates,
+            admin_token,
+            stop,
+            tasks,
+        })
     }
 
     /// The engine behind the servers.

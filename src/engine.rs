@@ -61,6 +61,7 @@ mod redis_keys;
 mod refusals;
 pub mod reload;
 mod reservation_keys;
+pub mod settler;
 mod shares;
 mod status;
 mod upstream_keys;
@@ -98,6 +99,7 @@ use self::{
     redis_keys::RedisKeys,
     reload::{ReloadError, Reloader},
     reservation_keys::ReservationSecrets,
+    settler::Settler,
     status::Misfits,
     upstream_keys::UpstreamKeys,
     watch::Watch,
@@ -118,6 +120,9 @@ use crate::{
 /// How long the store may take to return leased units. Units that are not returned expire.
 const RETURN_LEASES: Duration = Duration::from_secs(2);
 
+/// How long the last settlements may take to reach the store. The holds of the others expire.
+const LAST_SETTLEMENTS: Duration = Duration::from_secs(2);
+
 /// How long the last spans may take to reach the collector.
 const LAST_SPANS: Duration = Duration::from_secs(3);
 
@@ -133,6 +138,7 @@ pub struct Engine {
     readiness: Arc<Readiness>,
     live: Arc<Live>,
     observer: Arc<Observer>,
+    settler: Arc<Settler>,
     store: Arc<Opened>,
     reloader: Arc<AsyncMutex<Reloader>>,
     admin_credentials: Arc<ArcSwap<Vec<AdminCredentialConfig>>>,
@@ -216,6 +222,8 @@ impl Engine {
         let live = Arc::new(live);
         live.replace_reservation_keys(reservation_secrets.keys());
         redis_keys.installed(&policy, replica, &live);
+        let settler =
+            Settler::start(Arc::clone(&store.store), Arc::clone(&live), Arc::clone(&observer));
         let checker = Arc::new(Checker::new(
             Arc::clone(&live),
             Arc::clone(&store.store),
@@ -245,6 +253,7 @@ impl Engine {
             readiness: Arc::new(Readiness::new(Arc::clone(&live), Arc::clone(&store))),
             live,
             observer,
+            settler,
             store,
             reloader: Arc::new(AsyncMutex::new(reloader)),
             admin_credentials,
@@ -268,6 +277,11 @@ impl Engine {
     /// Metrics, audit log and spans.
     pub fn observer(&self) -> &Arc<Observer> {
         &self.observer
+    }
+
+    /// Takes reports of the usage of requests.
+    pub fn settler(&self) -> &Arc<Settler> {
+        &self.settler
     }
 
     /// Returns a function that returns the longest remaining life of a token that the policy in
@@ -336,13 +350,16 @@ impl Engine {
         watch
     }
 
-    /// Ends the engine: it is not ready any more, leased units are returned, waiting spans and
+    /// Ends the engine: it is not ready any more, settlements are sent, leased units are returned, waiting spans and
     /// audit lines are written. A shell ends its servers first. Each step has a bound in time;
     /// what is not done by then is logged.
     pub async fn close(&self) {
         self.readiness.drain();
         let mut tasks = std::mem::take(&mut *self.tasks());
         tasks.shutdown().await;
+        if !self.settler.close(LAST_SETTLEMENTS).await {
+            tracing::warn!("some settlements did not reach the store; their holds expire");
+        }
         if timeout(RETURN_LEASES, self.store.store.close()).await.is_err() {
             tracing::warn!("some leased units were not returned to the store; they expire");
         }

@@ -116,6 +116,20 @@ impl Limits {
         Self { streams: shared.clamp(least, self.streams), ..self.clone() }
     }
 
+    /// The limits of a listener whose peers open one stream each, for as long as they run: a
+    /// connection that ends loses what is on its way.
+    #[must_use]
+    pub fn for_long_streams() -> Self {
+        let day = Duration::from_secs(24 * 60 * 60);
+        Self {
+            max_connections: 256,
+            streams: 16,
+            idle_timeout: day,
+            max_age: day,
+            ..Self::default()
+        }
+    }
+
     /// The limits of a listener for probes, scrapers and operators, which are few. Together with
     /// the default for checks they stay below 1024 open files, a usual limit of a process.
     #[must_use]

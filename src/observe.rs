@@ -9,6 +9,7 @@ pub mod key_uses;
 pub mod log;
 pub mod metrics;
 mod process;
+pub mod settlements;
 mod subjects;
 pub mod trace;
 

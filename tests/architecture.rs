@@ -13,7 +13,7 @@ use std::{
 /// For each module of the root package, the modules it may import. A file belongs to the longest
 /// name here that its module path begins with. Each permission is used, and there is no cycle. The
 /// core may be imported by all.
-const MAY: [(&str, &[&str]); 28] = [
+const MAY: [(&str, &[&str]); 29] = [
     ("lib", &[]),
     ("main", &["cli"]),
     (
@@ -57,6 +57,7 @@ const MAY: [(&str, &[&str]); 28] = [
             "credential",
             "engine::check",
             "engine::live",
+            "engine::settler",
             "observe",
             "secrets",
             "store",
@@ -76,7 +77,7 @@ const MAY: [(&str, &[&str]); 28] = [
             "store",
         ],
     ),
-    ("adapter", &["byte_size", "engine::check", "listener"]),
+    ("adapter", &["byte_size", "engine::check", "engine::settler", "listener", "proto"]),
     ("listener", &["bounded_file", "byte_size", "error_text", "tls_roots"]),
     (
         "engine::check",
@@ -89,6 +90,7 @@ const MAY: [(&str, &[&str]); 28] = [
             "store",
         ],
     ),
+    ("engine::settler", &["engine::live", "observe", "store"]),
     ("engine::body_pool", &[]),
     ("engine::deadline", &[]),
     ("engine::shares", &[]),

@@ -9,6 +9,7 @@ mod ingress;
 mod kustomize;
 mod lua;
 mod manifests;
+mod metered;
 mod monitoring;
 mod pod;
 mod strangers;

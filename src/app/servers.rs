@@ -12,6 +12,7 @@ use tollgate_grpc_unary::Services;
 
 use crate::{
     adapter::{
+        access_log,
         ext_authz::{CHECK_PATH, EnvoyAuthorization},
         grpc_health,
         in_flight::InFlight,
@@ -60,6 +61,23 @@ impl Servers {
             grpc_health::add(Services::new().unary(CHECK_PATH, checks), in_flight);
         let readiness = Arc::clone(engine.readiness());
         self.tasks.spawn(follow_readiness(health, readiness, self.stop.clone()));
+        let serving = listener::serve_grpc(listener, services, self.stop.clone(), self.drain);
+        self.tasks.spawn(serving);
+        Ok(address)
+    }
+
+    /// Serves Envoy's access log, which settles requests.
+    pub(super) async fn access_log(
+        &mut self,
+        config: &ListenerConfig,
+        engine: &Engine,
+    ) -> anyhow::Result<Address> {
+        let (key, limits) = ("listen.access_log", Limits::for_long_streams());
+        let listener = Listener::bind_with(key, config, Protocol::Grpc, limits).await?;
+        let address = self.keep_certificates(&listener);
+        let settler = Arc::clone(engine.settler());
+        settler.show_counters();
+        let services = access_log::add(Services::new(), settler, self.stop.clone());
         let serving = listener::serve_grpc(listener, services, self.stop.clone(), self.drain);
         self.tasks.spawn(serving);
         Ok(address)

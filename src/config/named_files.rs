@@ -38,6 +38,8 @@ impl Check {
         let grpc = server.listen.grpc.as_ref().and_then(|grpc| grpc.tls.as_ref());
         self.tls(grpc, &listen.key("grpc"));
         self.tls(server.listen.ops.tls.as_ref(), &listen.key("ops"));
+        let access_log = server.listen.access_log.as_ref().and_then(|log| log.tls.as_ref());
+        self.tls(access_log, &listen.key("access_log"));
         for (index, http) in server.listen.http.iter().enumerate() {
             self.tls(http.tls.as_ref(), &listen.key("http").index(index));
         }
@@ -157,6 +159,7 @@ mod tests {
 listen:
   grpc: { address: "127.0.0.1:0", tls: { cert: /no/grpc.pem, key: /no/grpc.key, client_ca: /no/grpc-ca.pem } }
   ops: { address: "127.0.0.1:0", tls: { cert: /no/ops.pem, key: /no/ops.key } }
+  access_log: { address: "127.0.0.1:0", tls: { cert: /no/log.pem, key: /no/log.key, client_ca: /no/log-ca.pem } }
   http: [{ address: "127.0.0.1:0", dialect: nginx, body: deny, tls: { cert: /no/http.pem, key: /no/http.key } }]
   admin: { address: "127.0.0.1:0", token: "file:/no/token", tls: { cert: /no/admin.pem, key: /no/admin.key } }
 store: { redis: { url: "rediss://r", password: "file:/no/password", tls_ca: /no/redis-ca.pem } }
@@ -187,22 +190,25 @@ audit: { to: "file:/no/audit" }
             "line 3: listen.grpc.tls.client_ca: `grpc-ca.pem`",
             "line 4: listen.ops.tls.cert: `ops.pem`",
             "line 4: listen.ops.tls.key: `ops.key`",
-            "line 5: listen.http[0].tls.cert: `http.pem`",
-            "line 5: listen.http[0].tls.key: `http.key`",
-            "line 6: listen.admin.tls.cert: `admin.pem`",
-            "line 6: listen.admin.tls.key: `admin.key`",
-            "line 6: listen.admin.token: `token`",
-            "line 7: store.redis.password: `password`",
-            "line 7: store.redis.tls_ca: `redis-ca.pem`",
-            "line 9: observe.tracing.headers.authorization: `trace`",
-            "line 9: observe.tracing.tls_ca: `trace-ca.pem`",
-            "line 11: issuers[0].jwks.file: `jwks.json`",
-            "line 12: issuers[1].jwks.ca: `ca.pem`",
-            "line 13: issuers[2].secret: `secret`",
-            "line 14: api_keys.file: `keys.yaml`",
-            "line 15: metering.secrets[0]: `metering`",
-            "line 17: routes[0].upstream_key: `route`",
-            "line 18: routes[1].upstream_key: `preset`",
+            "line 5: listen.access_log.tls.cert: `log.pem`",
+            "line 5: listen.access_log.tls.key: `log.key`",
+            "line 5: listen.access_log.tls.client_ca: `log-ca.pem`",
+            "line 6: listen.http[0].tls.cert: `http.pem`",
+            "line 6: listen.http[0].tls.key: `http.key`",
+            "line 7: listen.admin.tls.cert: `admin.pem`",
+            "line 7: listen.admin.tls.key: `admin.key`",
+            "line 7: listen.admin.token: `token`",
+            "line 8: store.redis.password: `password`",
+            "line 8: store.redis.tls_ca: `redis-ca.pem`",
+            "line 10: observe.tracing.headers.authorization: `trace`",
+            "line 10: observe.tracing.tls_ca: `trace-ca.pem`",
+            "line 12: issuers[0].jwks.file: `jwks.json`",
+            "line 13: issuers[1].jwks.ca: `ca.pem`",
+            "line 14: issuers[2].secret: `secret`",
+            "line 15: api_keys.file: `keys.yaml`",
+            "line 16: metering.secrets[0]: `metering`",
+            "line 18: routes[0].upstream_key: `route`",
+            "line 19: routes[1].upstream_key: `preset`",
         ];
         assert_eq!(found, expected.iter().map(is_missing).collect::<Vec<_>>());
     }

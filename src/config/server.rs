@@ -73,6 +73,15 @@ impl ServerConfig {
             let path = root.key("listen").key("http").index(index);
             listener.validate(body_routes, &path, errors);
         }
+        if let Some(listener) = &self.listen.access_log {
+            let path = root.key("listen").key("access_log");
+            if !listener.authenticates_peers() {
+                errors.push(&path, "any peer could report the usage of requests: use a Unix socket, or `tls` with `client_ca`");
+            }
+            if policy.is_some_and(|policy| policy.metering.is_none()) {
+                errors.push(&path, "without the section `metering` no reservation can be opened: add `metering.secrets`");
+            }
+        }
         if let Some(admin) = &self.listen.admin {
             let path = root.key("listen").key("admin").key("credentials");
             AdminCredentialConfig::validate(&admin.credentials, &path, errors);
@@ -112,6 +121,10 @@ pub struct ListenConfig {
     /// The gRPC listener: Envoy's ext_authz and gRPC health. Default `127.0.0.1:9000` where `http`
     /// is empty, else none.
     pub grpc: Option<ListenerConfig>,
+    /// The listener for Envoy's access log over gRPC, by which requests with limits on tokens or on
+    /// requests in flight are settled: a Unix socket, or TLS with `client_ca`, because a
+    /// peer can report any usage. It needs the section `metering`. Default: none.
+    pub access_log: Option<ListenerConfig>,
     /// Listeners for proxies that call over HTTP: nginx, Traefik, Caddy, HAProxy, and Envoy's HTTP
     /// service. Default: none.
     pub http: Vec<ForwardAuthConfig>,
@@ -124,7 +137,7 @@ pub struct ListenConfig {
 
 impl Default for ListenConfig {
     fn default() -> Self {
-        Self { grpc: None, http: Vec::new(), ops: loopback(9002), admin: None }
+        Self { grpc: None, access_log: None, http: Vec::new(), ops: loopback(9002), admin: None }
     }
 }
 
@@ -244,6 +257,29 @@ mod tests {
         let (one, other) = (server(""), server(""));
         let names: Vec<&str> = one.compared(&other).iter().map(|(name, _)| *name).collect();
         assert_eq!(names, keys_of::<ServerConfig>());
+    }
+
+    #[test]
+    fn the_listener_of_the_access_log_admits_no_stranger() {
+        const METERING: &str = "metering: { secrets: ['file:/run/metering'] }";
+        let errors = |listener: &str, metering: &str| {
+            let text = format!(
+                "routes: [{{ match: {{ paths: [/a] }}, public: true }}]\nlisten: {{ access_log: {listener} }}\n{metering}"
+            );
+            let errors = compile(&text, &|_| None).err().unwrap_or_default();
+            errors.iter().map(|error| error.message()).collect::<Vec<_>>().join("; ")
+        };
+        assert_eq!(errors("'unix:/run/log.sock'", METERING), "");
+        let tls = |authority| {
+            format!("{{ address: '10.0.0.1:9004', tls: {{ cert: c, key: k{authority} }} }}")
+        };
+        assert_eq!(errors(&tls(", client_ca: ca"), METERING), "");
+        for listener in ["'127.0.0.1:9004'".to_owned(), tls("")] {
+            let found = errors(&listener, METERING);
+            assert!(found.contains("use a Unix socket, or `tls` with `client_ca`"), "{found}");
+        }
+        let found = errors("'unix:/run/log.sock'", "");
+        assert!(found.contains("add `metering.secrets`"), "{found}");
     }
 
     #[test]

@@ -97,6 +97,10 @@ impl Readiness {
             unusable
                 .extend(sources.map(|source| format!("the API keys in {source} cannot be used")));
         }
+        let Snapshot { policy, reservation_keys, .. } = &state.snapshot;
+        if policy.metering.is_some() && reservation_keys.is_none() {
+            unusable.push("no secret of `metering.secrets` can be used".to_owned());
+        }
         if upstream_keys.iter().any(Option::is_some) {
             let files = key_files(&state).into_iter();
             unusable.extend(files.map(|file| format!("the upstream key in {file} cannot be used")));

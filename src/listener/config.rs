@@ -89,6 +89,14 @@ impl ListenerConfig {
     }
 }
 
+impl ListenerConfig {
+    /// Whether only peers that the permissions of a socket or a certificate admit can connect.
+    pub fn authenticates_peers(&self) -> bool {
+        let has_authority = self.tls.as_ref().is_some_and(|tls| tls.client_ca.is_some());
+        has_authority || matches!(self.address, Address::Unix(_))
+    }
+}
+
 /// The two forms in a file.
 #[derive(JsonSchema)]
 #[schemars(untagged)]

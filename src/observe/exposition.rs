@@ -167,6 +167,7 @@ impl Collector for Scrape {
         self.in_flight(encoder)?;
         self.store(encoder)?;
         self.local(encoder)?;
+        self.settlements(encoder)?;
         self.redis_keys(encoder)?;
         self.jwks(encoder)?;
         self.secrets(encoder)?;
@@ -408,6 +409,36 @@ impl Scrape {
         Family::gauge(encoder, "local_revocations", help, None)?.alone(local.revocations)?;
         let help = "Buckets of limits that were filled here in an outage.";
         Family::gauge(encoder, "local_buckets", help, None)?.alone(local.buckets)
+    }
+
+    fn settlements(&self, encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
+        let counters = self.metrics.settlements();
+        if !counters.is_used() {
+            return Ok(());
+        }
+        let help = "Reports of usage that the store took, by what they changed.";
+        let mut family = Family::counter(encoder, "settlements", help)?;
+        for (result, count) in counters.results() {
+            family.count(&[("result", result)], count)?;
+        }
+        let help = "Entries of the proxy's access log that were not used, or not as they were.";
+        let mut family = Family::counter(encoder, "report_problems", help)?;
+        for (problem, count) in counters.problems() {
+            family.count(&[("problem", problem)], count)?;
+        }
+        let help =
+            "Requests that reached an upstream and whose tokens are not known, by their end.";
+        let mut family = Family::counter(encoder, "unmetered", help)?;
+        for (ending, count) in counters.unmetered_requests() {
+            family.count(&[("ending", ending)], count)?;
+        }
+        let help = "Settlements that never reached the store: their holds expire.";
+        let mut family = Family::counter(encoder, "settlements_dropped", help)?;
+        for (cause, count) in counters.dropped() {
+            family.count(&[("cause", cause)], count)?;
+        }
+        let help = "Calls with settlements that the store did not answer; they are repeated.";
+        Family::counter(encoder, "settlement_failures", help)?.total(counters.failed_calls())
     }
 
     fn jwks(&self, encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {

@@ -28,6 +28,7 @@ use tollgate_core::{
 use super::{
     check_result::{AllowBasis, CheckResult, SLOTS},
     key_events::KeyEventKind,
+    settlements::SettlementCounters,
     subjects::{SubjectRow, Subjects},
     trace::TracingConfig,
 };
@@ -116,6 +117,7 @@ pub struct Metrics {
     api_keys: Mutex<Vec<KeyCounts>>,
     /// Events of API keys, by kind.
     key_events: [AtomicU64; KeyEventKind::ALL.len()],
+    settlements: SettlementCounters,
 }
 
 /// The series of everything that the policy names.
@@ -286,6 +288,7 @@ impl Metrics {
             secrets: Mutex::default(),
             api_keys: Mutex::default(),
             key_events: array::from_fn(|_| AtomicU64::new(0)),
+            settlements: SettlementCounters::default(),
         }
     }
 
@@ -330,6 +333,11 @@ impl Metrics {
             series.limits.retain(|name, _| limits.contains(name.as_str()));
             series
         });
+    }
+
+    /// The counters of settlements.
+    pub fn settlements(&self) -> &SettlementCounters {
+        &self.settlements
     }
 
     /// Records the API keys of each source; none without API keys.

@@ -72,7 +72,7 @@
 {{- define "tollgate.checksum" -}}
 {{- $config := fromYaml (include "tollgate.config" .) -}}
 {{- if eq .Values.rollOn "needed" -}}
-{{- $config = omit $config "issuers" "api_keys" "models" "tiers" "categories" "routes" "limits" "revocation" "require_https" "identity_headers" -}}
+{{- $config = omit $config "issuers" "api_keys" "models" "tiers" "categories" "routes" "limits" "metering" "revocation" "require_https" "identity_headers" -}}
 {{- end -}}
 {{- $envoy := "" -}}
 {{- if eq .Values.mode "sidecar" -}}{{- $envoy = include "tollgate.envoyConfig" . -}}{{- end -}}

@@ -1,0 +1,237 @@
+//! Reads the tokens of a response from the metadata that Envoy's filters wrote about it.
+//!
+//! | filter | metadata | value |
+//! |---|---|---|
+//! | `sse_to_metadata` | [`NAMESPACE`], one key per object | the last such object of the stream, as JSON text |
+//! | the Lua filter of the shipped configuration, or `json_to_metadata` | [`NAMESPACE`], one key per member, by its name | a number |
+//! | `ai_protocol_manager` | [`TYPED_NAMESPACE`] | a `TokenUsage` |
+//!
+//! Every shape has a reader of its own below; a response usually has one shape, or the same counts
+//! in two. The largest count is used.
+
+use std::collections::BTreeMap;
+
+use prost::Message as _;
+use prost_types::value::Kind;
+
+use crate::proto::envoy::{
+    config::core::v3::Metadata,
+    data::ai::v3::{TokenUsage, token_usage::ExtractionStatus},
+};
+
+/// The namespace of the filters that read members of a response.
+const NAMESPACE: &str = "tollgate.usage";
+
+/// The namespace of the filter that knows the protocols of language models.
+const TYPED_NAMESPACE: &str = "envoy.ai.token_usage";
+
+/// The keys of objects in a stream.
+const USAGE: &str = "usage";
+const ANTHROPIC_START: &str = "message_usage";
+const RESPONSES: &str = "response_usage";
+const SGLANG: &str = "meta_info";
+const LLAMA_CPP: &str = "timings";
+/// The key of SGLang's number of a response, which only a request for several responses has; the
+/// Lua filter sets it for a body that is a list of responses.
+const INDEX: &str = "index";
+
+/// Counts above 2^53 are not exact in a double, and no request has so many tokens.
+const MOST_TOKENS: u64 = 1 << 53;
+
+/// What is known of the tokens of a response.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Reading {
+    /// The tokens of input and output so far; `None` where none were reported.
+    pub(super) tokens: Option<u64>,
+    /// Whether the count is that of the whole response once it has ended. The first event of a
+    /// stream of Anthropic's counts the input only.
+    pub(super) is_whole: bool,
+    /// Whether the server reports its count with each event, by the form of the report.
+    pub(super) is_continuous: bool,
+    /// Whether a count was negative, not whole, or too large. It is ignored.
+    pub(super) is_absurd: bool,
+}
+
+/// Reads the usage in the metadata of a request.
+pub(super) fn read(metadata: &Metadata) -> Reading {
+    let mut reading = Reading { is_whole: true, ..Reading::default() };
+    let members = metadata.filter_metadata.get(NAMESPACE).map(|members| &members.fields);
+    let mut partial = false;
+    if let Some(members) = members {
+        let objects = Objects(members);
+        let body = Counts::of_members(members);
+        let start = objects.counts(ANTHROPIC_START);
+        let end = objects.counts(USAGE);
+        let sglang = objects.counts(SGLANG);
+        // Of a stream that has only begun, the end is not known.
+        let has_begun = start.as_ref().is_ok_and(|counts| !counts.0.is_empty());
+        let has_ended = end.as_ref().is_ok_and(|counts| counts.0.contains_key("output_tokens"));
+        // One of several responses counts itself only.
+        let is_one_of_several = members.contains_key(INDEX);
+        partial = is_one_of_several || (has_begun && !has_ended);
+        reading.is_continuous =
+            !is_one_of_several && sglang.as_ref().is_ok_and(|counts| !counts.0.is_empty());
+        let whole = start.and_then(|start| Ok(start.merged(end?)));
+        for counts in [whole, objects.counts(RESPONSES), sglang, objects.counts(LLAMA_CPP), body] {
+            reading.add(counts.map(|counts| counts.tokens()));
+        }
+    }
+    if let Some(typed) = metadata.typed_filter_metadata.get(TYPED_NAMESPACE) {
+        match TokenUsage::decode(typed.value.as_slice()) {
+            Ok(usage) => {
+                partial |= usage.extraction_status() == ExtractionStatus::Partial;
+                reading.add(Ok(typed_tokens(&usage)));
+            }
+            Err(_) => reading.add(Err(Absurd)),
+        }
+    }
+    reading.is_whole = reading.tokens.is_some() && !partial && !reading.is_absurd;
+    reading
+}
+
+impl Reading {
+    fn add(&mut self, tokens: Result<Option<u64>, Absurd>) {
+        match tokens {
+            Ok(tokens) => self.tokens = self.tokens.max(tokens),
+            Err(Absurd) => self.is_absurd = true,
+        }
+    }
+}
+
+/// A count that no response can have.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Absurd;
+
+/// The objects of a stream, which the filter stores as text.
+struct Objects<'a>(&'a BTreeMap<String, prost_types::Value>);
+
+impl Objects<'_> {
+    /// Returns the counts of an object; none where it is absent or `null`.
+    fn counts(&self, key: &str) -> Result<Counts, Absurd> {
+        let Some(Kind::StringValue(text)) = self.0.get(key).and_then(|value| value.kind.as_ref())
+        else {
+            return Ok(Counts::default());
+        };
+        let object: serde_json::Value = serde_json::from_str(text).map_err(|_| Absurd)?;
+        let Some(members) = object.as_object() else { return Ok(Counts::default()) };
+        let mut counts = Counts::default();
+        for (name, value) in members {
+            if is_count(name) && !value.is_null() {
+                let count = value.as_u64().filter(|count| *count <= MOST_TOKENS);
+                let count = count.or_else(|| whole(value.as_f64()?)).ok_or(Absurd)?;
+                counts.0.insert(name.clone(), count);
+            }
+        }
+        Ok(counts)
+    }
+}
+
+/// The counts of tokens in one object, by the names of their members.
+#[derive(Clone, Debug, Default)]
+struct Counts(BTreeMap<String, u64>);
+
+/// The members that count tokens. Others, such as details and times, are not read.
+const COUNTS: [&str; 14] = [
+    "prompt_tokens",
+    "completion_tokens",
+    "total_tokens",
+    "input_tokens",
+    "output_tokens",
+    "cache_creation_input_tokens",
+    "cache_read_input_tokens",
+    "prompt_n",
+    "predicted_n",
+    "cache_n",
+    "prompt_eval_count",
+    "eval_count",
+    "tokens_evaluated",
+    "tokens_predicted",
+];
+
+fn is_count(name: &str) -> bool {
+    COUNTS.contains(&name)
+}
+
+/// Returns a double that is a count.
+fn whole(value: f64) -> Option<u64> {
+    #[expect(clippy::cast_precision_loss, reason = "2^53 is exact in a double")]
+    let is_count = value >= 0.0 && value <= MOST_TOKENS as f64 && value.fract() == 0.0;
+    #[expect(
+        clippy::cast_possible_truncation,
+        clippy::cast_sign_loss,
+        reason = "a whole number from 0 to 2^53"
+    )]
+    is_count.then_some(value as u64)
+}
+
+impl Counts {
+    /// Reads the numbers whose key is the name of a count.
+    fn of_members(members: &BTreeMap<String, prost_types::Value>) -> Result<Self, Absurd> {
+        let mut counts = Self::default();
+        for (name, value) in members.iter().filter(|(name, _)| is_count(name)) {
+            match &value.kind {
+                Some(Kind::NumberValue(number)) => {
+                    counts.0.insert(name.clone(), whole(*number).ok_or(Absurd)?);
+                }
+                Some(Kind::NullValue(_)) | None => {}
+                Some(_) => return Err(Absurd),
+            }
+        }
+        Ok(counts)
+    }
+
+    /// The counts of two objects, of each the larger one.
+    fn merged(mut self, other: Self) -> Self {
+        for (name, count) in other.0 {
+            let known = self.0.entry(name).or_default();
+            *known = count.max(*known);
+        }
+        self
+    }
+
+    /// The sum of these members; `None` where none is there.
+    fn get(&self, names: &[&str]) -> Option<u64> {
+        let found = names.iter().filter_map(|name| self.0.get(*name));
+        found.copied().reduce(u64::saturating_add)
+    }
+
+    /// The tokens of input and output, in whichever shape the counts have.
+    fn tokens(&self) -> Option<u64> {
+        let shapes = [self.openai(), self.messages(), self.llama_cpp(), self.ollama()];
+        shapes.into_iter().flatten().max()
+    }
+
+    /// OpenAI: chat, completions, embeddings; rerank, which has a total only; SGLang `/generate`.
+    fn openai(&self) -> Option<u64> {
+        self.get(&["prompt_tokens", "completion_tokens"]).max(self.get(&["total_tokens"]))
+    }
+
+    /// OpenAI's Responses and transcriptions; Anthropic, whose input leaves out what a cache read or
+    /// wrote.
+    fn messages(&self) -> Option<u64> {
+        self.get(&[
+            "input_tokens",
+            "output_tokens",
+            "cache_creation_input_tokens",
+            "cache_read_input_tokens",
+        ])
+    }
+
+    /// llama.cpp `/completion`: `prompt_n` leaves out what a cache had.
+    fn llama_cpp(&self) -> Option<u64> {
+        let timings = self.get(&["prompt_n", "cache_n", "predicted_n"]);
+        timings.max(self.get(&["tokens_evaluated", "tokens_predicted"]))
+    }
+
+    /// Ollama `/api/chat` and `/api/generate`.
+    fn ollama(&self) -> Option<u64> {
+        self.get(&["prompt_eval_count", "eval_count"])
+    }
+}
+
+/// The tokens of a `TokenUsage`.
+fn typed_tokens(usage: &TokenUsage) -> Option<u64> {
+    let sum = [usage.input_tokens, usage.output_tokens].into_iter().flatten();
+    let sum = sum.reduce(u64::saturating_add);
+    sum.max(usage.total_tokens).max(usage.provider_total_tokens)
+}

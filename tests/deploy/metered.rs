@@ -1,0 +1,172 @@
+//! deploy/envoy/envoy-metered.yaml is deploy/envoy/envoy.yaml with the filters that read the usage
+//! of responses, and the access log that reports it to Tollgate.
+
+use super::{is_generated, read, validate_envoy};
+use crate::rig::replace_once;
+
+const HOW: &str = "cargo test --test main deploy::metered";
+
+const TITLE: &str = "\
+# Envoy in front of an inference server, for limits on tokens and on requests in flight: it caps requests at what
+# Tollgate holds for them, reads the usage where the response passes, and reports it in its access log.
+#
+# Generated from envoy.yaml, where every other setting is explained; do not edit. Tollgate needs
+# `listen.access_log: unix:/run/tollgate/access-log.sock` and the section `metering` (docs/metering.md). A change of
+# Envoy's version needs a test: `sse_to_metadata` and `transform` are young.
+#
+# To use it, change those:
+#   /run/tollgate/access-log.sock
+#                              Tollgate's `listen.access_log`
+";
+
+/// The access log, and the marks of long responses.
+const LOG: &str = r#"                # A report every ten seconds while a response arrives renews what its request holds. Keep it below a
+                # third of Tollgate's `metering.life`.
+                access_log_options: { access_log_flush_interval: 10s }
+                access_log:
+                  - name: tollgate
+                    # Requests that hold nothing are not reported.
+                    filter:
+                      metadata_filter:
+                        matcher:
+                          filter: envoy.filters.http.ext_authz
+                          path: [{ key: reservation }]
+                          value: { present_match: true }
+                        match_if_key_not_found: false
+                    typed_config:
+                      "@type": type.googleapis.com/envoy.extensions.access_loggers.grpc.v3.HttpGrpcAccessLogConfig
+                      common_config:
+                        log_name: tollgate
+                        transport_api_version: V3
+                        grpc_service: { envoy_grpc: { cluster_name: tollgate-access-log } }
+                        # Each entry leaves at once: what waits here is lost when Envoy ends.
+                        buffer_size_bytes: 0
+"#;
+
+/// The filter of the log of requests: one line each.
+const ENDS: &str = r#"                  - name: envoy.access_loggers.stdout
+                    filter: { log_type_filter: { types: [DownstreamEnd] } }
+"#;
+
+/// The members of a virtual host.
+const HOST: &str = r#"                      # A compressed response hides its usage.
+                      request_headers_to_remove: [accept-encoding]
+                      # What `transform` may hold: not below `max_request_bytes` of ext_authz.
+                      request_body_buffer_limit: 16777216
+"#;
+
+const FILTERS: &str = r#"                  # Writes the cap of the output, and the wish for usage in a stream, into the body of a request that holds
+                  # tokens. Any other body is not touched: the filter writes the whole body again.
+                  - name: envoy.filters.http.transform
+                    typed_config:
+                      "@type": type.googleapis.com/envoy.extensions.common.matching.v3.ExtensionWithMatcher
+                      xds_matcher:
+                        matcher_list:
+                          matchers:
+                            - predicate:
+                                not_matcher:
+                                  single_predicate:
+                                    input:
+                                      name: reservation
+                                      typed_config:
+                                        "@type": type.googleapis.com/envoy.extensions.matching.common_inputs.network.v3.DynamicMetadataInput
+                                        filter: envoy.filters.http.ext_authz
+                                        path: [{ key: reservation }]
+                                    custom_match:
+                                      name: present
+                                      typed_config:
+                                        "@type": type.googleapis.com/envoy.extensions.matching.input_matchers.metadata.v3.Metadata
+                                        value: { present_match: true }
+                              on_match:
+                                action:
+                                  name: skip
+                                  typed_config:
+                                    "@type": type.googleapis.com/envoy.extensions.filters.common.matcher.action.v3.SkipFilter
+                      extension_config:
+                        name: envoy.filters.http.transform
+                        typed_config:
+                          "@type": type.googleapis.com/envoy.extensions.filters.http.transform.v3.TransformConfig
+                          request_transformation:
+                            body_transformation:
+                              action: MERGE
+                              body_format:
+                                # A member that the check did not return is not written.
+                                omit_empty_values: true
+                                json_format:
+                                  max_tokens: "%DYNAMIC_METADATA(envoy.filters.http.ext_authz:max_tokens)%"
+                                  max_completion_tokens: "%DYNAMIC_METADATA(envoy.filters.http.ext_authz:max_completion_tokens)%"
+                                  max_output_tokens: "%DYNAMIC_METADATA(envoy.filters.http.ext_authz:max_output_tokens)%"
+                                  n_predict: "%DYNAMIC_METADATA(envoy.filters.http.ext_authz:n_predict)%"
+                                  stream_options: "%DYNAMIC_METADATA(envoy.filters.http.ext_authz:stream_options)%"
+                  # The usage in bodies of JSON, and in lines of JSON (Ollama), without holding them: `json_to_metadata` holds a
+                  # body, and answers 500 beyond the buffer of the connection.
+                  - name: envoy.filters.http.lua
+                    typed_config:
+                      "@type": type.googleapis.com/envoy.extensions.filters.http.lua.v3.Lua
+                      stat_prefix: usage
+                      default_source_code:
+                        inline_string: |
+LUA                  # The usage in streams of events: the last object under each of these keys. An event that is too large is not read.
+                  - name: envoy.filters.http.sse_to_metadata
+                    typed_config:
+                      "@type": type.googleapis.com/envoy.extensions.filters.http.sse_to_metadata.v3.SseToMetadata
+                      response_rules:
+                        max_event_size: 10485760
+                        content_parser:
+                          name: envoy.content_parsers.json
+                          typed_config:
+                            "@type": type.googleapis.com/envoy.extensions.content_parsers.json.v3.JsonContentParser
+                            rules:
+                              # OpenAI: chat and completions. The end of a stream of Anthropic's.
+                              - rule: { selectors: [{ key: usage }], on_present: { metadata_namespace: tollgate.usage, key: usage } }
+                              # The start of a stream of Anthropic's, which counts the input.
+                              - rule: { selectors: [{ key: message }, { key: usage }], on_present: { metadata_namespace: tollgate.usage, key: message_usage } }
+                              # OpenAI: Responses.
+                              - rule: { selectors: [{ key: response }, { key: usage }], on_present: { metadata_namespace: tollgate.usage, key: response_usage } }
+                              # SGLang /generate. Of several responses each event counts its own.
+                              - rule: { selectors: [{ key: meta_info }], on_present: { metadata_namespace: tollgate.usage, key: meta_info } }
+                              - rule: { selectors: [{ key: index }], on_present: { metadata_namespace: tollgate.usage, key: index } }
+                              # llama.cpp /completion.
+                              - rule: { selectors: [{ key: timings }], on_present: { metadata_namespace: tollgate.usage, key: timings } }
+"#;
+
+const CLUSTER: &str = r#"    # Tollgate's listener for the access log. Each worker thread of Envoy opens one stream.
+    - name: tollgate-access-log
+      type: STATIC
+      connect_timeout: 10s
+      typed_extension_protocol_options:
+        envoy.extensions.upstreams.http.v3.HttpProtocolOptions:
+          "@type": type.googleapis.com/envoy.extensions.upstreams.http.v3.HttpProtocolOptions
+          explicit_http_config: { http2_protocol_options: {} }
+      load_assignment:
+        cluster_name: tollgate-access-log
+        endpoints:
+          - lb_endpoints:
+              - endpoint: { address: { pipe: { path: /run/tollgate/access-log.sock } } }
+
+"#;
+
+#[test]
+fn the_file_for_metered_requests_is_the_shipped_one_with_filters_and_a_log() {
+    let shipped = read("deploy/envoy/envoy.yaml");
+    let body = &shipped[shipped.find("#   0.0.0.0:8080").unwrap()..];
+    let body = body.replace("-c envoy.yaml", "-c envoy-metered.yaml");
+    let body = replace_once(body, "                access_log:\n", LOG);
+    let stdout = "                  - name: envoy.access_loggers.stdout\n";
+    let body = replace_once(body, stdout, ENDS);
+    let domains = "                      domains: [\"*\"]\n";
+    let body = replace_once(body, domains, &format!("{domains}{HOST}"));
+    let script = read("tests/deploy/metered.lua");
+    let line = |line: &str| match line {
+        "" => "\n".to_owned(),
+        line => format!("                          {line}\n"),
+    };
+    let filters = FILTERS.replace("LUA", &script.lines().map(line).collect::<String>());
+    let router = "                  - name: envoy.filters.http.router\n";
+    let body = replace_once(body, router, &format!("{filters}{router}"));
+    let clusters = "  clusters:\n";
+    let body = replace_once(body, clusters, &format!("{clusters}{CLUSTER}"));
+    let text = format!("{TITLE}{body}");
+    is_generated("deploy/envoy/envoy-metered.yaml", &text, HOW);
+    validate_envoy("metered", &text);
+}
