@@ -54,7 +54,7 @@ pub struct StoreStatus {
     pub bans: Option<BanStatus>,
     /// The units of leased limits that this process holds; `None` in memory.
     pub leases: Option<LeaseStatus>,
-    /// The reservations.
+    /// The reservations that are held now.
     pub reservations: ReservationStatus,
 }
 
