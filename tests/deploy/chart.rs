@@ -8,7 +8,7 @@ use super::{
 };
 
 /// Texts that deploy/envoy/envoy.yaml contains once, and their replacements in the chart.
-const PLACES: [(&str, &str); 5] = [
+pub(super) const PLACES: [(&str, &str); 5] = [
     (
         "address: 0.0.0.0, port_value: 8080",
         "address: \"{{ .Values.bind }}\", port_value: {{ int .Values.envoy.port }}",

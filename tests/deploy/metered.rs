@@ -1,7 +1,10 @@
 //! deploy/envoy/envoy-metered.yaml is deploy/envoy/envoy.yaml with the filters that read the usage
 //! of responses, and the access log that reports it to Tollgate.
 
-use super::{is_generated, read, validate_envoy};
+use super::{
+    HELMS, chart::PLACES, check_config, documents, example, is_generated, only, read, template,
+    validate_envoy,
+};
 use crate::rig::replace_once;
 
 const HOW: &str = "cargo test --test main deploy::metered";
@@ -169,4 +172,44 @@ fn the_file_for_metered_requests_is_the_shipped_one_with_filters_and_a_log() {
     let text = format!("{TITLE}{body}");
     is_generated("deploy/envoy/envoy-metered.yaml", &text, HOW);
     validate_envoy("metered", &text);
+}
+
+/// The beginning of the chart's template.
+const HEAD: &str = r#"{{/* Generated from deploy/envoy/envoy-metered.yaml, where every setting says why it is there; do not edit.
+     `TOLLGATE_WRITE_DOCS=1 cargo test --test main deploy::metered` writes it. */}}
+{{- define "tollgate.envoyMetered" -}}
+"#;
+
+#[test]
+fn the_chart_s_file_for_metered_requests_is_the_shipped_one() {
+    let shipped = read("deploy/envoy/envoy-metered.yaml");
+    let body = shipped[shipped.find("\nnode:").unwrap() + 1..].to_owned();
+    let buffer = (
+        "request_body_buffer_limit: 16777216",
+        "request_body_buffer_limit: {{ include \"tollgate.bodyMax\" . }}",
+    );
+    let places = PLACES.into_iter().chain([buffer]);
+    let body = places.fold(body, |body, (old, new)| replace_once(body, old, new));
+    let path = "deploy/helm/tollgate/templates/_envoy_metered.tpl";
+    is_generated(path, &format!("{HEAD}{body}{{{{- end -}}}}\n"), HOW);
+}
+
+#[test]
+#[ignore = "needs a large download: make test-all"]
+fn the_chart_reports_usage_where_the_configuration_meters() {
+    for version in HELMS {
+        let values = example("vllm.yaml");
+        let metering = r#"config.metering={"secrets":["file:/run/secrets/tollgate/metering/key"]}"#;
+        let secrets = r#"secrets=[{"name":"metering","secretName":"tollgate-metering"}]"#;
+        let arguments = ["-f", &values, "--set-json", metering, "--set-json", secrets];
+        let rendered = documents(&template(version, &arguments));
+        let data = &only(&rendered, "ConfigMap")["data"];
+        let (envoy, config) = (&data["envoy.yaml"], data["tollgate.yaml"].as_str().unwrap());
+        assert!(config.contains("access_log: unix:/run/tollgate/access-log.sock"), "{config}");
+        check_config(version, config);
+        assert!(envoy.as_str().unwrap().contains("path: /run/tollgate/access-log.sock"));
+        validate_envoy(version, envoy.as_str().unwrap());
+        let rendered = template(version, &["-f", &values]);
+        assert!(!rendered.contains("access-log.sock"), "{version}");
+    }
 }

@@ -11,7 +11,11 @@
 {{- fail (printf "%s is a secret in clear, and `config` becomes a ConfigMap: put it into a Secret, name the Secret in `secrets`, and write `file:/run/secrets/tollgate/NAME/KEY`, or `${NAME}` with `env`" $path) -}}
 {{- end -}}
 {{- else if and (kindIs "slice" $value) (regexMatch "(^|[_-])(secret|password|passphrase|token)s$" $key) -}}
+{{- range $value -}}
+{{- if not (and (kindIs "string" .) (or (regexMatch "^file:/.+$" .) (regexMatch "^[$][{][A-Za-z_][A-Za-z0-9_]*[}]$" .))) -}}
 {{- fail (printf "%s may contain secrets, and `config` becomes a ConfigMap: put them into a Secret and name it in `secrets`" $path) -}}
+{{- end -}}
+{{- end -}}
 {{- end -}}
 {{- include "tollgate.checkSecrets" (dict "value" $value "at" $path "root" $.root) -}}
 {{- end -}}

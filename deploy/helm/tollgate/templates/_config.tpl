@@ -11,6 +11,9 @@
 {{- $_ := set $listen "ops" (include "tollgate.address" (dict "root" . "port" (int .Values.ops.port))) -}}
 {{- if eq .Values.mode "sidecar" -}}
 {{- $_ := set $listen "grpc" "unix:/run/tollgate/authz.sock" -}}
+{{- if .Values.config.metering -}}
+{{- $_ := set $listen "access_log" "unix:/run/tollgate/access-log.sock" -}}
+{{- end -}}
 {{- else -}}
 {{- $address := include "tollgate.address" (dict "root" . "port" (int .Values.grpc.port)) -}}
 {{- if .Values.grpc.tlsSecretName -}}
@@ -68,6 +71,15 @@
 {{- div (mul $bytes 3) 4 -}}
 {{- end -}}
 
+{{/* Envoy's file: with `config.metering` the one that reports the usage of responses. */}}
+{{- define "tollgate.envoy" -}}
+{{- if .Values.config.metering -}}
+{{ include "tollgate.envoyMetered" . }}
+{{- else -}}
+{{ include "tollgate.envoyConfig" . }}
+{{- end -}}
+{{- end -}}
+
 {{/* What a pod has to be restarted for. */}}
 {{- define "tollgate.checksum" -}}
 {{- $config := fromYaml (include "tollgate.config" .) -}}
@@ -75,7 +87,7 @@
 {{- $config = omit $config "issuers" "api_keys" "models" "tiers" "categories" "routes" "limits" "metering" "revocation" "require_https" "identity_headers" -}}
 {{- end -}}
 {{- $envoy := "" -}}
-{{- if eq .Values.mode "sidecar" -}}{{- $envoy = include "tollgate.envoyConfig" . -}}{{- end -}}
+{{- if eq .Values.mode "sidecar" -}}{{- $envoy = include "tollgate.envoy" . -}}{{- end -}}
 {{- printf "%s\n%s" (toYaml $config) $envoy | sha256sum -}}
 {{- end -}}
 
