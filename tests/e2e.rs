@@ -27,6 +27,7 @@ mod request_normalization;
 mod revocation;
 mod sdks;
 mod secret_leaks;
+mod settlement;
 mod streams;
 mod tls;
 mod tollgate_outage;

@@ -1,5 +1,6 @@
 //! The transport: gRPC calls, messages, listeners, and the bound on messages in flight.
 
+mod access_log;
 mod against_tonic;
 mod clients;
 mod envoy_messages;

@@ -228,6 +228,9 @@ pub(crate) enum Answer {
     /// Server-sent events: each is sent when it is received here, and the response ends when the
     /// sender is dropped.
     Events(mpsc::Receiver<String>),
+    /// A response in raw bytes: they are sent as they are received here, and the connection is
+    /// closed when the sender is dropped.
+    Raw(mpsc::Receiver<Vec<u8>>),
     /// No response: the connection stays open until the peer closes it.
     Silence,
 }
@@ -280,6 +283,12 @@ fn serve(stream: &TcpStream, handler: &dyn Fn(Request) -> Answer) -> Option<()> 
                     writer.write_all(format!("{:x}\r\n{data}\r\n", data.len()).as_bytes()).ok()?;
                 }
                 writer.write_all(b"0\r\n\r\n").ok()?;
+            }
+            Answer::Raw(bytes) => {
+                for bytes in bytes {
+                    writer.write_all(&bytes).ok()?;
+                }
+                return stream.shutdown(std::net::Shutdown::Both).ok();
             }
             Answer::Silence => {
                 std::io::copy(&mut reader, &mut std::io::sink()).ok()?;

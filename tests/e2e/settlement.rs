@@ -1,0 +1,548 @@
+//! The usage of responses through a real Envoy with deploy/envoy/envoy-metered.yaml: it reaches the
+//! store once, whatever happens to the response.
+//!
+//! The check is a script: it returns a reservation that the test has made in Tollgate's store.
+
+use std::{
+    collections::BTreeMap,
+    io::{Read as _, Write as _},
+    net::{Ipv4Addr, TcpStream},
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicU64, Ordering},
+        mpsc,
+    },
+};
+
+use http::HeaderMap;
+use prost::Message as _;
+use prost_types::{Struct, Value, value::Kind};
+use serde_json::{Value as Json, json};
+use tempfile::TempDir;
+use tokio::runtime::Runtime;
+use tokio_util::sync::CancellationToken;
+use tollgate::{
+    adapter::ext_authz::CHECK_PATH,
+    app::App,
+    config,
+    listener::{Address, Listener, ListenerConfig, Protocol, serve_grpc},
+    observe,
+    proto::{
+        envoy::service::auth::v3::{CheckResponse, OkHttpResponse, check_response::HttpResponse},
+        google::rpc,
+    },
+};
+use tollgate_core::{
+    admission::{AdmitRequest, AdmitResponse, Settlement, Usage},
+    limit::{
+        Counter, Hold,
+        reservation::{Reservation, ReservationId, ReservationKeys},
+    },
+    secret::Secret,
+    time::{Span, Timestamp},
+};
+use tollgate_grpc_unary::{FramedMessage, RequestBody, Services, Status, UnaryMethod};
+
+use crate::rig::{
+    SOON,
+    envoy::{CURRENT, Envoy},
+    http::{Answer, Reply, Request, Server},
+    replace_once, until,
+};
+
+const METERED: &str = include_str!("../../deploy/envoy/envoy-metered.yaml");
+
+const SECRET: &str = "metering-secret-of-the-end-to-end-tests-0123456789";
+
+const CONFIG: &str = r#"
+audit: { to: none }
+listen: { grpc: "unix:${DIR}/unused.sock", ops: "127.0.0.1:0", access_log: "unix:${DIR}/access-log.sock" }
+metering: { secrets: ["file:${DIR}/metering"] }
+routes: [{ match: { paths: [/health] }, public: true }]
+"#;
+
+/// The tokens that each request holds.
+const HELD: u64 = 1000;
+
+/// Tokens of the budget, never used up.
+const BUDGET: u64 = 1_000_000;
+
+/// The members that the check returns.
+type Returned = Arc<Mutex<BTreeMap<String, Value>>>;
+
+/// A check that allows, and returns what the test has set.
+struct Scripted(Returned);
+
+impl UnaryMethod for Scripted {
+    async fn call(&self, _: &HeaderMap, body: &mut RequestBody) -> Result<FramedMessage, Status> {
+        body.length_prefix().await?.message().await?;
+        let fields = std::mem::take(&mut *self.0.lock().unwrap());
+        let response = CheckResponse {
+            status: Some(rpc::Status::default()),
+            http_response: Some(HttpResponse::OkResponse(OkHttpResponse::default())),
+            dynamic_metadata: Some(Struct { fields }),
+        };
+        Ok(FramedMessage::from(&response.encode_to_vec()[..]))
+    }
+}
+
+/// What the upstream does with its next request.
+type Script = Box<dyn FnOnce() -> Answer + Send>;
+
+struct Metered {
+    // Dropped in this order: the proxy first, the directory with the logs last.
+    envoy: Envoy,
+    app: Option<App>,
+    stop: CancellationToken,
+    returned: Returned,
+    next: Arc<Mutex<Option<Script>>>,
+    seen: Arc<Mutex<Vec<Request>>>,
+    runtime: Runtime,
+    _dir: TempDir,
+}
+
+fn keys() -> ReservationKeys {
+    ReservationKeys::new(vec![Secret::new(SECRET)]).unwrap()
+}
+
+impl Metered {
+    fn start() -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::write(dir.path().join("metering"), SECRET).unwrap();
+        let runtime = Runtime::new().unwrap();
+        let (returned, stop) = (Returned::default(), CancellationToken::new());
+        let path = dir.path().display().to_string();
+        let env = |name: &str| (name == "DIR").then(|| path.clone());
+        let loaded = config::compile(CONFIG, &env).unwrap();
+        let app = runtime.block_on(async {
+            let address = Address::Unix(dir.path().join("authz.sock"));
+            let config = ListenerConfig::new(address);
+            let listener = Listener::bind("listen.test", &config, Protocol::Grpc).await.unwrap();
+            let services = Services::new().unary(CHECK_PATH, Scripted(Arc::clone(&returned)));
+            tokio::spawn(serve_grpc(listener, services, stop.clone(), SOON));
+            App::start(loaded, Arc::new(observe::now)).await.unwrap()
+        });
+        let next = Arc::new(Mutex::new(None::<Script>));
+        let seen = Arc::<Mutex<Vec<Request>>>::default();
+        let (script, record) = (Arc::clone(&next), Arc::clone(&seen));
+        let upstream = Server::start(move |request| {
+            record.lock().unwrap().push(request);
+            let script = script.lock().unwrap().take();
+            script.map_or_else(|| Answer::Whole(Reply::new(500, "no script")), |script| script())
+        });
+        let envoy = Envoy::start(dir.path(), upstream.port, CURRENT, |_| {
+            let socket = format!("{}/access-log.sock", dir.path().display());
+            let config = replace_once(
+                METERED.to_owned(),
+                "path: /run/tollgate/access-log.sock",
+                &format!("path: \"{socket}\""),
+            );
+            replace_once(
+                config,
+                "access_log_flush_interval: 10s",
+                "access_log_flush_interval: 0.1s",
+            )
+        });
+        Self { envoy, app: Some(app), stop, returned, next, seen, runtime, _dir: dir }
+    }
+
+    /// Makes a reservation, which charges `unreported` where no usage is reported. The next check
+    /// returns it with `members`.
+    fn reserve(&self, life: Span, unreported: u64, members: &[(&str, Json)]) {
+        let mut reservation = reservation(HELD, life);
+        reservation.holds[0].unreported = unreported;
+        let text = reservation.seal(&keys());
+        self.admit(reservation);
+        let mut returned = self.returned.lock().unwrap();
+        *returned = members.iter().map(|(name, json)| ((*name).to_owned(), value(json))).collect();
+        returned.insert("reservation".to_owned(), value(&json!(text)));
+    }
+
+    /// Holds a reservation, and returns what is left of the budget.
+    fn admit(&self, reservation: Reservation) -> u64 {
+        let store = Arc::clone(self.app.as_ref().unwrap().engine().store());
+        let reservation = Some(Box::new(reservation));
+        let request = AdmitRequest { reservation, ..AdmitRequest::default() };
+        match self.runtime.block_on(async { store.admit(&request).await }) {
+            Ok(AdmitResponse::Counted(verdicts)) => {
+                assert!(verdicts.iter().all(|verdict| verdict.admitted), "{verdicts:?}");
+                verdicts[0].remaining
+            }
+            other => panic!("{other:?}"),
+        }
+    }
+
+    /// What is left of the budget.
+    fn left(&self) -> u64 {
+        let probe = reservation(1, Span::from_secs(60));
+        let left = self.admit(probe.clone());
+        let store = Arc::clone(self.app.as_ref().unwrap().engine().store());
+        let settlements = [Settlement { reservation: probe, usage: Usage::Released }];
+        self.runtime.block_on(async { store.settle(&settlements).await }).unwrap();
+        left
+    }
+
+    /// The value of a metric of Tollgate with all of `labels`.
+    fn metric(&self, name: &str, labels: &str) -> u64 {
+        let Address::Tcp(ops) = self.app.as_ref().unwrap().ops.clone() else { panic!() };
+        let text = Request::get("/metrics").send(ops.port()).text();
+        let series = text.lines().filter(|line| line.starts_with(name) && line.contains(labels));
+        series.map(|line| line.rsplit_once(' ').unwrap().1.parse::<u64>().unwrap()).sum()
+    }
+
+    fn settled(&self) -> u64 {
+        self.metric("tollgate_settlements_total", "result=\"charged\"")
+    }
+
+    /// Sets what the upstream does with the next request.
+    fn script(&self, script: impl FnOnce() -> Answer + Send + 'static) {
+        *self.next.lock().unwrap() = Some(Box::new(script));
+    }
+
+    /// Runs `request` with a reservation, and returns what it was charged.
+    fn charged(&self, what: &str, members: &[(&str, Json)], request: impl FnOnce()) -> u64 {
+        let (left, settled) = (self.left(), self.settled());
+        self.reserve(Span::from_secs(60), HELD, members);
+        request();
+        until(&format!("settlement of {what}"), || (self.settled() == settled + 1).then_some(()));
+        left - self.left()
+    }
+
+    /// Sends a request whose answer is this, and returns what it was charged.
+    fn charged_for(&self, what: &str, kind: &'static str, parts: Vec<String>) -> u64 {
+        self.script(move || raw(kind, parts, true));
+        self.charged(what, &[], || {
+            let reply = self.envoy.send(&post());
+            assert_eq!(reply.status, 200, "{what}: {}", reply.text());
+        })
+    }
+}
+
+impl Drop for Metered {
+    fn drop(&mut self) {
+        self.envoy.process.kill();
+        self.stop.cancel();
+        if let Some(app) = self.app.take() {
+            self.runtime.block_on(app.stop());
+        }
+    }
+}
+
+/// A reservation of one hold, with an identity of its own.
+fn reservation(amount: u64, life: Span) -> Reservation {
+    static NEXT: AtomicU64 = AtomicU64::new(1);
+    let number = NEXT.fetch_add(1, Ordering::Relaxed);
+    let now = observe::now();
+    Reservation {
+        id: ReservationId(u128::from(number).to_be_bytes()),
+        issued: now,
+        life,
+        holds: vec![Hold {
+            limit: "day".into(),
+            counter_id: "alice".into(),
+            counter: Counter::Budget {
+                limit: BUDGET,
+                // One window for all: the counter is the same.
+                ends: Timestamp::from_secs((now.secs() / 86_400 + 2) * 86_400),
+            },
+            amount,
+            unreported: amount,
+            by_principal: true,
+        }],
+    }
+}
+
+fn value(json: &Json) -> Value {
+    let kind = match json {
+        Json::String(text) => Kind::StringValue(text.clone()),
+        Json::Bool(is) => Kind::BoolValue(*is),
+        Json::Number(number) => Kind::NumberValue(number.as_f64().unwrap()),
+        Json::Object(members) => Kind::StructValue(Struct {
+            fields: members.iter().map(|(name, json)| (name.clone(), value(json))).collect(),
+        }),
+        other => panic!("{other}"),
+    };
+    Value { kind: Some(kind) }
+}
+
+fn post() -> Request {
+    Request::post("/v1/chat/completions", r#"{"model":"m","messages":[]}"#)
+}
+
+/// A chunked response in these pieces, with its end or without.
+fn raw(kind: &str, parts: Vec<String>, ends: bool) -> Answer {
+    let (bytes, response) = mpsc::channel();
+    for part in pieces(kind, parts, ends) {
+        bytes.send(part).unwrap();
+    }
+    Answer::Raw(response)
+}
+
+fn pieces(kind: &str, parts: Vec<String>, ends: bool) -> Vec<Vec<u8>> {
+    let head =
+        format!("HTTP/1.1 200 OK\r\ncontent-type: {kind}\r\ntransfer-encoding: chunked\r\n\r\n");
+    let chunks = parts.into_iter().map(|part| format!("{:x}\r\n{part}\r\n", part.len()));
+    let end = ends.then(|| "0\r\n\r\n".to_owned());
+    [head].into_iter().chain(chunks).chain(end).map(String::into_bytes).collect()
+}
+
+fn events(events: &[Json]) -> Vec<String> {
+    let events = events.iter().map(|event| format!("data: {event}\n\n"));
+    events.chain(["data: [DONE]\n\n".to_owned()]).collect()
+}
+
+const SSE: &str = "text/event-stream";
+const JSON: &str = "application/json";
+
+/// The usage of a chat, where each event has it.
+fn running(output: u64) -> Json {
+    json!({ "choices": [{}], "usage": { "prompt_tokens": 11, "completion_tokens": output } })
+}
+
+#[test]
+fn a_complete_response_is_charged_its_usage_in_every_shape() {
+    let rig = Metered::start();
+    let text = json!("the \"eval_count\":999, and {\"total_tokens\": 7}");
+    let streams: [(&str, Vec<Json>, u64); 6] = [
+        (
+            "OpenAI",
+            vec![
+                json!({ "choices": [{ "delta": { "content": text } }], "usage": null }),
+                json!({ "choices": [], "usage": { "prompt_tokens": 11, "completion_tokens": 48, "total_tokens": 59 } }),
+            ],
+            59,
+        ),
+        ("a count in each event", vec![running(13), running(25), running(38)], 49),
+        (
+            "Anthropic",
+            vec![
+                json!({ "type": "message_start", "message": { "usage": { "input_tokens": 25, "cache_creation_input_tokens": 4, "cache_read_input_tokens": 3, "output_tokens": 1 } } }),
+                json!({ "type": "content_block_delta", "delta": { "text": text } }),
+                json!({ "type": "message_delta", "usage": { "output_tokens": 15 } }),
+            ],
+            47,
+        ),
+        (
+            "Responses",
+            vec![
+                json!({ "type": "response.created", "response": { "usage": null } }),
+                json!({ "type": "response.completed", "response": { "usage": { "input_tokens": 36, "output_tokens": 87, "total_tokens": 123 } } }),
+            ],
+            123,
+        ),
+        (
+            "SGLang",
+            vec![
+                json!({ "text": "a", "meta_info": { "prompt_tokens": 5, "completion_tokens": 1 } }),
+                json!({ "text": "ab", "meta_info": { "prompt_tokens": 5, "completion_tokens": 16 } }),
+            ],
+            21,
+        ),
+        (
+            "llama.cpp",
+            vec![
+                json!({ "content": "a", "stop": false }),
+                json!({ "content": "", "stop": true, "timings": { "cache_n": 10, "prompt_n": 4, "predicted_n": 8, "predicted_ms": 1.5 } }),
+            ],
+            22,
+        ),
+    ];
+    for (what, sent, tokens) in streams {
+        assert_eq!(rig.charged_for(what, SSE, events(&sent)), tokens, "{what}");
+    }
+    let bodies: [(&str, Json, u64); 9] = [
+        (
+            "chat",
+            json!({ "choices": [{ "message": { "content": text } }], "usage": { "prompt_tokens": 11, "completion_tokens": 48, "total_tokens": 59 } }),
+            59,
+        ),
+        (
+            "embeddings",
+            json!({ "data": [{ "embedding": [0.5] }], "usage": { "prompt_tokens": 8, "total_tokens": 8 } }),
+            8,
+        ),
+        (
+            "Responses",
+            json!({ "output": [], "usage": { "input_tokens": 36, "output_tokens": 87, "total_tokens": 123 } }),
+            123,
+        ),
+        (
+            "messages",
+            json!({ "content": [{ "text": text }], "usage": { "input_tokens": 25, "cache_creation_input_tokens": 4, "cache_read_input_tokens": 3, "output_tokens": 15 } }),
+            47,
+        ),
+        (
+            "SGLang",
+            json!({ "text": text, "meta_info": { "prompt_tokens": 5, "completion_tokens": 16 } }),
+            21,
+        ),
+        (
+            "llama.cpp",
+            json!({ "content": text, "timings": { "cache_n": 10, "prompt_n": 4, "predicted_n": 8 } }),
+            22,
+        ),
+        ("Ollama", json!({ "response": text, "prompt_eval_count": 26, "eval_count": 259 }), 285),
+        ("rerank", json!({ "results": [], "usage": { "total_tokens": 56 } }), 56),
+        (
+            "transcription",
+            json!({ "text": text, "usage": { "type": "tokens", "input_tokens": 14, "output_tokens": 45, "total_tokens": 59 } }),
+            59,
+        ),
+    ];
+    for (what, body, tokens) in bodies {
+        // In small pieces: a name or a number may be in two of them.
+        let body = body.to_string();
+        let parts = body.as_bytes().chunks(7).map(|part| String::from_utf8_lossy(part).into());
+        assert_eq!(rig.charged_for(what, JSON, parts.collect()), tokens, "{what}");
+    }
+    let lines = [
+        json!({ "response": text, "done": false }),
+        json!({ "done": true, "prompt_eval_count": 26, "eval_count": 259 }),
+    ];
+    let lines = lines.map(|line| format!("{line}\n")).to_vec();
+    assert_eq!(rig.charged_for("lines", "application/x-ndjson", lines), 285);
+    // Larger than any buffer of Envoy: the body is not held.
+    let large = json!({ "text": "x".repeat(3 << 20), "usage": { "total_tokens": 59 } });
+    assert_eq!(rig.charged_for("a large body", JSON, vec![large.to_string()]), 59);
+    assert_eq!(rig.metric("tollgate_unmetered_total", ""), 0);
+    assert_eq!(rig.metric("tollgate_report_problems_total", ""), 0);
+}
+
+#[test]
+fn a_request_is_changed_where_it_holds_tokens_and_nowhere_else() {
+    let rig = Metered::start();
+    let whole = r#"{ "model":"m",  "big":12345678901234567890 }"#;
+    rig.script(|| raw(JSON, vec!["{}".into()], true));
+    assert_eq!(rig.envoy.send(&Request::post("/v1/x", whole)).status, 200);
+    assert_eq!(String::from_utf8_lossy(&rig.seen.lock().unwrap().remove(0).body), whole);
+
+    let options = json!({ "include_usage": true, "continuous_usage_stats": true });
+    let members = [("max_tokens", json!(77)), ("stream_options", options)];
+    let prompt = "x".repeat(2 << 20);
+    let body = json!({ "max_tokens": 9000, "prompt": prompt, "stream_options": {} }).to_string();
+    rig.script(|| raw(JSON, vec![json!({ "usage": { "total_tokens": 9 } }).to_string()], true));
+    let charged = rig.charged("a changed request", &members, || {
+        let request = Request::post("/v1/completions", body).header("Accept-Encoding", "gzip");
+        assert_eq!(rig.envoy.send(&request).status, 200);
+    });
+    assert_eq!(charged, 9);
+    let seen = rig.seen.lock().unwrap().remove(0);
+    assert!(seen.all("accept-encoding").is_empty(), "{:?}", seen.headers);
+    let sent: Json = serde_json::from_slice(&seen.body).unwrap();
+    let expected = json!({
+        "max_tokens": 77,
+        "prompt": prompt,
+        "stream_options": { "include_usage": true, "continuous_usage_stats": true },
+    });
+    assert_eq!(sent, expected);
+}
+
+#[test]
+fn what_was_cut_is_charged_its_hold_or_what_each_event_counts() {
+    let rig = Metered::start();
+    let continuous = [("stream_options", json!({ "continuous_usage_stats": true }))];
+    let part = || events(&[running(13), running(25)])[..2].to_vec();
+    for (members, tokens) in [(&[][..], HELD), (&continuous[..], 36)] {
+        // The upstream closes its connection.
+        rig.script(move || raw(SSE, part(), false));
+        let charged = rig.charged("an upstream that is gone", members, || {
+            assert!(post().try_send(rig.envoy.port).is_none(), "the response has no end");
+        });
+        assert_eq!(charged, tokens);
+        // The client closes its connection.
+        let (bytes, response) = mpsc::channel();
+        pieces(SSE, part(), false).into_iter().for_each(|part| bytes.send(part).unwrap());
+        rig.script(move || Answer::Raw(response));
+        let charged = rig.charged("a client that is gone", members, || {
+            let mut stream = begin(rig.envoy.port);
+            read_until(&mut stream, "\"completion_tokens\":25");
+        });
+        assert_eq!(charged, tokens);
+        drop(bytes);
+    }
+    assert_eq!(rig.metric("tollgate_unmetered_total", "ending=\"cut\""), 2);
+    // The client is gone before the response begins.
+    let (bytes, response) = mpsc::channel();
+    let (arrived, arrival) = mpsc::channel();
+    rig.script(move || {
+        arrived.send(()).unwrap();
+        Answer::Raw(response)
+    });
+    let charged = rig.charged("a client that did not wait", &continuous, || {
+        let stream = begin(rig.envoy.port);
+        arrival.recv_timeout(SOON).unwrap();
+        drop(stream);
+    });
+    assert_eq!(charged, HELD);
+    drop(bytes);
+}
+
+/// Sends a request and does not read the answer.
+fn begin(port: u16) -> TcpStream {
+    let mut stream = TcpStream::connect((Ipv4Addr::LOCALHOST, port)).unwrap();
+    stream.set_read_timeout(Some(SOON)).unwrap();
+    let request = "POST /v1/chat/completions HTTP/1.1\r\nHost: a\r\nContent-Type: application/json\r\nContent-Length: 2\r\n\r\n{}";
+    stream.write_all(request.as_bytes()).unwrap();
+    stream
+}
+
+fn read_until(stream: &mut TcpStream, text: &str) {
+    let mut found = Vec::new();
+    while !String::from_utf8_lossy(&found).contains(text) {
+        let mut piece = [0; 4096];
+        let length = stream.read(&mut piece).unwrap();
+        assert!(length > 0, "{}", String::from_utf8_lossy(&found));
+        found.extend_from_slice(&piece[..length]);
+    }
+}
+
+#[test]
+fn what_no_upstream_got_or_did_is_charged_nothing() {
+    let rig = Metered::start();
+    rig.script(|| Answer::Whole(Reply::new(400, "{}").header("content-type", JSON)));
+    let charged = rig.charged("a refusal", &[], || assert_eq!(rig.envoy.send(&post()).status, 400));
+    assert_eq!(charged, 0);
+    // Nothing listens on the port for gRPC.
+    let call = Request::post("/inference.GRPCInferenceService/ModelInfer", "")
+        .without("content-type")
+        .header("Content-Type", "application/grpc");
+    let charged = rig.charged("no upstream", &[], || drop(rig.envoy.send(&call)));
+    assert_eq!(charged, 0);
+    assert_eq!(rig.metric("tollgate_unmetered_total", ""), 0);
+}
+
+#[test]
+fn a_complete_response_without_usage_is_charged_its_hold_and_counted() {
+    let rig = Metered::start();
+    let rows = [
+        (SSE, events(&[json!({ "choices": [] })])),
+        (JSON, vec![json!({ "choices": [] }).to_string()]),
+        ("text/plain", vec!["\"total_tokens\": 7".to_owned()]),
+        (JSON, vec![json!([{ "meta_info": { "prompt_tokens": 5 } }]).to_string()]),
+    ];
+    for (number, (kind, parts)) in (1..).zip(rows) {
+        assert_eq!(rig.charged_for(kind, kind, parts), HELD, "{kind}");
+        assert_eq!(rig.metric("tollgate_unmetered_total", "ending=\"complete\""), number);
+    }
+}
+
+#[test]
+fn a_long_response_is_renewed_and_one_that_is_lost_is_charged_when_it_expires() {
+    let mut rig = Metered::start();
+    let left = rig.left();
+    rig.reserve(Span::from_secs(5), 400, &[]);
+    let (bytes, response) = mpsc::channel();
+    let part = events(&[running(13)])[..1].to_vec();
+    pieces(SSE, part, false).into_iter().for_each(|part| bytes.send(part).unwrap());
+    rig.script(move || Answer::Raw(response));
+    let mut stream = begin(rig.envoy.port);
+    read_until(&mut stream, "\"completion_tokens\":13");
+    let renewed = || rig.metric("tollgate_settlements_total", "result=\"renewed\"");
+    let before = renewed();
+    until("renewals", || (renewed() > before + 2).then_some(()));
+    assert_eq!(left - rig.left(), HELD, "it is held");
+    // Envoy ends without an entry.
+    rig.envoy.process.kill();
+    until("expiry", || (left - rig.left() == 400).then_some(()));
+    drop(bytes);
+}
