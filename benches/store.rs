@@ -300,7 +300,7 @@ async fn api_keys(server: &Server, rounds: u64, many: u64) {
         println!("{count} API keys: {:?} for a change", began.elapsed() / u32::from(VERIFIED));
         tables.push([Some(Arc::new(table))]);
     }
-    let names = PolicyNames { has_limit: &|_| true, has_tier: &|_| true };
+    let names = PolicyNames { has_limit: &|_, _| true, has_tier: &|_| true };
     let mut times = [Vec::new(), Vec::new()];
     for _ in 0..rounds.max(5) {
         for (tables, times) in tables.iter().zip(&mut times) {

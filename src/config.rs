@@ -165,7 +165,7 @@ pub fn compile_file(path: &FilePath, text: &str) -> Result<Loaded, LoadError> {
 pub fn compile_keys(path: &FilePath, text: &str, policy: &Policy) -> Result<KeyTable, LoadError> {
     let lifetimes = policy.api_keys.as_ref().map(|keys| keys.lifetimes).unwrap_or_default();
     let names = PolicyNames {
-        has_limit: &|name| policy.has_limit(name),
+        has_limit: &|name, quota| policy.has_limit(name, quota),
         has_tier: &|tier| policy.has_key_tier(tier),
     };
     KeyFile::compile_at(text, &lifetimes, Some(names), observe::now())

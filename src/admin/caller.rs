@@ -13,7 +13,7 @@ use tollgate_core::{
     credential::api_key::{KeyDigest, KeyRecord},
     network::Networks,
     text::is_identifier,
-    time::{Rate, Span},
+    time::{Quota, Span},
 };
 
 use super::{MIN_TOKEN, answer::Refusal};
@@ -87,9 +87,10 @@ pub struct GrantConfig {
     pub models: Option<Vec<String>>,
     /// The tiers. Default: none.
     pub tiers: Vec<String>,
-    /// The highest rate that a key may have for a limit of the policy, by the name of the limit.
-    /// Default: none, so that a key has the rates of the policy.
-    pub limits: BTreeMap<String, Rate>,
+    /// The largest size that a key may have for a limit of the policy, by the name of the limit, in
+    /// the form of the limit: `60/1m`, `1000/day`. Default: none, so that a key has the sizes of the
+    /// policy.
+    pub limits: BTreeMap<String, Quota>,
     /// The networks that contain those of a key. A key without `networks` is then refused, because
     /// it may be used from every network. Default: every network.
     #[schemars(with = "Option<Vec<String>>")]
@@ -284,11 +285,11 @@ impl<'a> Caller<'a> {
         if let Some(tier) = record.tier.as_deref().filter(|tier| !has(&grant.tiers, tier)) {
             return beyond(format!("the tier `{tier}`"));
         }
-        for (name, rate) in &record.limits {
+        for (name, quota) in &record.limits {
             let Some(most) = grant.limits.get(&**name) else {
-                return beyond(format!("a rate for the limit `{name}`"));
+                return beyond(format!("a size for the limit `{name}`"));
             };
-            if !rate.is_within(*most) {
+            if !quota.is_within(*most) {
                 return beyond(format!("more than `{most}` for the limit `{name}`"));
             }
         }

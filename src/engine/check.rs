@@ -30,7 +30,7 @@ use tollgate_core::{
     },
     denial::{Denial, Reason},
     identity::Principal,
-    limit::{Charge, refusal::Refusal},
+    limit::{Charge, refusal::Refusal, reservation::ReservationId},
     request::{Headers, RawBody, RawRequest},
     snapshot::Snapshot,
     stage::Stage,
@@ -601,6 +601,10 @@ impl CheckHooks for Hooks<'_> {
 
     fn refusal(&self, charge: &Charge) -> Option<Refusal> {
         self.state.refusals.get(charge)
+    }
+
+    fn reservation_id(&mut self) -> Option<ReservationId> {
+        Some(ReservationId(rand::random()))
     }
 
     fn passed(&mut self, stage: Stage) {

@@ -74,7 +74,7 @@ impl Misfits {
             return *count;
         }
         let names = PolicyNames {
-            has_limit: &|name| policy.has_limit(name),
+            has_limit: &|name, quota| policy.has_limit(name, quota),
             has_tier: &|tier| policy.has_key_tier(tier),
         };
         let count = table.iter().filter(|record| !names.fit(record)).count();

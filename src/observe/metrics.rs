@@ -19,7 +19,7 @@ use tollgate_core::{
     config::{Errors, Path},
     credential::api_key::KeyState,
     identity::{CredentialKind, Principal},
-    limit::LimitStatus,
+    limit::{Limit, LimitStatus},
     policy::Policy,
     route::OnOutage,
     time::Timestamp,
@@ -311,7 +311,7 @@ impl Metrics {
                 series.models.entry(name.to_owned()).or_default();
             }
             for limit in &policy.limits {
-                series.limits.entry(limit.name.to_string()).or_default();
+                series.limits.entry(limit.name().to_owned()).or_default();
             }
             series
         });
@@ -324,7 +324,7 @@ impl Metrics {
         let issuers: BTreeSet<&str> =
             policy.issuers.list().iter().map(|issuer| &*issuer.name).collect();
         let models: BTreeSet<&str> = policy.models.names().collect();
-        let limits: BTreeSet<&str> = policy.limits.iter().map(|limit| &*limit.name).collect();
+        let limits: BTreeSet<&str> = policy.limits.iter().map(Limit::name).collect();
         self.series.rcu(|series| {
             let mut series = Series::clone(series);
             series.routes.retain(|name, _| name == NO_ROUTE || routes.contains(name.as_str()));
@@ -561,7 +561,12 @@ impl Durations {
 
 #[cfg(test)]
 mod tests {
-    use tollgate_core::{config::Document, denial::Reason, limit::Verdict, policy::PolicyConfig};
+    use tollgate_core::{
+        config::Document,
+        denial::Reason,
+        limit::{LimitKind, Verdict},
+        policy::PolicyConfig,
+    };
 
     use super::*;
 
@@ -633,6 +638,7 @@ mod tests {
         let verdict = Verdict { admitted: false, remaining: 0, retry_after: 1, reset: 1 };
         let limits = ["all", "made-up"].map(|name| LimitStatus {
             name: name.into(),
+            kind: LimitKind::Rate,
             limit: 1,
             window: 1,
             verdict,
@@ -686,6 +692,7 @@ mod tests {
             load(round);
             let limits = ["all".to_owned(), format!("limit-{round}")].map(|name| LimitStatus {
                 name: name.as_str().into(),
+                kind: LimitKind::Rate,
                 limit: 1,
                 window: 1,
                 verdict,

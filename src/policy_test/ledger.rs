@@ -11,7 +11,10 @@ use tollgate_core::{
     ban::Ban,
     check::{CheckHooks, Pending},
     decision::Outcome,
-    limit::{BucketId, Charge, Verdict, reference, refusal::Refusal},
+    limit::{
+        BucketId, Charge, Verdict, counters::Counters, reference, refusal::Refusal,
+        reservation::ReservationId,
+    },
     revocation,
     time::Timestamp,
 };
@@ -27,6 +30,9 @@ pub struct Ledger {
     external: HashSet<String>,
     banned: Vec<Banned>,
     refusals: HashMap<BucketId, Refusal>,
+    counters: Counters,
+    /// The number of reservations that were decided.
+    reserved: u128,
 }
 
 /// The hooks of a check that finds the refusals of a ledger.
@@ -44,6 +50,10 @@ impl CheckHooks for LedgerHooks<'_> {
 
     fn refusal(&self, charge: &Charge) -> Option<Refusal> {
         self.0.refusal(charge)
+    }
+
+    fn reservation_id(&mut self) -> Option<ReservationId> {
+        Some(self.0.next_id())
     }
 }
 
@@ -126,16 +136,33 @@ impl Ledger {
         }
         let asked: Vec<_> =
             demands.charges.iter().map(|charge| (charge, self.ask(charge, now))).collect();
-        if asked.iter().all(|(_, step)| step.verdict.admitted) {
+        self.counters.advance(now, usize::MAX);
+        let reservation = demands.reservation.as_deref();
+        self.reserved += u128::from(reservation.is_some());
+        let mut held =
+            reservation.map(|held| self.counters.try_hold(held, now)).unwrap_or_default();
+        let is_admitted = asked.iter().all(|(_, step)| step.verdict.admitted)
+            && held.iter().all(|verdict| verdict.admitted);
+        if is_admitted {
             self.arrival.extend(asked.iter().map(|(charge, step)| (charge.bucket, step.tat)));
-            return AdmitResponse::Counted(
-                asked.into_iter().map(|(_, step)| step.verdict).collect(),
-            );
+            if let Some(reservation) = reservation {
+                self.counters.hold(reservation, None, now);
+            }
+            let charged = asked.into_iter().map(|(_, step)| step.verdict);
+            return AdmitResponse::Counted(charged.chain(held).collect());
         }
-        let verdicts = asked.into_iter().map(|(charge, step)| {
+        if let Some(reservation) = reservation {
+            self.counters.peek_admitted(reservation, &mut held, now);
+        }
+        let charged = asked.into_iter().map(|(charge, step)| {
             if step.verdict.admitted { self.untouched(charge, now) } else { step.verdict }
         });
-        AdmitResponse::Counted(verdicts.collect())
+        AdmitResponse::Counted(charged.chain(held).collect())
+    }
+
+    /// The id of the next reservation: no two checks of a case have one id.
+    fn next_id(&self) -> ReservationId {
+        ReservationId(self.reserved.to_be_bytes())
     }
 
     fn ask(&self, charge: &Charge, now: Timestamp) -> reference::Step {

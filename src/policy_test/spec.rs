@@ -7,7 +7,7 @@ use serde::Deserialize;
 use serde_json::{Map, Value};
 use tollgate_core::{
     credential::api_key::HolderSpec, network::Networks, policy::PolicyConfig, secret::SecretSource,
-    time::Rate,
+    time::Quota,
 };
 use tollgate_testkit::merged;
 
@@ -90,7 +90,7 @@ pub(super) struct ApiKeySpec {
     pub(super) models: Option<Vec<String>>,
     pub(super) tier: Option<String>,
     #[serde(default)]
-    pub(super) limits: BTreeMap<String, Rate>,
+    pub(super) limits: BTreeMap<String, Quota>,
     pub(super) networks: Option<Networks>,
     /// Default `now`, as all times relative to the time of the file.
     #[serde(default)]

@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use serde_json::json;
 use tollgate_core::{
     config::{Document, Errors, Path},
-    limit::rate::{ChargeSubject, LimitConfig, RateLimit},
+    limit::{ChargeSubject, config::LimitConfig, rate::RateLimit},
 };
 
 use super::requests::{NOW, principal};

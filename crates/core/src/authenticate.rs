@@ -129,7 +129,7 @@ pub fn verify(snapshot: &Snapshot, credential: Credential<'_>, now: Timestamp) -
                     tables: &snapshot.api_keys,
                     keys,
                     names: PolicyNames {
-                        has_limit: &|name| policy.has_limit(name),
+                        has_limit: &|name, quota| policy.has_limit(name, quota),
                         has_tier: &|tier| policy.has_key_tier(tier),
                     },
                     denylists: &policy.denylists,

@@ -20,13 +20,17 @@ use crate::{
     denial::{Denial, Reason, listed, malformed},
     details::{Details, NormalizedRequest},
     identity::{CredentialKind, Principal},
-    limit::{Charge, LimitStatus, Verdict, rate::ChargeSubject, refusal::Refusal},
+    limit::{
+        Charge, ChargeSubject, Demand, Held, LimitKind, LimitStatus, Verdict,
+        refusal::Refusal,
+        reservation::{Reservation, ReservationId},
+    },
     pattern::Captures,
     permit::{self, Permit, Progress, RequestContext, RoutePermit},
     policy::Policy,
     request::{Body, RawBody, RawHead, RawRequest, Request},
     route::{OnOutage, Route},
-    rule::model::Models,
+    rule::{model::Models, size::RequestSize},
     snapshot::Snapshot,
     stage::{Check, Stage},
     time::{Span, Timestamp},
@@ -65,6 +69,12 @@ pub trait CheckHooks {
 
     /// Returns the last refusal by the bucket of a charge, where it is remembered.
     fn refusal(&self, _charge: &Charge) -> Option<Refusal> {
+        None
+    }
+
+    /// Returns sixteen random bytes, which name the reservation of a request. The core has no
+    /// randomness: without an id, requests of routes that hold units are denied.
+    fn reservation_id(&mut self) -> Option<ReservationId> {
         None
     }
 
@@ -121,6 +131,8 @@ enum Access {
 pub struct Pending {
     permit: Permit,
     admit_request: AdmitRequest,
+    /// What the holds of the reservation are units of, in their order.
+    held: Vec<Held>,
     now: Timestamp,
     evidence: Evidence,
 }
@@ -487,8 +499,8 @@ impl CheckedHead<'_> {
         let context = RequestContext { request: &request, captures: &captures, now };
         let body = Body::new(body, &request.headers);
         match authorize(access, models, context, &body, &mut evidence, hooks) {
-            Ok((permit, admit_request)) => {
-                Prepared::Pending(Pending { permit, admit_request, now, evidence })
+            Ok((permit, admit_request, held)) => {
+                Prepared::Pending(Pending { permit, admit_request, held, now, evidence })
             }
             Err(denial) => {
                 Prepared::Decided(Outcome { decision: Decision::Deny(denial), evidence })
@@ -504,7 +516,7 @@ fn authorize(
     body: &Body<'_>,
     evidence: &mut Evidence,
     hooks: &mut impl CheckHooks,
-) -> Result<(Permit, AdmitRequest), Denial> {
+) -> Result<(Permit, AdmitRequest, Vec<Held>), Denial> {
     let mut progress = Progress {
         stage: &mut evidence.stage,
         model: &mut evidence.model,
@@ -516,24 +528,87 @@ fn authorize(
     };
     hooks.passed(Stage::Content);
     evidence.stage = Stage::Limits;
-    let charges = charges(&permit, context.request)?;
-    let revocation = permit.principal().map(|principal| Arc::clone(principal.revocation()));
     let address = context.request.address;
-    Ok((permit, AdmitRequest { revocation, address, charges, reservation: None }))
-}
-
-/// One charge for each limit of the route.
-fn charges(permit: &Permit, request: &Request<'_>) -> Result<Vec<Charge>, Denial> {
-    let route = permit.route();
     let subject = ChargeSubject {
         principal: permit.principal().map(Arc::as_ref),
         model: permit.model(),
-        route: &route.name,
-        address: request.address,
+        route: &permit.route().name,
+        address,
     };
+    let charges = charges(permit.route(), &subject)?;
+    let (held, reservation) = if permit.route().holds.is_empty() {
+        (Vec::new(), None)
+    } else {
+        let now = context.now;
+        let held = holds(&permit, &subject, now, &mut evidence.limits)?;
+        let reservation = reserve(&held, now, hooks)?;
+        (held, reservation)
+    };
+    let revocation = permit.principal().map(|principal| Arc::clone(principal.revocation()));
+    Ok((permit, AdmitRequest { revocation, address, charges, reservation }, held))
+}
+
+/// The time for which a reservation holds units without news of its request.
+const LIFE: Span = Span::from_secs(30);
+
+/// What a request holds of the limits of its route. A limit that it cannot be within is recorded in
+/// `limits`.
+fn holds(
+    permit: &Permit,
+    subject: &ChargeSubject<'_>,
+    now: Timestamp,
+    limits: &mut Vec<LimitStatus>,
+) -> Result<Vec<Held>, Denial> {
+    let tokens = permit.size().map_or(0, |size| size.total);
+    let mut held = Vec::with_capacity(permit.route().holds.len());
+    for limit in &permit.route().holds {
+        match limit.demand(subject, tokens, now)? {
+            Demand::Hold(units) => held.push(units),
+            Demand::Nothing => {}
+            Demand::TooLarge(most) => {
+                limits.push(LimitStatus::too_large(&limit.name, most));
+                return Err(too_large(&limit.name, most, permit.size()));
+            }
+        }
+    }
+    Ok(held)
+}
+
+/// The denial of a request that may use more tokens than one request may.
+fn too_large(name: &str, most: u64, size: Option<&RequestSize>) -> Denial {
+    let RequestSize { input, output, answers, total } = size.copied().unwrap_or_default();
+    let cause = format!(
+        "the request may use {total} tokens ({input} of input and {answers} times {output} of \
+         output), over the {most} of `{name}`"
+    );
+    let message = format!(
+        "the request may use {total} tokens, and `{name}` allows {most} for one request; send less, \
+         or a smaller max_tokens"
+    );
+    Denial::new(Reason::BudgetExhausted, cause).with_message(message)
+}
+
+/// Reserves what a request holds.
+fn reserve(
+    held: &[Held],
+    now: Timestamp,
+    hooks: &mut impl CheckHooks,
+) -> Result<Option<Box<Reservation>>, Denial> {
+    if held.is_empty() {
+        return Ok(None);
+    }
+    let id = hooks.reservation_id().ok_or_else(|| {
+        Denial::new(Reason::Internal, "there is no randomness for the id of a reservation")
+    })?;
+    let holds = held.iter().map(|held| held.hold.clone()).collect();
+    Ok(Some(Box::new(Reservation { id, issued: now, life: LIFE, holds })))
+}
+
+/// One charge for each rate of the route.
+fn charges(route: &Route, subject: &ChargeSubject<'_>) -> Result<Vec<Charge>, Denial> {
     let mut charges = Vec::with_capacity(route.limits.len());
     for limit in &route.limits {
-        charges.push(limit.charge(&subject)?);
+        charges.push(limit.charge(subject)?);
     }
     Ok(charges)
 }
@@ -567,7 +642,7 @@ impl Pending {
         now: Timestamp,
     ) -> impl Iterator<Item = (&Charge, Refusal)> {
         let charges = &self.admit_request.charges;
-        let answered = charges.len() == verdicts.len();
+        let answered = charges.len() + self.held.len() == verdicts.len();
         let limits = self.permit.route().limits.iter().filter(move |_| answered);
         limits.zip(charges).zip(verdicts).filter(|((limit, _), _)| !limit.needs_model()).filter_map(
             move |((_, charge), verdict)| Some((charge, Refusal::of(charge, *verdict, now)?)),
@@ -646,18 +721,13 @@ impl Pending {
     /// ));
     /// ```
     pub fn conclude(self, response: Result<AdmitResponse, Outage>) -> Outcome {
-        let Self { permit, admit_request, now, mut evidence } = self;
+        let Self { permit, admit_request, held, now, mut evidence } = self;
         evidence.stage = Stage::Store;
         let counted = match response {
             Ok(AdmitResponse::Counted(verdicts))
-                if verdicts.len() == admit_request.charges.len() =>
+                if verdicts.len() == admit_request.charges.len() + held.len() =>
             {
-                evidence.limits = admit_request
-                    .charges
-                    .into_iter()
-                    .zip(verdicts)
-                    .map(|(charge, verdict)| LimitStatus::of(charge, verdict))
-                    .collect();
+                evidence.limits = statuses(admit_request.charges, held, verdicts);
                 check_limits(&evidence.limits, "")
             }
             Ok(AdmitResponse::Counted(_)) => Err(Decision::Deny(Denial::new(
@@ -699,6 +769,23 @@ fn banned(ban: Ban, now: Timestamp) -> Denial {
     }
 }
 
+/// The state of each limit after a check: of the rates, then of the limits that hold units.
+fn statuses(charges: Vec<Charge>, held: Vec<Held>, verdicts: Vec<Verdict>) -> Vec<LimitStatus> {
+    let mut verdicts = verdicts.into_iter();
+    let mut statuses = Vec::with_capacity(verdicts.len());
+    // The shorter one comes first, so that no verdict is lost.
+    statuses.extend(
+        charges
+            .into_iter()
+            .zip(&mut verdicts)
+            .map(|(charge, verdict)| LimitStatus::of(charge, verdict)),
+    );
+    statuses.extend(
+        held.into_iter().zip(verdicts).map(|(held, verdict)| LimitStatus::of_hold(held, verdict)),
+    );
+    statuses
+}
+
 /// Whether every limit has room; otherwise the denial of the one that takes longest to have it.
 /// `basis` is added to its cause.
 fn check_limits(limits: &[LimitStatus], basis: &str) -> Result<(), Decision> {
@@ -716,18 +803,43 @@ fn check_limits(limits: &[LimitStatus], basis: &str) -> Result<(), Decision> {
     let others = limits.iter().filter(|status| !status.verdict.admitted);
     let others = listed(others.map(|status| &*status.name).filter(|name| **name != *worst.name));
     let others = if others.is_empty() { others } else { format!("; so is {others}") };
-    let cause = format!("limit `{}` is used up{basis}; {room}{others}", worst.name);
-    let denial = Denial::new(Reason::RateLimited, cause);
+    let left = left(worst);
+    let cause = format!("limit `{}` is used up{basis}{left}; {room}{others}", worst.name);
+    let denial = Denial::new(worst.kind.reason(), cause).with_message(message(worst));
     Err(Decision::Deny(match worst.retry_after() {
-        Some(span) => denial
-            .with_message(format!(
-                "rate limit `{}` reached; retry in {}",
-                worst.name,
-                rounded_up(span)
-            ))
-            .with_retry_after(span),
-        None => denial.with_message(format!("rate limit `{}` admits no requests", worst.name)),
+        Some(span) => denial.with_retry_after(span),
+        None => denial,
     }))
+}
+
+/// What is left of the limit that refused a request.
+fn left(status: &LimitStatus) -> String {
+    let LimitStatus { kind, limit, verdict, .. } = status;
+    match kind {
+        LimitKind::Rate => String::new(),
+        LimitKind::Requests => {
+            format!(": {} of {limit} requests are left", verdict.remaining)
+        }
+        LimitKind::PerRequest => format!(": it allows {limit} tokens for one request"),
+    }
+}
+
+/// What a client reads about the limit that refused its request.
+fn message(status: &LimitStatus) -> String {
+    let name = &status.name;
+    let left = left(status);
+    match (status.kind, status.retry_after().map(rounded_up)) {
+        (LimitKind::Rate, Some(span)) => {
+            format!("rate limit `{name}` reached; retry in {span}")
+        }
+        (LimitKind::Rate, None) => format!("rate limit `{name}` admits no requests"),
+        (LimitKind::Requests | LimitKind::PerRequest, Some(span)) => {
+            format!("budget `{name}`{left}; the next window begins in {span}")
+        }
+        (LimitKind::Requests | LimitKind::PerRequest, None) => {
+            format!("budget `{name}` admits no such request{left}")
+        }
+    }
 }
 
 /// A span for a client, rounded up.

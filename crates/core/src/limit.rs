@@ -5,24 +5,39 @@
 //! store runs them, and the Lua scripts are tested against them.
 
 mod bucket;
+mod bucket_size;
+pub mod config;
+mod counted_by;
 pub mod counters;
+mod entry;
 mod hold;
+mod hold_limit;
+mod kind;
 pub mod lease;
 pub mod metering;
+mod per_request;
 pub mod rate;
 pub mod reference;
 pub mod refusal;
+mod requests;
 pub mod reservation;
 mod selector;
 pub mod settlement;
+mod sizes;
 mod verdict;
+mod window;
 
 use std::sync::Arc;
 
+pub(crate) use self::entry::compile;
 use self::lease::LeaseTerms;
 pub use self::{
     bucket::BucketId,
+    counted_by::{By, ChargeSubject},
+    entry::Limit,
     hold::{Counter, Hold},
+    hold_limit::{Demand, Held, HoldLimit},
+    kind::{LimitKind, Unit},
     selector::ClaimValue,
     verdict::Verdict,
 };
@@ -56,14 +71,16 @@ impl Charge {
     }
 }
 
-/// A bucket's state as it is reported to the client.
+/// A counter's state as it is reported to the client.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct LimitStatus {
     /// The limit's name.
     pub name: Arc<str>,
-    /// Units in a full bucket.
+    /// The limit's kind.
+    pub kind: LimitKind,
+    /// Units in a full bucket, or in a window.
     pub limit: u64,
-    /// Microseconds in which an empty bucket is refilled.
+    /// Microseconds in which an empty bucket is refilled, or of a window.
     pub window: u64,
     /// The result of the charge.
     pub verdict: Verdict,
@@ -73,10 +90,23 @@ impl LimitStatus {
     pub(crate) fn of(charge: Charge, verdict: Verdict) -> Self {
         Self {
             name: charge.limit,
+            kind: LimitKind::Rate,
             limit: charge.burst,
             window: charge.interval.saturating_mul(charge.burst),
             verdict,
         }
+    }
+
+    /// The state of a limit on one request that a request is too large for.
+    pub(crate) fn too_large(name: &Arc<str>, limit: u64) -> Self {
+        let never = u64::MAX;
+        let verdict = Verdict { admitted: false, remaining: limit, retry_after: never, reset: 0 };
+        Self { name: Arc::clone(name), kind: LimitKind::PerRequest, limit, window: 0, verdict }
+    }
+
+    pub(crate) fn of_hold(held: Held, verdict: Verdict) -> Self {
+        let Held { hold, kind, limit, window } = held;
+        Self { name: hold.limit, kind, limit, window, verdict }
     }
 
     /// Returns the time until the same request would be admitted; `None` if it never would.

@@ -7,9 +7,9 @@ use crate::{
     details::{ConditionResult, Details},
     identity::{Omitted, Principal},
     pattern::Captures,
-    request::{Body, Request},
-    route::Route,
-    rule::{condition::Activation, model::Models},
+    request::{Body, Request, body::BodyFacts},
+    route::{Route, Sizing},
+    rule::{condition::Activation, model::Models, size::RequestSize},
     stage::Stage,
     time::Timestamp,
 };
@@ -21,6 +21,8 @@ pub struct Permit {
     route: Arc<Route>,
     principal: Option<Arc<Principal>>,
     model: Option<Arc<str>>,
+    /// The size of the request, where a limit of the route counts tokens.
+    size: Option<RequestSize>,
 }
 
 impl Permit {
@@ -37,6 +39,11 @@ impl Permit {
     /// The model, by its policy name.
     pub fn model(&self) -> Option<&str> {
         self.model.as_deref()
+    }
+
+    /// The size of the request in tokens, where a limit of the route counts them.
+    pub fn size(&self) -> Option<&RequestSize> {
+        self.size.as_ref()
     }
 }
 
@@ -82,7 +89,7 @@ pub fn permit_public(
         return Err(Denial::new(Reason::MissingCredential, "the route is not public"));
     }
     check_conditions(&route, context, None, None, progress)?;
-    Ok(Permit { route, principal: None, model: None })
+    Ok(Permit { route, principal: None, model: None, size: None })
 }
 
 /// Checks that the credential may be used from the client's address.
@@ -189,8 +196,27 @@ impl RoutePermit {
             details.categories = route.content.categories(&request.headers, &facts);
         }
         route.content.check(&principal, tier, request, &facts)?;
-        Ok(Permit { route, principal: Some(principal), model })
+        let size = match route.sizing {
+            Some(sizing) => Some(size(sizing, &route, models, model.as_deref(), body, &facts)?),
+            None => None,
+        };
+        Ok(Permit { route, principal: Some(principal), model, size })
     }
+}
+
+/// Returns the size of a request of a route that counts tokens.
+fn size(
+    sizing: Sizing,
+    route: &Route,
+    models: &Models,
+    model: Option<&str>,
+    body: &Body<'_>,
+    facts: &BodyFacts<'_>,
+) -> Result<RequestSize, Denial> {
+    let size = model.and_then(|name| models.size(name)).ok_or_else(|| {
+        Denial::new(Reason::Internal, "a limit counts tokens, and the model has no size")
+    })?;
+    route.content.size(size, body, facts, sizing.generates)
 }
 
 /// A key that is limited to models may not send a body where no rule finds out its model.

@@ -13,8 +13,9 @@ use crate::{
     },
     identity::{IdentityHeaders, IdentityHeadersConfig},
     limit::{
+        self, Limit,
+        config::{self as limit_config, LimitConfig},
         metering::MeteringConfig,
-        rate::{self, LimitConfig, RateLimit},
     },
     request::HeaderNames,
     revocation::{ExternalDenylist, RevocationConfig},
@@ -24,7 +25,7 @@ use crate::{
         model::{ModelConfig, Models, TierConfig},
     },
     secret::SecretSource,
-    time::Span,
+    time::{Quota, Span},
 };
 
 /// The sections of the file that make the policy.
@@ -48,7 +49,7 @@ pub struct PolicyConfig {
     pub categories: Vec<CategoryConfig>,
     /// What is open, and to whom. What no route covers is denied.
     pub routes: Vec<RouteEntry>,
-    /// Rate limits, by the names that routes refer to.
+    /// Limits, by the names that routes refer to.
     #[serde(default)]
     pub limits: Vec<LimitConfig>,
     /// How the usage of requests is followed to their end. Default: it is not.
@@ -80,7 +81,7 @@ pub struct Policy {
     /// The table of routes.
     pub routes: RouteTable,
     /// The limits, ordered by name.
-    pub limits: Vec<Arc<RateLimit>>,
+    pub limits: Vec<Limit>,
     /// The section `metering`.
     pub metering: Option<MeteringConfig>,
     /// The denylists of other services (`revocation.foreign`).
@@ -117,9 +118,9 @@ impl Policy {
         issuers.map(|issuer| issuer.longest_life()).chain(keys).max().unwrap_or(MAX_LIFETIME)
     }
 
-    /// Whether a limit has this name.
-    pub fn has_limit(&self, name: &str) -> bool {
-        self.limits.iter().any(|limit| *limit.name == *name)
+    /// Whether a limit has this name, and a quota the form of its kind.
+    pub fn has_limit(&self, name: &str, quota: Quota) -> bool {
+        self.limits.iter().any(|limit| limit.name() == name && limit.fits(quota))
     }
 
     /// Whether an override of a limit selects this tier of API keys.
@@ -154,7 +155,7 @@ impl Policy {
         let api_keys = config.api_keys.as_ref();
         let api_keys = api_keys.map(|keys| keys.compile(&root.key("api_keys"), errors));
         let models = Models::compile(&config.models, &config.tiers, &root, errors);
-        let limits = rate::compile(&config.limits, &root.key("limits"), errors);
+        let limits = limit::compile(&config.limits, &root.key("limits"), errors);
         if let Some(metering) = &config.metering {
             metering.validate(&root.key("metering"), errors);
         }
@@ -171,7 +172,7 @@ impl Policy {
         };
         let compiled = route::compile(&config.routes, &mut parts, &root.key("routes"), errors);
         let upstream_keys = parts.upstream_keys;
-        parts.claims.extend(rate::claims(&config.limits));
+        parts.claims.extend(limit_config::claims(&config.limits));
         issuers.retain_claims(parts.claims);
         let denylists =
             ExternalDenylist::compile(&config.revocation, &root.key("revocation"), errors);
@@ -191,7 +192,7 @@ impl Policy {
         errors.is_empty().then(|| Self {
             issuers,
             api_keys,
-            key_tiers: rate::key_tiers(&config.limits),
+            key_tiers: limit_config::key_tiers(&config.limits),
             models,
             routes: compiled.table,
             limits: limits.into_values().collect(),
@@ -234,7 +235,7 @@ fn check_across(
             errors.push(&path, format!("`{ISSUER}` is the issuer of API keys"));
         }
     }
-    for (limit, entry, issuer) in rate::override_issuers(&config.limits) {
+    for (limit, entry, issuer) in limit_config::override_issuers(&config.limits) {
         let is_of_keys = config.api_keys.is_some() && issuer == ISSUER;
         if !is_of_keys && !config.issuers.iter().any(|known| known.issuer == *issuer) {
             let path = root.key("limits").index(limit).key("overrides").index(entry);

@@ -24,7 +24,7 @@ pub use self::{entry::RouteEntry, table::RouteTable};
 use crate::{
     credential::api_key::ApiKeys,
     identity::{CredentialKind, CredentialKinds, Part},
-    limit::rate::RateLimit,
+    limit::{HoldLimit, Limit, rate::RateLimit},
     rule::{
         category::{Categories, CategoryRuleConfig},
         condition::{Condition, ConditionConfig},
@@ -88,6 +88,9 @@ pub struct RouteConfig {
     /// The names of the `limits` that count requests of this route.
     #[serde(default)]
     pub limits: Vec<String>,
+    /// Whether the server answers requests of a preset's route with tokens.
+    #[serde(skip)]
+    pub(crate) generates: Option<bool>,
     /// The behaviour if the store does not answer. Default `deny`.
     #[serde(default)]
     pub on_outage: OnOutage,
@@ -154,6 +157,13 @@ impl OnOutage {
     }
 }
 
+/// How the size of a request is computed, on a route where a limit counts tokens.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Sizing {
+    /// Whether the server answers with tokens. Otherwise only its input counts, as for embeddings.
+    pub generates: bool,
+}
+
 /// A compiled route.
 #[derive(Debug)]
 pub struct Route {
@@ -173,8 +183,12 @@ pub struct Route {
     pub websocket: Option<WebSocketRule>,
     /// The `resource_metadata` of its challenges.
     pub resource_metadata: Option<String>,
-    /// The limits that count its requests.
+    /// The rates that limit its requests.
     pub limits: Vec<Arc<RateLimit>>,
+    /// The limits that its requests hold units of.
+    pub holds: Vec<Arc<HoldLimit>>,
+    /// How the size of a request is computed; `None` where no limit counts tokens.
+    pub sizing: Option<Sizing>,
     /// The behaviour in an outage of the store.
     pub on_outage: OnOutage,
     /// The kinds of credentials that it accepts.
@@ -202,21 +216,24 @@ impl Route {
         is_read
             || match part {
                 Part::Scopes => !self.scopes.is_empty() || self.model.is_some(),
-                _ => self.limits.iter().any(|limit| limit.uses(part)),
+                _ => {
+                    self.limits.iter().any(|limit| limit.uses(part))
+                        || self.holds.iter().any(|limit| limit.uses(part))
+                }
             }
     }
 
     /// Whether the store takes part in a decision on the route: it counts requests, or it may know
     /// that the credential is revoked.
     pub fn uses_store(&self) -> bool {
-        !self.public || !self.limits.is_empty()
+        !self.public || !self.limits.is_empty() || !self.holds.is_empty()
     }
 }
 
 /// The compiled sections that routes refer to, and what compiling them collects.
 pub(crate) struct CompileContext<'a> {
     pub(crate) models: &'a Models,
-    pub(crate) limits: &'a BTreeMap<String, Arc<RateLimit>>,
+    pub(crate) limits: &'a BTreeMap<String, Limit>,
     /// The upstream keys of the routes compiled so far.
     pub(crate) upstream_keys: Vec<SecretSource>,
     pub(crate) categories: &'a Arc<Categories>,

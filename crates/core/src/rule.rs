@@ -9,5 +9,6 @@ pub mod fields;
 pub mod member;
 pub mod model;
 pub mod scope;
+pub mod size;
 pub mod tool;
 pub mod websocket;

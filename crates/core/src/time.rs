@@ -1,7 +1,9 @@
 //! Timestamps and durations. The core never reads a clock: a [`Timestamp`] is always an argument.
 
+mod quota;
 mod rate;
 pub mod rfc3339;
+pub mod zone;
 
 use std::{fmt, str::FromStr};
 
@@ -9,7 +11,10 @@ use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Deserializer};
 use thiserror::Error;
 
-pub use self::rate::{Rate, RateError};
+pub use self::{
+    quota::{CalendarUnit, MAX_COUNT, Quota, QuotaError, WindowQuota},
+    rate::{Rate, RateError},
+};
 use crate::config::from_text;
 
 const MICROS: u64 = 1_000_000;

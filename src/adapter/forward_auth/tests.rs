@@ -7,7 +7,7 @@ use tollgate_core::{
         answer::{self, AllowedAnswer},
     },
     denial::{Denial, Reason},
-    limit::{LimitStatus, Verdict},
+    limit::{LimitKind, LimitStatus, Verdict},
     request::{HeaderNames, RawBody, RawRequest},
     secret::Secret,
     time::Span,
@@ -319,7 +319,13 @@ fn bodies_are_read_only_where_dialect_and_file_allow_it() {
 /// The values to which `allow` refers: a limit, and a header of the client.
 fn known() -> ([LimitStatus; 1], [String; 1], HeaderNames) {
     let verdict = Verdict { admitted: true, remaining: 4, retry_after: 0, reset: 1 };
-    let limit = LimitStatus { name: "a".into(), limit: 5, window: 5_000_000, verdict };
+    let limit = LimitStatus {
+        name: "a".into(),
+        kind: LimitKind::Rate,
+        limit: 5,
+        window: 5_000_000,
+        verdict,
+    };
     ([limit], ["X_Tollgate_Subject".to_owned()], HeaderNames::default())
 }
 

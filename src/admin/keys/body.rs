@@ -13,7 +13,7 @@ use tollgate_core::{
     network::Networks,
     policy::Policy,
     text::is_identifier,
-    time::{Rate, Span, Timestamp, rfc3339::Rfc3339},
+    time::{Quota, Span, Timestamp, rfc3339::Rfc3339},
 };
 
 use super::super::{answer::Refusal, json_body::check_text, request};
@@ -38,7 +38,7 @@ pub(super) struct Terms {
     models: Option<Vec<String>>,
     tier: Option<String>,
     #[serde(default, deserialize_with = "unique")]
-    limits: BTreeMap<String, Rate>,
+    limits: BTreeMap<String, Quota>,
     networks: Option<Networks>,
     #[serde(default, deserialize_with = "unique")]
     labels: BTreeMap<String, String>,
@@ -159,9 +159,9 @@ fn after(now: Timestamp, span: Span) -> Timestamp {
 
 /// Refuses a record with a limit or a tier that the policy does not have: its key would be refused.
 pub(super) fn check_names(record: &KeyRecord, policy: &Policy) -> Result<(), Refusal> {
-    let unknown = record.limits.iter().find(|(name, _)| !policy.has_limit(name));
+    let unknown = record.limits.iter().find(|(name, quota)| !policy.has_limit(name, *quota));
     if let Some((name, _)) = unknown {
-        let message = format!("the policy has no limit `{name}`");
+        let message = format!("the policy has no limit `{name}`, or none of this form");
         return Err(Refusal::new(409, "unknown_limit", message));
     }
     if let Some(tier) = record.tier.as_deref().filter(|tier| !policy.has_key_tier(tier)) {

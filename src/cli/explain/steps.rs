@@ -14,7 +14,7 @@ use tollgate_core::{
     denial::{Denial, Reason},
     details::{ConditionResult, Details},
     identity::{Omitted, Principal},
-    limit::{Charge, LimitStatus, refusal::Refusal},
+    limit::{Charge, Counter, Hold, LimitStatus, refusal::Refusal, reservation::ReservationId},
     request::Headers,
     route::{OnOutage, Route},
     rule::{model::ModelSource, scope::ScopeRule},
@@ -131,6 +131,10 @@ impl CheckHooks for Recorder<'_> {
         self.earlier.refusal(charge)
     }
 
+    fn reservation_id(&mut self) -> Option<ReservationId> {
+        self.earlier.reservation_id()
+    }
+
     fn details(&mut self) -> Option<&mut Details> {
         Some(&mut self.details)
     }
@@ -219,7 +223,9 @@ impl Record<'_> {
             Stage::Body | Stage::Content => route.is_some_and(Route::reads_body),
             Stage::Network => failed == Some(Stage::Network),
             Stage::Refusals => failed == Some(Stage::Refusals),
-            Stage::Limits => route.is_some_and(|route| !route.limits.is_empty()),
+            Stage::Limits => {
+                route.is_some_and(|route| !(route.limits.is_empty() && route.holds.is_empty()))
+            }
             Stage::Store => self.admit_request.is_some_and(|request| !request.is_empty()),
         };
         let state = match (stage, failed) {
@@ -539,11 +545,10 @@ fn said(decoded: &token_view::DecodedToken, now: Timestamp) -> Facts {
 
 fn route_facts(route: &Route) -> Facts {
     let mut facts = vec![("name", json!(route.name)), ("public", json!(route.public))];
-    if !route.limits.is_empty() {
-        facts.push((
-            "limits",
-            json!(route.limits.iter().map(|limit| &*limit.name).collect::<Vec<_>>()),
-        ));
+    let rates = route.limits.iter().map(|limit| &*limit.name);
+    let limits: Vec<&str> = rates.chain(route.holds.iter().map(|limit| &*limit.name)).collect();
+    if !limits.is_empty() {
+        facts.push(("limits", json!(limits)));
     }
     facts
 }
@@ -588,7 +593,24 @@ fn limit_facts(admit_request: &AdmitRequest) -> Facts {
             charge.key()
         ))
     };
-    admit_request.charges.iter().map(|charge| ("charge", shown(charge))).collect()
+    let charges = admit_request.charges.iter().map(|charge| ("charge", shown(charge)));
+    let holds = admit_request.reservation.iter().flat_map(|reservation| &reservation.holds);
+    charges.chain(holds.map(|hold| ("hold", json!(hold_text(hold))))).collect()
+}
+
+/// Returns what a request holds of a counter.
+fn hold_text(hold: &Hold) -> String {
+    let Hold { limit, amount, counter, .. } = hold;
+    let of = match counter {
+        Counter::Bucket { interval, burst } => {
+            format!("{burst}, one more every {}", Span::from_micros(*interval))
+        }
+        Counter::Budget { limit, ends } | Counter::Requests { limit, ends } => {
+            format!("{limit} until {}", token_view::whole_seconds(ends.secs()))
+        }
+        Counter::Slots { limit } => format!("{limit} at once"),
+    };
+    format!("`{limit}`: {amount} of {of}, in {}", hold.key())
 }
 
 /// Returns the place where a request names its model, as configured.

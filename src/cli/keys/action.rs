@@ -9,7 +9,7 @@ use tollgate_core::{
     credential::api_key::{HolderSpec, KeyDigest, KeyLifetimes, KeySpec, PREFIX},
     identity::KeyId,
     network::Networks,
-    time::{Rate, Span, rfc3339::Rfc3339},
+    time::{Quota, Span, rfc3339::Rfc3339},
 };
 
 use super::{
@@ -124,9 +124,9 @@ struct Terms {
     /// The tier, which overrides of limits select by.
     #[arg(long, value_name = "NAME")]
     tier: Option<String>,
-    /// A rate for a limit of the policy, such as `per-subject=10/1m`.
-    #[arg(long = "limit", value_name = "NAME=RATE", value_parser = named::<Rate>)]
-    limits: Vec<(String, Rate)>,
+    /// A size for a limit of the policy, such as `per-subject=10/1m` or `per-day=1000/day`.
+    #[arg(long = "limit", value_name = "NAME=SIZE", value_parser = named::<Quota>)]
+    limits: Vec<(String, Quota)>,
     /// A network from which the key may be used, such as `10.0.0.0/8`. Default: every network.
     #[arg(long = "network", value_name = "NETWORK")]
     networks: Vec<String>,

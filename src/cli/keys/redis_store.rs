@@ -127,7 +127,7 @@ impl RedisStore {
             bail!("{}", errors.join("; "));
         };
         let names = PolicyNames {
-            has_limit: &|name| self.policy.has_limit(name),
+            has_limit: &|name, quota| self.policy.has_limit(name, quota),
             has_tier: &|tier| self.policy.has_key_tier(tier),
         };
         if let Some(limit) = names.unknown_limit(&record) {

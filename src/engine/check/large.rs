@@ -10,7 +10,7 @@ use tollgate_core::{
     credential::Credential,
     denial::{Denial, Reason},
     identity::Principal,
-    limit::{Charge, refusal::Refusal},
+    limit::{Charge, refusal::Refusal, reservation::ReservationId},
     request::{Headers, RawBody, RawRequest},
     snapshot::Snapshot,
     stage::Stage,
@@ -204,5 +204,9 @@ impl CheckHooks for Continued<'_> {
 
     fn refusal(&self, charge: &Charge) -> Option<Refusal> {
         self.state.refusals.get(charge)
+    }
+
+    fn reservation_id(&mut self) -> Option<ReservationId> {
+        Some(ReservationId(rand::random()))
     }
 }

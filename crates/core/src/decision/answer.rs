@@ -112,7 +112,11 @@ pub fn denied(denial: &Denial, evidence: &Evidence, decision_id: &str) -> Denied
         headers.number("retry-after", span.micros().div_ceil(1_000_000));
         headers.number("retry-after-ms", span.micros().div_ceil(1000));
     }
-    let is_long = denial.retry_after.is_some_and(|wait| wait > LONGEST_WAIT);
+    let is_long = match denial.retry_after {
+        Some(wait) => wait > LONGEST_WAIT,
+        // A budget that does not cover the request never will.
+        None => denial.reason == Reason::BudgetExhausted,
+    };
     if denial.is_network_banned || is_long {
         // The SDKs repeat a 429 by themselves: a ban outlasts that, and some wait for as long as
         // `retry-after` says, up to 49 days.

@@ -69,6 +69,8 @@ pub enum Reason {
     UnsupportedMediaType,
     /// A rate limit is used up.
     RateLimited,
+    /// The budget of a window is used up.
+    BudgetExhausted,
     /// The store did not answer.
     StoreUnavailable,
     /// Too many requests are in flight.
@@ -88,7 +90,7 @@ struct Meaning {
 
 impl Reason {
     /// Every reason, for metrics that are registered in advance and for the documentation.
-    pub const ALL: [Self; 37] = [
+    pub const ALL: [Self; 38] = [
         Self::MissingCredential,
         Self::AmbiguousCredential,
         Self::MalformedToken,
@@ -122,6 +124,7 @@ impl Reason {
         Self::BodyTooLarge,
         Self::UnsupportedMediaType,
         Self::RateLimited,
+        Self::BudgetExhausted,
         Self::StoreUnavailable,
         Self::Overloaded,
         Self::NotReady,
@@ -235,6 +238,9 @@ impl Reason {
             ),
             Self::RateLimited => {
                 of("rate_limited", 429, "rate limit reached; retry after the time given")
+            }
+            Self::BudgetExhausted => {
+                of("budget_exhausted", 429, "the budget is used up; retry after the time given")
             }
             Self::StoreUnavailable => of(
                 "store_unavailable",

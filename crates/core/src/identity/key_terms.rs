@@ -5,7 +5,7 @@ use std::{fmt, net::IpAddr, str::FromStr};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use thiserror::Error;
 
-use crate::{config::from_text, network::Networks, time::Rate};
+use crate::{config::from_text, network::Networks, time::Quota};
 
 /// The id of an API key: 12 base62 digits. It is no secret, and it survives rotation.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -89,8 +89,8 @@ pub struct KeyTerms {
     pub networks: Option<Networks>,
     /// The tier of the key, which overrides of limits select by.
     pub tier: Option<Box<str>>,
-    /// The rates that the record sets for limits of the policy, by the name of the limit.
-    pub limits: Box<[(Box<str>, Rate)]>,
+    /// The quotas that the record sets for limits of the policy, by the name of the limit.
+    pub limits: Box<[(Box<str>, Quota)]>,
     /// Whether the key has a foreign format, of which the strength is unknown.
     pub weak: bool,
 }
@@ -108,9 +108,9 @@ impl KeyTerms {
             .is_none_or(|networks| address.is_some_and(|address| networks.contains(address)))
     }
 
-    /// Returns the rate that the record sets for a limit.
-    pub fn rate(&self, limit: &str) -> Option<Rate> {
-        self.limits.iter().find(|(name, _)| **name == *limit).map(|(_, rate)| *rate)
+    /// Returns the quota that the record sets for a limit.
+    pub fn quota(&self, limit: &str) -> Option<Quota> {
+        self.limits.iter().find(|(name, _)| **name == *limit).map(|(_, quota)| *quota)
     }
 
     /// Returns the bytes that the terms take.

@@ -10,6 +10,7 @@ mod media_type;
 mod member_plan;
 pub mod members;
 mod names;
+mod outline;
 mod plan;
 mod scan;
 mod seen_keys;
@@ -24,6 +25,7 @@ pub use self::{
     field_plan::FieldPlan,
     form::FormPlan,
     member_plan::{Opened, Wanted},
+    outline::Outline,
     plan::{Cap, Plan, PlanError, Pointer, PointerError, bounds_answer, cap_names},
 };
 use self::{field_plan::FieldError, media_type::Parameter};
@@ -82,6 +84,15 @@ impl<'a> Body<'a> {
     pub fn json(&self, plan: &Plan) -> Result<BodyFacts<'a>, Denial> {
         self.is_json()?;
         json::read(self.bytes()?, plan).map_err(|error| refused(&error.to_string(), error.param()))
+    }
+
+    /// Reads the outline of a JSON body, for metering.
+    ///
+    /// # Errors
+    /// As for [`Body::json`].
+    pub fn outline(&self) -> Result<Outline<'a>, Denial> {
+        self.is_json()?;
+        outline::read(self.bytes()?).map_err(|error| refused(&error.to_string(), error.param()))
     }
 
     /// Reads the JSON at the beginning of a body: the first `length` bytes, or the whole body where `length` is left

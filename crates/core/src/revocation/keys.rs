@@ -94,14 +94,18 @@ impl Keys {
 
     /// Returns the entries of [`Keys::exact`] without writing out their keys.
     pub fn exact_entries(&self) -> impl Iterator<Item = EntryKey<'_>> {
-        std::iter::once(self.entry(Kind::Token, &self.token))
-            .chain(self.jti.as_ref().map(|jti| self.entry(Kind::Jti, jti)))
+        std::iter::once(self.token()).chain(self.jti.as_ref().map(|jti| self.entry(Kind::Jti, jti)))
     }
 
     /// Returns the entries of [`Keys::before`] without writing out their keys.
     pub fn before_entries(&self) -> impl Iterator<Item = EntryKey<'_>> {
         let client = self.client().filter(|client| !self.is_subject(*client));
         std::iter::once(self.subject()).chain(client).chain(self.tenant())
+    }
+
+    /// Returns the entry of the credential itself.
+    pub fn token(&self) -> EntryKey<'_> {
+        self.entry(Kind::Token, &self.token)
     }
 
     /// Returns the entry of the subject: that of a client where the subject is one.

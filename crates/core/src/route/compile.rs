@@ -4,7 +4,7 @@
 use std::{collections::BTreeSet, sync::Arc};
 
 use super::{
-    CompileContext, OnOutage, Route, RouteConfig, RouteEntry, RouteTable,
+    CompileContext, OnOutage, Route, RouteConfig, RouteEntry, RouteTable, Sizing,
     accepted::AcceptedCredentials,
     preset::{self, Preset, PresetConfig, members::Catalog},
     table::{DuplicateRoute, HostPattern},
@@ -12,7 +12,7 @@ use super::{
 use crate::{
     config::{Errors, Path},
     identity::{CredentialKind, CredentialKinds},
-    limit::rate::RateLimit,
+    limit::Limit,
     pattern::Pattern,
     rule::{
         condition::{self, Condition},
@@ -136,8 +136,7 @@ fn from_preset(
     errors: &mut Errors,
 ) -> Vec<TableEntry> {
     let limits = context.limits;
-    let routes =
-        preset::expand(config, preset, |name| limits.get(name).map(Arc::as_ref), path, errors);
+    let routes = preset::expand(config, preset, |name| limits.get(name), path, errors);
     routes
         .iter()
         .flat_map(|route| insert(route, Some(&config.preset), context, compiled, path, errors))
@@ -250,6 +249,17 @@ fn route(
             "the upstream gets either its own key or the client's credential, not both",
         );
     }
+    let (mut rates, mut holds) = (Vec::new(), Vec::new());
+    for limit in limits(config, context, path, errors) {
+        match limit {
+            Limit::Rate(limit) => rates.push(limit),
+            Limit::Hold(limit) => holds.push(limit),
+        }
+    }
+    let counts_tokens = holds.iter().any(|limit| limit.counts_tokens());
+    let sizing = counts_tokens.then(|| Sizing {
+        generates: config.generates.unwrap_or_else(|| generates(&config.matches.paths)),
+    });
     let sections = Sections {
         model: model.as_ref(),
         models: context.models,
@@ -260,6 +270,7 @@ fn route(
         mcp: config.mcp.as_ref(),
         categories: config.categories.as_ref().map(|rule| (rule, context.categories)),
         members: config.members.as_ref(),
+        sized: sizing.is_some(),
     };
     let content = Content::compile(&sections, path, errors);
     if let Some(url) = &config.resource_metadata
@@ -287,7 +298,15 @@ fn route(
     );
     let scopes = config.scopes.clone().unwrap_or(ScopeRule::All(Vec::new()));
     let scopes = scopes.compile(&path.key("scopes"), errors);
-    let limits = limits(config, context, path, errors);
+    if config.on_outage == OnOutage::Local
+        && let Some(limit) = holds.first()
+    {
+        let message = format!(
+            "`local` cannot count `{}`, a budget that all replicas share; use `deny`",
+            limit.name
+        );
+        errors.push(&path.key("on_outage"), message);
+    }
     let upstream_key = config.upstream_key.as_ref().map(|source| {
         context.upstream_keys.iter().position(|known| known == source).unwrap_or_else(|| {
             context.upstream_keys.push(source.clone());
@@ -305,7 +324,9 @@ fn route(
         content,
         websocket,
         resource_metadata: config.resource_metadata.clone(),
-        limits,
+        limits: rates,
+        holds,
+        sizing,
         on_outage: config.on_outage,
         credentials,
         accepted,
@@ -357,8 +378,8 @@ fn limits(
     context: &CompileContext<'_>,
     path: &Path,
     errors: &mut Errors,
-) -> Vec<Arc<RateLimit>> {
-    let mut limits: Vec<Arc<RateLimit>> = Vec::new();
+) -> Vec<Limit> {
+    let mut limits: Vec<Limit> = Vec::new();
     for (index, name) in config.limits.iter().enumerate() {
         let at = path.key("limits").index(index);
         let Some(limit) = context.limits.get(name) else {
@@ -372,7 +393,7 @@ fn limits(
             );
             continue;
         };
-        if limits.iter().any(|known| known.name == limit.name) {
+        if limits.iter().any(|known| known.name() == limit.name()) {
             errors.push(&at, format!("`{name}` is listed twice"));
         }
         if config.public && limit.needs_principal() {
@@ -385,6 +406,9 @@ fn limits(
             let message = format!("`{name}` counts by model, and the route has no `model`");
             errors.push_presuming(&at, &[path.key("model")], message);
         }
+        if limit.counts_tokens() {
+            check_size(&limit.clone(), config, context, (&at, path), errors);
+        }
         // Otherwise each name that a client invents has a bucket of its own.
         if limit.needs_model()
             && config.model.as_ref().is_some_and(|model| !context.models.bind(model))
@@ -396,9 +420,59 @@ fn limits(
             let presumes = [path.key("model"), path.parent().parent().key("models")];
             errors.push_presuming(&at, &presumes, message);
         }
-        limits.push(Arc::clone(limit));
+        limits.push(limit.clone());
     }
     limits
+}
+
+/// Whether the server answers requests of these paths with tokens: not with numbers, as those of
+/// the paths that are known to.
+fn generates(paths: &[String]) -> bool {
+    const NUMBERS: [&str; 9] = [
+        "embeddings",
+        "embed",
+        "rerank",
+        "score",
+        "classify",
+        "pooling",
+        "similarity",
+        "tokenize",
+        "detokenize",
+    ];
+    let is_of_numbers =
+        |path: &String| path.rsplit('/').next().is_some_and(|last| NUMBERS.contains(&last));
+    !paths.iter().all(is_of_numbers)
+}
+
+/// Checks that the size of every request of a route is known.
+fn check_size(
+    limit: &Limit,
+    config: &RouteConfig,
+    context: &CompileContext<'_>,
+    (at, route): (&Path, &Path),
+    errors: &mut Errors,
+) {
+    let name = limit.name();
+    if config.public {
+        errors.push(
+            at,
+            format!("`{name}` counts tokens, and the body of a public route is not read"),
+        );
+    } else if config.model.is_none() {
+        let message = format!(
+            "`{name}` counts tokens, and the route has no `model`, whose context bounds a request"
+        );
+        errors.push_presuming(at, &[route.key("model")], message);
+    } else if let Some(unsized_model) = context.models.without_size() {
+        let models = route.parent().parent().key("models");
+        let message = match unsized_model {
+            Some(model) => {
+                format!("`{name}` counts tokens, and the model `{model}` has no `context`")
+            }
+            None => format!("`{name}` counts tokens; list the `models` with their `context`"),
+        };
+        errors.push_presuming(at, &[models, route.key("model")], message);
+    }
 }
 
 fn methods(config: &RouteConfig, path: &Path, errors: &mut Errors) -> Vec<String> {

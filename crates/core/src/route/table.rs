@@ -344,6 +344,8 @@ mod tests {
         let mut table = RouteTable::default();
         for (host, path, methods) in routes {
             let route = Arc::new(Route {
+                holds: Vec::new(),
+                sizing: None,
                 name: format!("{host}{path}"),
                 public: false,
                 scopes: ScopeRule::All(Vec::new()),

@@ -12,6 +12,7 @@ use super::{
     member::RouteMembers,
     model::{ModelRule, ModelSource, Models},
     scope::missing_scopes,
+    size::{ModelSize, RequestSize},
     tool::{McpConfig, check_tools, compile_template},
 };
 use crate::{
@@ -21,8 +22,8 @@ use crate::{
     request::{
         Headers, Request,
         body::{
-            Body, BodyFacts, FieldPlan, ForbiddenCause, ForbiddenMember, FormPlan, Parts, Plan,
-            PlanError, Wanted, cap_names, members::TableId,
+            Body, BodyFacts, FieldPlan, ForbiddenCause, ForbiddenMember, FormPlan, Outline, Parts,
+            Plan, PlanError, Wanted, cap_names, members::TableId,
         },
     },
     text::is_scope,
@@ -51,6 +52,8 @@ pub(crate) struct Sections<'a> {
     pub(crate) mcp: Option<&'a McpConfig>,
     pub(crate) categories: Option<(&'a CategoryRuleConfig, &'a Arc<Categories>)>,
     pub(crate) members: Option<&'a RouteMembers>,
+    /// Whether the size of a request is computed.
+    pub(crate) sized: bool,
 }
 
 /// How the body of a request is read.
@@ -151,9 +154,11 @@ impl Content {
 
     fn json(&mut self, sections: &Sections<'_>) -> Result<Reading, ReadingError> {
         let tiers = sections.model.is_some();
-        let caps = self.caps.as_ref().is_some_and(Caps::need_json)
+        let caps = sections.sized
+            || self.caps.as_ref().is_some_and(Caps::need_json)
             || (tiers && sections.models.need_body());
-        let parts = self.caps.as_ref().is_some_and(Caps::need_content)
+        let parts = sections.sized
+            || self.caps.as_ref().is_some_and(Caps::need_content)
             || (tiers && sections.models.need_content())
             || self.raise.is_some()
             || self.fields.as_ref().is_some_and(|fields| fields.media == Media::Inline);
@@ -262,9 +267,11 @@ impl Content {
         members: &RouteMembers,
         root: TableId,
         model: Option<&str>,
-        models: &Models,
+        sections: &Sections<'_>,
     ) -> Reading {
-        let caps = self.caps.as_ref().is_some_and(Caps::need_json) || models.need_body();
+        let caps = sections.sized
+            || self.caps.as_ref().is_some_and(Caps::need_json)
+            || sections.models.need_body();
         let categories = self.categories.as_ref().map(|(rule, _)| rule);
         let wanted = Wanted {
             caps,
@@ -286,11 +293,10 @@ impl Content {
         path: &Path,
         errors: &mut Errors,
     ) -> Reading {
-        let models = sections.models;
         if let Some((members, root)) =
             sections.members.and_then(|members| Some((members, members.form?)))
         {
-            return self.form_members(members, root, model, models);
+            return self.form_members(members, root, model, sections);
         }
         for (key, set) in [
             ("raise", self.raise.is_some()),
@@ -323,7 +329,9 @@ impl Content {
                 "a form holds its media itself; remove `media`",
             );
         }
-        let caps = self.caps.as_ref().is_some_and(Caps::need_json) || models.need_body();
+        let caps = sections.sized
+            || self.caps.as_ref().is_some_and(Caps::need_json)
+            || sections.models.need_body();
         self.second_places = Self::second_places(self.fields.as_ref(), caps);
         let forbidden: Vec<String> =
             fields.deny.iter().map(|pointer| pointer.last().to_owned()).collect();
@@ -389,6 +397,28 @@ impl Content {
             }
         }
         Ok(facts)
+    }
+
+    /// Returns the size of a request in tokens. A form is as large as the context of the model:
+    /// nothing in it bounds what the server reads of its files.
+    ///
+    /// # Errors
+    /// The errors of [`crate::request::Body::outline`].
+    pub(crate) fn size(
+        &self,
+        model: ModelSize,
+        body: &Body<'_>,
+        facts: &BodyFacts<'_>,
+        generates: bool,
+    ) -> Result<RequestSize, Denial> {
+        let outline = match &self.reading {
+            Reading::Json(_) if facts.bytes > 0 => body.outline()?,
+            Reading::Nothing | Reading::Length | Reading::Json(_) | Reading::Prefix(..) => {
+                Outline::default()
+            }
+            Reading::Form(_) => Outline { is_open: true, ..Outline::default() },
+        };
+        Ok(RequestSize::of(model, facts, &outline, generates))
     }
 
     /// Checks the facts read from the body.

@@ -4,6 +4,7 @@
 use std::{
     borrow::Cow,
     collections::{HashMap, HashSet},
+    num::NonZeroU64,
     str::FromStr,
     sync::Arc,
 };
@@ -16,6 +17,7 @@ use thiserror::Error;
 use super::{
     fields::{Caps, CapsConfig},
     scope::missing_scopes,
+    size::{ModelSize, TEMPLATE},
 };
 use crate::{
     config::{Errors, Path, from_text},
@@ -42,6 +44,16 @@ pub struct ModelConfig {
     /// accepts them. They are resolved first: scopes, tiers and limits use the name of this entry.
     #[serde(default)]
     pub aliases: Vec<String>,
+    /// The context of the model, in tokens, as the server has it (`--max-model-len`): a prompt and
+    /// its answer together. Needed where a limit counts tokens.
+    pub context: Option<NonZeroU64>,
+    /// The most tokens of one answer. Default: the context.
+    pub max_output: Option<u64>,
+    /// The most tokens of one image, clip or file. Default: the context.
+    pub max_tokens_per_media: Option<u64>,
+    /// The most tokens that the chat template adds to a prompt, beside the messages: a default
+    /// system prompt, instructions for tools. Default 512.
+    pub template_tokens: Option<u64>,
 }
 
 /// One entry of `tiers`: models that require an additional scope, and the caps for requests to
@@ -164,6 +176,8 @@ pub struct Models {
     /// The names of the policy. Clients only look up names, so hash flooding is no concern.
     by_served: HashMap<String, Arc<str>, FixedState>,
     tiers: Vec<Tier>,
+    /// The sizes of the models that have some, by their names in the policy.
+    sizes: HashMap<Arc<str>, ModelSize, FixedState>,
 }
 
 #[derive(Debug)]
@@ -187,6 +201,7 @@ impl Models {
         errors: &mut Errors,
     ) -> Self {
         let mut by_served: HashMap<String, Arc<str>, FixedState> = HashMap::default();
+        let mut sizes: HashMap<Arc<str>, ModelSize, FixedState> = HashMap::default();
         let models = root.key("models");
         for (index, config) in configs.iter().enumerate() {
             let path = models.index(index);
@@ -210,6 +225,9 @@ impl Models {
                 );
             }
             let name: Arc<str> = config.name.as_str().into();
+            if let Some(size) = compile_size(config, &path, errors) {
+                sizes.insert(Arc::clone(&name), size);
+            }
             let serves = serves
                 .into_iter()
                 .enumerate()
@@ -229,7 +247,7 @@ impl Models {
             }
         }
         let tiers = compile_tiers(tiers, configs, &root.key("tiers"), errors);
-        Self { by_served, tiers }
+        Self { by_served, tiers, sizes }
     }
 
     /// Returns the policy's name for a name that a client sent; `None` if the policy serves no such
@@ -240,6 +258,20 @@ impl Models {
         } else {
             self.by_served.get(sent).cloned()
         }
+    }
+
+    /// Returns the sizes of a model, by its name in the policy.
+    pub(crate) fn size(&self, name: &str) -> Option<ModelSize> {
+        self.sizes.get(name).copied()
+    }
+
+    /// Returns a model without a size, if there is one; `Some(None)` where no model is listed.
+    #[expect(clippy::option_option, reason = "all have a size, one has none, no model is known")]
+    pub(crate) fn without_size(&self) -> Option<Option<&str>> {
+        if self.by_served.is_empty() {
+            return Some(None);
+        }
+        self.names().filter(|name| !self.sizes.contains_key(*name)).min().map(Some)
     }
 
     /// Whether the policy neither lists models nor has tiers, so that every name is one.
@@ -293,6 +325,33 @@ impl Models {
         let cause = missing_scopes(&purpose, &needed, true, principal);
         Err(forbidden(name, cause).with_message(message).with_scopes(needed))
     }
+}
+
+/// Compiles the sizes of a model, if it has some, and records every error.
+fn compile_size(config: &ModelConfig, path: &Path, errors: &mut Errors) -> Option<ModelSize> {
+    let parts = [
+        ("max_output", config.max_output),
+        ("max_tokens_per_media", config.max_tokens_per_media),
+        ("template_tokens", config.template_tokens),
+    ];
+    let Some(context) = config.context.map(NonZeroU64::get) else {
+        for (key, _) in parts.into_iter().filter(|(_, number)| number.is_some()) {
+            let text = format!("`{key}` is a part of the `context`; set that, too");
+            errors.push_presuming(&path.key(key), &[path.key("context")], text);
+        }
+        return None;
+    };
+    for (key, number) in parts {
+        if number.is_some_and(|number| number > context) {
+            errors.push(&path.key(key), format!("it is more than the `context` of {context}"));
+        }
+    }
+    Some(ModelSize {
+        context,
+        max_output: config.max_output.unwrap_or(context),
+        media: config.max_tokens_per_media.unwrap_or(context),
+        template: config.template_tokens.unwrap_or(TEMPLATE),
+    })
 }
 
 fn compile_tiers(

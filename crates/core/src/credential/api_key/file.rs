@@ -104,8 +104,8 @@ impl KeyFile {
             let Some(record) = spec.compile(lifetimes, &path, errors) else { continue };
             if let Some(names) = names {
                 if let Some(limit) = names.unknown_limit(&record) {
-                    let message = "the policy has no limit of this name; add it to `limits` of the \
-                                   configuration, or remove it here";
+                    let message = "the policy has no limit of this name, or none of this form; add \
+                                   it to `limits` of the configuration, or remove it here";
                     errors.push(&path.key("limits").key(limit), message);
                 }
                 if let Some(tier) = names.unknown_tier(&record) {
@@ -142,7 +142,8 @@ mod tests {
     const ONE: &str = "{ id: 7Jk2mN4pQ8rT, subject: ci, created: '2026-11-29T00:00:00Z', digest: 'sha256:ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad'";
 
     fn errors(text: &str) -> Vec<String> {
-        let names = PolicyNames { has_limit: &|name| name == "a", has_tier: &|tier| tier == "t" };
+        let names =
+            PolicyNames { has_limit: &|name, _| name == "a", has_tier: &|tier| tier == "t" };
         match KeyFile::compile(text, &KeyLifetimes::default(), Some(names)) {
             Ok(table) => vec![format!("{} keys", table.len())],
             Err(errors) => errors.iter().map(ToString::to_string).collect(),

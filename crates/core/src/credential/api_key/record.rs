@@ -6,7 +6,7 @@ use super::{digest::KeyDigest, lifetimes::KeyLifetimes};
 use crate::{
     identity::{Holder, KeyId, KeyTerms},
     network::Networks,
-    time::{Rate, Span, Timestamp},
+    time::{Quota, Span, Timestamp},
 };
 
 /// The record of a key, as a source stores it.
@@ -34,8 +34,8 @@ pub struct KeyRecord {
     pub models: Option<Box<[Box<str>]>>,
     /// The tier, which overrides of limits select by.
     pub tier: Option<Box<str>>,
-    /// The rates for limits of the policy, by their names.
-    pub limits: Box<[(Box<str>, Rate)]>,
+    /// The quotas for limits of the policy, by their names.
+    pub limits: Box<[(Box<str>, Quota)]>,
     /// The networks from which the key may be used. `None`: every network.
     pub networks: Option<Networks>,
     /// Labels for people and tools; no decision reads them.

@@ -15,7 +15,7 @@ use crate::{
     identity::{Holder, KeyId},
     network::Networks,
     text::{is_identifier, is_scope},
-    time::{Rate, Timestamp, rfc3339::Rfc3339},
+    time::{Quota, Timestamp, rfc3339::Rfc3339},
 };
 
 /// The most labels of a key.
@@ -56,9 +56,10 @@ pub struct KeySpec {
     /// The tier, which overrides of limits select by. Default: none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub tier: Option<String>,
-    /// Rates for limits of the policy, by their names. Default: none.
+    /// Sizes for limits of the policy, by their names, each in the form of the limit: `5/1m`,
+    /// `1000/day`. Default: none.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
-    pub limits: BTreeMap<String, Rate>,
+    pub limits: BTreeMap<String, Quota>,
     /// The networks from which the key may be used. Default: every network.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub networks: Option<Networks>,

@@ -64,7 +64,10 @@ fn verified(
     let context = KeyContext {
         tables,
         keys: &keys,
-        names: PolicyNames { has_limit: &|name| name == "known", has_tier: &|name| name == "gold" },
+        names: PolicyNames {
+            has_limit: &|name, _| name == "known",
+            has_tier: &|name| name == "gold",
+        },
         denylists: &[],
     };
     let key = ApiKey::read(text.as_bytes())
@@ -100,7 +103,7 @@ fn a_key_becomes_the_principal_of_its_record() {
     let terms = principal.key().unwrap();
     assert_eq!((terms.id, terms.tier.as_deref()), (key.id(), Some("gold")));
     assert!(terms.allows_model("llama") && !terms.allows_model("other") && !terms.weak);
-    assert_eq!(terms.rate("known").map(|rate| rate.to_string()), Some("5/1m".to_owned()));
+    assert_eq!(terms.quota("known").map(|quota| quota.to_string()), Some("5/1m".to_owned()));
     // It is revoked by its id, by the digest of the key, and by what it names.
     let listed: Vec<String> = principal
         .revocation()
@@ -164,7 +167,7 @@ fn a_source_that_is_not_read_yet_may_know_the_key() {
     let context = KeyContext {
         tables: &[None, known],
         keys: &keys,
-        names: PolicyNames { has_limit: &|_| false, has_tier: &|_| false },
+        names: PolicyNames { has_limit: &|_, _| false, has_tier: &|_| false },
         denylists: &[],
     };
     let rejection =
@@ -183,7 +186,7 @@ fn a_key_whose_record_is_not_copied_is_rejected_with_the_id_of_the_record() {
         let context = KeyContext {
             tables: &[Some(table.clone().into())],
             keys: &keys,
-            names: PolicyNames { has_limit: &|_| false, has_tier: &|_| false },
+            names: PolicyNames { has_limit: &|_, _| false, has_tier: &|_| false },
             denylists: &[],
         };
         let rejection = verify(ApiKey::read(text.as_bytes()).unwrap(), context, after(1)).err()?;

@@ -1,54 +1,77 @@
 //! The headers about limits that a client gets.
 
 use super::list::{HeaderSink, push_number};
-use crate::{limit::LimitStatus, time::Span};
+use crate::{
+    limit::{LimitStatus, Unit},
+    time::Span,
+};
 
-/// Writes `x-ratelimit-*` for the limit with least room (OpenAI's names and durations), and
+/// Writes `x-ratelimit-*` for the limits of requests and of tokens with least room (OpenAI's names and
+/// durations), and
 /// `RateLimit` and `RateLimit-Policy` (draft-ietf-httpapi-ratelimit-headers) for all limits.
 pub(super) fn rate_limit_headers(limits: &[LimitStatus], to: &mut impl HeaderSink) {
-    // The limit with the smallest part of its units left.
-    let tightest = limits.iter().min_by(|a, b| {
-        let left = |status: &LimitStatus, other: &LimitStatus| {
-            u128::from(status.verdict.remaining) * u128::from(other.limit.max(1))
-        };
-        left(a, b).cmp(&left(b, a)).then(b.verdict.retry_after.cmp(&a.verdict.retry_after))
-    });
-    let Some(tightest) = tightest else { return };
-    to.number("x-ratelimit-limit-requests", tightest.limit);
-    to.number("x-ratelimit-remaining-requests", tightest.verdict.remaining);
-    to.header("x-ratelimit-reset-requests", |text| {
-        go_duration(text, Span::from_micros(tightest.verdict.reset))
-    });
+    let of = |unit| tightest(limits.iter().filter(move |status| status.kind.unit() == unit));
+    if let Some(requests) = of(Unit::Requests) {
+        to.number("x-ratelimit-limit-requests", requests.limit);
+        to.number("x-ratelimit-remaining-requests", requests.verdict.remaining);
+        to.header("x-ratelimit-reset-requests", |text| {
+            go_duration(text, Span::from_micros(requests.verdict.reset))
+        });
+    }
+    if let Some(tokens) = of(Unit::Tokens) {
+        to.number("x-ratelimit-limit-tokens", tokens.limit);
+        to.number("x-ratelimit-remaining-tokens", tokens.verdict.remaining);
+        to.header("x-ratelimit-reset-tokens", |text| {
+            go_duration(text, Span::from_micros(tokens.verdict.reset))
+        });
+    }
+    if limits.is_empty() {
+        return;
+    }
     let seconds = |micros: u64| micros.div_ceil(1_000_000);
     // To the nearest second: the interval of `7/1m` is rounded up, and its window is still a minute.
     let window = |micros: u64| (micros.saturating_add(500_000) / 1_000_000).max(1);
     to.header("ratelimit-policy", |text| {
-        list(
-            text,
-            limits,
-            (b";q=", |status| status.limit),
-            (b";w=", |status| window(status.window)),
-        );
+        list(text, limits, |text, status| {
+            text.extend_from_slice(b";q=");
+            push_number(text, status.limit);
+            text.extend_from_slice(status.kind.unit().parameter());
+            if status.window > 0 {
+                text.extend_from_slice(b";w=");
+                push_number(text, window(status.window));
+            }
+        });
     });
     to.header("ratelimit", |text| {
-        list(
-            text,
-            limits,
-            (b";r=", |status| status.verdict.remaining),
-            (b";t=", |status| seconds(status.verdict.reset)),
-        );
+        list(text, limits, |text, status| {
+            text.extend_from_slice(b";r=");
+            push_number(text, status.verdict.remaining);
+            if status.window > 0 {
+                text.extend_from_slice(b";t=");
+                push_number(text, seconds(status.verdict.reset));
+            }
+        });
     });
+}
+
+/// The limit with the smallest part of its units left.
+fn tightest<'a>(limits: impl Iterator<Item = &'a LimitStatus>) -> Option<&'a LimitStatus> {
+    limits.min_by(|a, b| {
+        let left = |status: &LimitStatus, other: &LimitStatus| {
+            u128::from(status.verdict.remaining) * u128::from(other.limit.max(1))
+        };
+        left(a, b).cmp(&left(b, a)).then(b.verdict.retry_after.cmp(&a.verdict.retry_after))
+    })
 }
 
 /// The most bytes of a list of limits. The limits of a route beyond it are not listed.
 const MAX_LIST: usize = 320;
 
-/// Appends `"name";a=1;b=2` for each limit.
+/// Appends `"name"` and its parameters for each limit.
 fn list(
     text: &mut Vec<u8>,
     limits: &[LimitStatus],
-    (first, one): (&[u8; 3], impl Fn(&LimitStatus) -> u64),
-    (second, two): (&[u8; 3], impl Fn(&LimitStatus) -> u64),
+    parameters: impl Fn(&mut Vec<u8>, &LimitStatus),
 ) {
     let start = text.len();
     for (index, status) in limits.iter().enumerate() {
@@ -59,10 +82,7 @@ fn list(
         text.push(b'"');
         text.extend_from_slice(status.name.as_bytes());
         text.push(b'"');
-        text.extend_from_slice(first);
-        push_number(text, one(status));
-        text.extend_from_slice(second);
-        push_number(text, two(status));
+        parameters(text, status);
         if index > 0 && text.len() - start > MAX_LIST {
             return text.truncate(end);
         }
@@ -110,11 +130,15 @@ fn go_duration(text: &mut Vec<u8>, span: Span) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{decision::answer::HeaderList, limit::Verdict};
+    use crate::{
+        decision::answer::HeaderList,
+        limit::{LimitKind, Verdict},
+    };
 
     fn status(name: &str, limit: u64, remaining: u64, reset: u64) -> LimitStatus {
         LimitStatus {
             name: name.into(),
+            kind: LimitKind::Rate,
             limit,
             window: limit * 1_000_000,
             verdict: Verdict { admitted: remaining > 0, remaining, retry_after: 0, reset },

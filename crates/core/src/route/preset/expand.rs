@@ -13,7 +13,7 @@ use super::{
 use crate::{
     config::{Errors, Path},
     identity::CredentialKind,
-    limit::rate::RateLimit,
+    limit::Limit,
     request::body::Opened,
     route::{MatchConfig, OnOutage, RouteConfig},
     rule::{
@@ -150,7 +150,7 @@ pub struct PresetModelConfig {
 pub(in crate::route) fn expand<'a>(
     config: &PresetConfig,
     preset: &Preset,
-    limit: impl Fn(&str) -> Option<&'a RateLimit>,
+    limit: impl Fn(&str) -> Option<&'a Limit>,
     path: &Path,
     errors: &mut Errors,
 ) -> Vec<RouteConfig> {
@@ -185,8 +185,10 @@ pub(in crate::route) fn expand<'a>(
                 .is_some_and(|root| catalog.bounds_answer(root));
             let limits = config.limits.iter().filter(|name| {
                 // An unknown name is kept, so that it is reported with the other errors.
+                let Some(limit) = limit(name) else { return !route.public };
                 !route.public
-                    && (model.is_some() || !limit(name).is_some_and(RateLimit::needs_model))
+                    && (model.is_some() || !limit.needs_model())
+                    && (!limit.counts_tokens() || infers(route))
             });
             let scopes = route
                 .scopes
@@ -222,6 +224,7 @@ pub(in crate::route) fn expand<'a>(
                 websocket: config.websocket.clone().filter(|_| route.body == BodyKind::Websocket),
                 resource_metadata: config.resource_metadata.clone().filter(|_| !route.public),
                 limits: limits.cloned().collect(),
+                generates: Some(!route.scopes.iter().any(|scope| scope == EMBEDDINGS)),
                 on_outage: config.on_outage,
                 credentials: config.credentials.clone().filter(|_| !route.public),
                 forward_credential: config.forward_credential && !route.public,
@@ -230,6 +233,16 @@ pub(in crate::route) fn expand<'a>(
         }
     }
     expanded
+}
+
+/// The scope of the routes that answer with numbers.
+const EMBEDDINGS: &str = "infer:embeddings";
+
+/// Whether a model reads requests of a route, so that they use tokens. A route of which no request
+/// has a model reads stored answers.
+fn infers(route: &PresetRoute) -> bool {
+    route.model != ModelPlace::None
+        && route.scopes.iter().any(|scope| scope.starts_with("infer:") || scope == "ocr_api_access")
 }
 
 /// Returns the tables of a preset.

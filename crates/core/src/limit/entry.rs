@@ -1,0 +1,109 @@
+//! The list `limits`, compiled: one kind of limit for each entry.
+
+use std::{collections::BTreeMap, sync::Arc};
+
+use super::{
+    config::{LimitConfig, SizeKeys},
+    hold_limit::HoldLimit,
+    rate::RateLimit,
+};
+use crate::{
+    config::{Errors, Path},
+    time::Quota,
+};
+
+/// A compiled limit of any kind.
+#[derive(Clone, Debug)]
+pub enum Limit {
+    /// Requests per time.
+    Rate(Arc<RateLimit>),
+    /// What requests hold units of.
+    Hold(Arc<HoldLimit>),
+}
+
+impl Limit {
+    /// Compiles one entry of `limits` and records every error.
+    fn compile(config: &LimitConfig, path: &Path, errors: &mut Errors) -> Option<Self> {
+        let keys: Vec<&str> = SizeKeys::of_limit(config).names().collect();
+        let [key] = *keys else {
+            let text = match keys.is_empty() {
+                true => "a limit needs a size: set `rate`, `requests` or `tokens_per_request`",
+                false => {
+                    "a limit has one size: set one of `rate`, `requests` and `tokens_per_request`"
+                }
+            };
+            errors.push(path, text);
+            return None;
+        };
+        if config.time_zone.is_some() && key != "requests" {
+            let text = format!("`{key}` has no windows of the calendar; remove this");
+            errors.push(&path.key("time_zone"), text);
+        }
+        if config.lease.is_some() && key != "rate" {
+            errors.push(&path.key("lease"), "only a `rate` can be leased; remove this");
+        }
+        if key == "rate" {
+            RateLimit::compile(config, path, errors).map(Arc::new).map(Self::Rate)
+        } else {
+            HoldLimit::compile(config, path, errors).map(Arc::new).map(Self::Hold)
+        }
+    }
+
+    /// The limit's name.
+    pub fn name(&self) -> &str {
+        match self {
+            Self::Rate(limit) => &limit.name,
+            Self::Hold(limit) => &limit.name,
+        }
+    }
+
+    /// Whether the limit counts by an attribute of the credential.
+    pub fn needs_principal(&self) -> bool {
+        match self {
+            Self::Rate(limit) => limit.needs_principal(),
+            Self::Hold(limit) => limit.needs_principal(),
+        }
+    }
+
+    /// Whether the limit counts by the model.
+    pub fn needs_model(&self) -> bool {
+        match self {
+            Self::Rate(limit) => limit.needs_model(),
+            Self::Hold(limit) => limit.needs_model(),
+        }
+    }
+
+    /// Whether the limit counts tokens, so that the size of a request is needed.
+    pub fn counts_tokens(&self) -> bool {
+        match self {
+            Self::Rate(_) => false,
+            Self::Hold(limit) => limit.counts_tokens(),
+        }
+    }
+
+    /// Whether the record of a key may set a quota for the limit.
+    pub fn fits(&self, quota: Quota) -> bool {
+        match self {
+            Self::Rate(limit) => limit.fits(quota),
+            Self::Hold(limit) => limit.fits(quota),
+        }
+    }
+}
+
+/// Compiles the list `limits`, whose names must be unique, and records every error.
+pub(crate) fn compile(
+    configs: &[LimitConfig],
+    path: &Path,
+    errors: &mut Errors,
+) -> BTreeMap<String, Limit> {
+    let mut limits = BTreeMap::new();
+    for (index, config) in configs.iter().enumerate() {
+        let path = path.index(index);
+        if let Some(limit) = Limit::compile(config, &path, errors)
+            && limits.insert(config.name.clone(), limit).is_some()
+        {
+            errors.push(&path.key("name"), format!("two limits are named `{}`", config.name));
+        }
+    }
+    limits
+}

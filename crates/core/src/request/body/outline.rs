@@ -1,0 +1,440 @@
+//! The outline of a JSON body: what metering reads of it, whatever the rules of the route read.
+
+use std::borrow::Cow;
+
+use super::{
+    content::{Kind, kind},
+    json_error::{DEPTH, JsonError, KEYS, LENGTH},
+    plan::bounds_answer,
+    scan::{RawString, Scanner},
+    seen_keys::SeenKeys,
+};
+
+/// The largest integer that a double represents exactly, as do all smaller ones.
+const INTEGER: u64 = 1 << 53;
+
+/// What metering reads of a JSON body.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct Outline<'a> {
+    /// The elements of `messages` and of a list `input`.
+    pub messages: u64,
+    /// Whether the request declares tools, which the server writes into the prompt.
+    pub has_tools: bool,
+    /// Whether the prompt has a part that is stored at the server, or a template of the client, so
+    /// that the body does not bound its length.
+    pub is_open: bool,
+    /// Whether the answer is streamed.
+    pub is_streamed: bool,
+    /// Whether the server answers before it has generated.
+    pub is_background: bool,
+    /// The members of `stream_options`, with their JSON.
+    pub stream_options: Vec<(Cow<'a, str>, &'a str)>,
+    /// The members of the document that bound an answer, with their values.
+    pub bounds: Vec<(Cow<'a, str>, u64)>,
+    /// The images, clips and videos that are parts of messages.
+    pub media: u64,
+    /// The bytes of those that are part of the body: no server reads them as text.
+    pub media_bytes: u64,
+    /// Whether a proxy that reads numbers as doubles writes the same document again.
+    pub is_exact: bool,
+}
+
+/// Reads the outline of a body.
+pub(super) fn read(bytes: &[u8]) -> Result<Outline<'_>, JsonError> {
+    let mut reader = Reader {
+        scanner: Scanner::new(bytes).map_err(|error| *error)?,
+        seen: SeenKeys::new(),
+        outline: Outline { is_exact: true, ..Outline::default() },
+        part: None,
+    };
+    reader.document().map_err(|error| *error)?;
+    Ok(reader.outline)
+}
+
+struct Reader<'a> {
+    scanner: Scanner<'a>,
+    seen: SeenKeys<'a>,
+    outline: Outline<'a>,
+    /// The innermost part of a message.
+    part: Option<Part>,
+}
+
+/// The place of a value in the document.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Place {
+    Document,
+    /// `messages`, or `input`.
+    Messages,
+    Message,
+    /// The `content` of a message, or of the result of a tool.
+    Content,
+    /// An element of a content.
+    Part,
+    /// A member of a part that holds a medium.
+    Medium,
+    /// Any other place, below which there is no message.
+    Other,
+}
+
+impl Place {
+    /// The place of a member of an object.
+    fn of_member(self, key: &str) -> Self {
+        match (self, key) {
+            (Self::Document, "messages" | "input") => Self::Messages,
+            (Self::Message | Self::Part, "content") => Self::Content,
+            (
+                Self::Part,
+                "image_url" | "input_audio" | "audio_url" | "video_url" | "source" | "image"
+                | "audio" | "video" | "data" | "url",
+            )
+            | (Self::Medium, "url" | "data") => Self::Medium,
+            _ => Self::Other,
+        }
+    }
+
+    /// The place of an element of a list.
+    fn of_element(self) -> Self {
+        match self {
+            Self::Messages => Self::Message,
+            Self::Content => Self::Part,
+            _ => Self::Other,
+        }
+    }
+}
+
+/// What is known of a part of a message while it is read.
+#[derive(Clone, Copy, Default)]
+struct Part {
+    kind: PartKind,
+    /// The bytes of the strings that hold a medium.
+    bytes: u64,
+    /// The media within it, and their bytes: those of the result of a tool.
+    inner: (u64, u64),
+}
+
+#[derive(Clone, Copy, Default, PartialEq, Eq)]
+enum PartKind {
+    Medium,
+    ToolResult,
+    #[default]
+    Other,
+}
+
+impl PartKind {
+    /// The kind of a part with a type. A document is text, in whatever form it comes.
+    fn of(text: &RawString<'_>) -> Result<Self, Box<JsonError>> {
+        if text.inner.len() > LENGTH {
+            return Ok(Self::Other);
+        }
+        let name = text.unescape()?;
+        Ok(match kind(&name) {
+            Some(Kind::Image | Kind::Audio | Kind::Video) => Self::Medium,
+            None if name == "tool_result" => Self::ToolResult,
+            Some(Kind::File) | None => Self::Other,
+        })
+    }
+}
+
+/// A value, as far as the outline has it.
+enum Value<'a> {
+    Scalar(&'a str),
+    Text(RawString<'a>),
+    /// The number of elements.
+    List(u64),
+    Object,
+}
+
+impl<'a> Reader<'a> {
+    fn document(&mut self) -> Result<(), Box<JsonError>> {
+        self.scanner.space();
+        if self.scanner.peek() != Some(b'{') {
+            return Err(JsonError::NotAnObject.into());
+        }
+        self.object(Place::Document, 1)?;
+        self.scanner.space();
+        if self.scanner.at_end() { Ok(()) } else { Err(self.scanner.syntax()) }
+    }
+
+    /// Reads an object. Of a repeated key another reader takes another value, so that it is refused
+    /// wherever it is.
+    fn object(&mut self, place: Place, depth: usize) -> Result<(), Box<JsonError>> {
+        if depth > DEPTH {
+            return Err(JsonError::TooDeep.into());
+        }
+        if self.scanner.opens_empty(b'}') {
+            return Ok(());
+        }
+        let outer = (place == Place::Part).then(|| self.part.replace(Part::default()));
+        let mut open = self.seen.open();
+        loop {
+            let raw = self.scanner.key()?;
+            if raw.inner.len() > LENGTH {
+                return Err(JsonError::TooLong.into());
+            }
+            let key = raw.unescape()?;
+            if self.seen.contains(&mut open, &key) {
+                return Err(JsonError::RepeatedKey.into());
+            }
+            if self.seen.count(&open) >= KEYS {
+                return Err(JsonError::TooManyKeys.into());
+            }
+            if depth == 1 && key == "stream_options" && self.scanner.peek() == Some(b'{') {
+                self.stream_options()?;
+            } else {
+                let value = self.value(place.of_member(&key), depth + 1)?;
+                if place == Place::Document {
+                    self.member(&key, &value);
+                }
+                if let (Place::Part, "type", Value::Text(text)) = (place, &*key, &value)
+                    && let Some(part) = &mut self.part
+                {
+                    part.kind = PartKind::of(text)?;
+                }
+            }
+            self.seen.push(key);
+            if !self.scanner.has_next(b'}')? {
+                break;
+            }
+        }
+        self.seen.close(open);
+        if let Some(outer) = outer {
+            let part = std::mem::replace(&mut self.part, outer).unwrap_or_default();
+            self.end_part(part);
+        }
+        Ok(())
+    }
+
+    /// Counts a part of a message. What is in the arguments of a tool is text, whatever its names.
+    fn end_part(&mut self, part: Part) {
+        let (media, bytes) = match part.kind {
+            PartKind::Medium => (1, part.bytes),
+            PartKind::ToolResult => part.inner,
+            PartKind::Other => return,
+        };
+        let (all_media, all_bytes) = match &mut self.part {
+            Some(outer) => (&mut outer.inner.0, &mut outer.inner.1),
+            None => (&mut self.outline.media, &mut self.outline.media_bytes),
+        };
+        *all_media = all_media.saturating_add(media);
+        *all_bytes = all_bytes.saturating_add(bytes);
+    }
+
+    fn value(&mut self, place: Place, depth: usize) -> Result<Value<'a>, Box<JsonError>> {
+        Ok(match self.scanner.peek() {
+            Some(b'{') => {
+                self.object(place, depth)?;
+                Value::Object
+            }
+            Some(b'[') => Value::List(self.list(place, depth)?),
+            Some(b'"') => {
+                let string = self.scanner.string()?;
+                if let Some(part) = self.part.as_mut().filter(|_| place == Place::Medium) {
+                    let length = u64::try_from(string.inner.len()).unwrap_or(u64::MAX);
+                    part.bytes = part.bytes.saturating_add(length);
+                }
+                Value::Text(string)
+            }
+            _ => {
+                let scalar = self.scanner.scalar()?;
+                self.outline.is_exact &= is_exact(scalar);
+                Value::Scalar(scalar)
+            }
+        })
+    }
+
+    /// Reads a list and returns the number of its elements.
+    fn list(&mut self, place: Place, depth: usize) -> Result<u64, Box<JsonError>> {
+        if depth > DEPTH {
+            return Err(JsonError::TooDeep.into());
+        }
+        if self.scanner.opens_empty(b']') {
+            return Ok(0);
+        }
+        let mut count = 0;
+        loop {
+            self.scanner.space();
+            self.value(place.of_element(), depth + 1)?;
+            count += 1;
+            if !self.scanner.has_next(b']')? {
+                return Ok(count);
+            }
+        }
+    }
+
+    /// Reads the members of `stream_options`, whose JSON is kept.
+    fn stream_options(&mut self) -> Result<(), Box<JsonError>> {
+        if self.scanner.opens_empty(b'}') {
+            return Ok(());
+        }
+        loop {
+            let key = self.scanner.key()?.unescape()?;
+            if self.outline.stream_options.iter().any(|(known, _)| *known == key) {
+                return Err(JsonError::RepeatedKey.into());
+            }
+            if self.outline.stream_options.len() >= KEYS {
+                return Err(JsonError::TooManyKeys.into());
+            }
+            let before = self.scanner.rest();
+            self.value(Place::Other, 3)?;
+            let length = before.len() - self.scanner.rest().len();
+            let json = before.get(..length).ok_or_else(|| self.scanner.syntax())?;
+            self.outline.stream_options.push((key, json));
+            if !self.scanner.has_next(b'}')? {
+                return Ok(());
+            }
+        }
+    }
+
+    /// Notes a member of the document.
+    fn member(&mut self, key: &Cow<'a, str>, value: &Value<'a>) {
+        let outline = &mut self.outline;
+        let is_set = !matches!(value, Value::Scalar("null"));
+        match (&**key, value) {
+            ("messages" | "input", Value::List(count)) => {
+                outline.messages = outline.messages.saturating_add(*count);
+            }
+            ("tools" | "functions", Value::List(count)) => outline.has_tools |= *count > 0,
+            ("stream", value) => outline.is_streamed = matches!(value, Value::Scalar("true")),
+            ("background", value) => {
+                outline.is_background = is_set && !matches!(value, Value::Scalar("false"));
+            }
+            ("previous_response_id" | "conversation" | "chat_template" | "template", _) => {
+                outline.is_open |= is_set;
+            }
+            // A prompt that is stored at the server.
+            ("prompt", Value::Object) => outline.is_open = true,
+            (name, Value::Scalar(scalar)) if bounds_answer(name) => {
+                if let Ok(number) = scalar.parse() {
+                    outline.bounds.push((key.clone(), number));
+                }
+            }
+            _ => {}
+        }
+    }
+}
+
+/// Whether a number is the same after it was read as a double.
+fn is_exact(scalar: &str) -> bool {
+    let digits = scalar.strip_prefix('-').unwrap_or(scalar);
+    if !digits.starts_with(|first: char| first.is_ascii_digit()) {
+        return true;
+    }
+    if digits.bytes().all(|byte| byte.is_ascii_digit()) {
+        return digits.parse::<u64>().is_ok_and(|number| number <= INTEGER);
+    }
+    digits.parse::<f64>().is_ok_and(f64::is_finite)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn outline(text: &str) -> Outline<'_> {
+        read(text.as_bytes()).unwrap()
+    }
+
+    #[test]
+    fn what_bounds_a_request_is_read_at_the_top_of_the_document() {
+        let chat = outline(
+            r#"{"messages":[{"role":"user","content":"a"},{}],"tools":[{"max_tokens":7}],
+                "stream":true,"stream_options":{"chunk_size":2, "x":{"a":[1]}},
+                "max_tokens":5,"max_completion_tokens":9,"options":{"num_predict":3}}"#,
+        );
+        assert_eq!((chat.messages, chat.has_tools, chat.is_streamed), (2, true, true));
+        assert_eq!(chat.stream_options, [("chunk_size".into(), "2"), ("x".into(), r#"{"a":[1]}"#)]);
+        assert_eq!(chat.bounds, [("max_tokens".into(), 5), ("max_completion_tokens".into(), 9)]);
+        assert!(chat.is_exact && !chat.is_open && !chat.is_background);
+        let plain = outline(
+            r#"{"input":"a","tools":[],"stream":false,"max_tokens":null,"background":false}"#,
+        );
+        assert_eq!(plain, Outline { is_exact: true, ..Outline::default() });
+    }
+
+    #[test]
+    fn a_medium_is_no_text_and_everything_else_is() {
+        let media = |content: &str| {
+            let text = format!(r#"{{"messages":[{{"role":"user","content":[{content}]}}]}}"#);
+            let outline = read(text.as_bytes()).unwrap();
+            (outline.media, outline.media_bytes)
+        };
+        for (content, expected) in [
+            (r#"{"type":"image_url","image_url":{"url":"data:123","detail":"low"}}"#, (1, 8)),
+            (r#"{"image_url":"data:123","type":"input_image"},{"type":"text","text":"a"}"#, (1, 8)),
+            (r#"{"type":"input_audio","input_audio":{"data":"12345","format":"wav"}}"#, (1, 5)),
+            (r#"{"type":"image","source":{"type":"base64","data":"1234"}}"#, (1, 4)),
+            (
+                r#"{"type":"tool_result","content":[{"type":"image","source":{"data":"1234"}}]}"#,
+                (1, 4),
+            ),
+            (r#"{"type":"text","text":"data:image/png;base64,1"}"#, (0, 0)),
+            (r#"{"type":"text","text":"a","image_url":{"url":"data:123"}}"#, (0, 0)),
+            (r#"{"image_url":{"url":"data:123"}}"#, (0, 0)),
+            (r#"{"type":"image_url","text":"12345678"}"#, (1, 0)),
+            (r#"{"type":"document","source":{"type":"text","data":"1234"}}"#, (0, 0)),
+            (
+                r#"{"type":"tool_use","input":{"content":[{"type":"image","source":{"data":"1234"}}]}}"#,
+                (0, 0),
+            ),
+            (
+                r#"{"type":"tool_use","content":[{"type":"image","source":{"data":"1234"}}]}"#,
+                (0, 0),
+            ),
+        ] {
+            assert_eq!(media(content), expected, "{content}");
+        }
+        let tools = br#"{"tools":[{"content":[{"type":"image","data":"1234"}]}]}"#;
+        assert_eq!(read(tools).unwrap().media, 0);
+    }
+
+    #[test]
+    fn a_prompt_that_the_body_does_not_bound_is_open() {
+        for text in [
+            r#"{"previous_response_id":"resp_1"}"#,
+            r#"{"conversation":{"id":"c"}}"#,
+            r#"{"prompt":{"id":"p"}}"#,
+            r#"{"chat_template":"{{ x }}"}"#,
+        ] {
+            assert!(outline(text).is_open, "{text}");
+        }
+        for text in [r#"{"previous_response_id":null}"#, r#"{"prompt":"a"}"#, r#"{"prompt":[1,2]}"#]
+        {
+            assert!(!outline(text).is_open, "{text}");
+        }
+        assert!(outline(r#"{"background":true}"#).is_background);
+        assert!(outline(r#"{"background":1}"#).is_background);
+    }
+
+    #[test]
+    fn numbers_that_a_double_changes_are_found_everywhere() {
+        for (number, exact) in [
+            ("9007199254740992", true),
+            ("-9007199254740992", true),
+            ("9007199254740993", false),
+            ("12345678901234567890", false),
+            ("123456789012345678901234567890", false),
+            ("0.1", true),
+            ("1e300", true),
+            ("1e400", false),
+            ("true", true),
+            (r#""12345678901234567890""#, true),
+        ] {
+            let text = format!(r#"{{"a":[{{"b":{number}}}]}}"#);
+            assert_eq!(outline(&text).is_exact, exact, "{number}");
+        }
+    }
+
+    #[test]
+    fn a_repeated_key_is_refused_at_every_depth() {
+        for text in [
+            r#"{"a":1,"a":2}"#,
+            r#"{"a":[{"b":{"c":1,"c":1}}]}"#,
+            r#"{"a":1,"\u0061":2}"#,
+            r#"{"stream_options":{"a":1,"a":2}}"#,
+        ] {
+            assert_eq!(read(text.as_bytes()), Err(JsonError::RepeatedKey), "{text}");
+        }
+        for text in ["", "[]", "{}x", "{", r#"{"a"}"#] {
+            assert!(read(text.as_bytes()).is_err(), "{text}");
+        }
+    }
+}
