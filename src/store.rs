@@ -48,7 +48,7 @@ pub use self::{
     position::{Position, PositionError},
     redis::{
         ACL_RULE, KeyPage, KeyWrite, PasswordError, Redis, StoredKey,
-        script::{ADMIT_BODY, GIVE_BACK_BODY},
+        script::{ADMIT_BODY, GIVE_BACK_BODY, RESERVE_BODY, SETTLE_BODY},
     },
     revocation::{Entry, InvalidRevocation, MARGIN, Page, Revocation, TTL_MAX, check_note},
     status::{BanStatus, Circuit, LeaseStatus, ReplicaStatus, ReservationStatus, StoreStatus},
@@ -265,7 +265,8 @@ pub fn open(config: &StoreConfig, stop: CancellationToken) -> Result<Opened, Sto
             let store = Arc::new(Redis::with_replication(config, Some(replication), stop.clone())?);
             let source = Arc::downgrade(&store);
             replica::spawn_follower(source, Arc::clone(&replica), refresh, stop.clone());
-            redis::spawn_give_back(Arc::downgrade(&store), stop);
+            redis::spawn_give_back(Arc::downgrade(&store), stop.clone());
+            redis::spawn_sweep(Arc::downgrade(&store), stop);
             let local = local.map(|local| Arc::new(LocalFallback::new(local, replica)));
             let redis = Some(Arc::clone(&store));
             Ok(Opened { store, local, redis })

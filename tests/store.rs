@@ -22,5 +22,7 @@ mod redis_server;
 mod refusals;
 mod replication;
 mod requests;
+mod reservations;
+mod settlements;
 mod shares;
 mod starvation;

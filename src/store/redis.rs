@@ -19,6 +19,7 @@ mod packed_list;
 mod pages;
 mod replication;
 pub(super) mod script;
+mod settling;
 
 use std::{future::Future, net::IpAddr, sync::Arc, time::Duration};
 
@@ -39,6 +40,7 @@ use self::{
     keys::{CHANGES, FORMAT_KEY, INDEX, Key, NOTES, check_format},
     pages::{Listed, MemberPage},
     script::Scripts,
+    settling::ReservationCounts,
 };
 pub use self::{
     api_keys::{KeyPage, KeyWrite, StoredKey},
@@ -47,11 +49,12 @@ pub use self::{
 pub(super) use self::{
     leasing::spawn_give_back,
     replication::{BATCH, Change, ChangeSubscription, Cursor},
+    settling::spawn_sweep,
 };
 use super::{
     AdmitFuture, BanQuery, BanStatus, Circuit, Entry, NewBan, PAGE_MAX, Page, Position,
-    RedisConfig, ReplicaStatus, ReservationStatus, Revocation, Store, StoreError, StoreStatus,
-    leases::Leases, replica::Replica,
+    RedisConfig, ReplicaStatus, Revocation, Store, StoreError, StoreStatus, leases::Leases,
+    replica::Replica,
 };
 
 /// The time limit of a call that is not a check: those of operators, and the steps of replication.
@@ -60,7 +63,8 @@ const CALL_DEADLINE: Duration = Duration::from_secs(2);
 /// The permissions of the ACL user: `ACL SETUSER tollgate on >PASSWORD` and this rule.
 /// `revocation.foreign` needs its own keys in addition, and another database than 0 `+select`.
 pub const ACL_RULE: &str = "~{tollgate}:* -@all +eval +evalsha +time +mget +exists +get +set +pttl +del +zadd +zrem +zcount \
-    +zrangebyscore +zscan +hset +hdel +hmget +hscan +xadd +xrange +xrevrange +xread +info";
+    +zrangebyscore +zscan +hset +hdel +hmget +hscan +sadd +sismember +pexpire \
+    +xadd +xrange +xrevrange +xread +info";
 
 /// A store in Redis.
 pub struct Redis {
@@ -69,6 +73,7 @@ pub struct Redis {
     scripts: Arc<Scripts>,
     replication: Option<Replication>,
     leases: Arc<Leases>,
+    reservations: Arc<ReservationCounts>,
     /// The time limit for the answer to a check.
     deadline: Duration,
     /// Ends the connection when it is dropped.
@@ -112,11 +117,13 @@ impl Redis {
         let alive = stop.child_token();
         let deadline = config.deadline.std();
         let scripts = Arc::new(Scripts::new());
+        let reservations = Arc::<ReservationCounts>::default();
         let dialer = Arc::new(Dialer::new(config, Arc::clone(&scripts))?);
         let breaker = CircuitBreaker::start(
             Arc::clone(&dialer),
             Arc::clone(&scripts),
             deadline,
+            Arc::clone(&reservations),
             alive.clone(),
         );
         Ok(Self {
@@ -125,6 +132,7 @@ impl Redis {
             scripts,
             replication,
             leases: Arc::default(),
+            reservations,
             deadline,
             _alive: alive.drop_guard(),
         })
@@ -148,9 +156,6 @@ impl Redis {
     async fn query(&self, request: AdmitRequest) -> Result<AdmitResponse, Outage> {
         if request.is_empty() {
             return Ok(AdmitResponse::Counted(Vec::new()));
-        }
-        if request.reservation.is_some() {
-            return Err(Outage::Refused);
         }
         if request.charges.iter().any(|charge| charge.lease.is_some()) {
             return self.decide_leased(request).await;
@@ -302,9 +307,11 @@ impl Store for Redis {
         Either::Right(Box::pin(self.decide(request)))
     }
 
-    /// Reservations are not made in Redis.
-    fn settle<'a>(&'a self, _: &'a [Settlement]) -> BoxFuture<'a, Result<Vec<Settled>, Outage>> {
-        Box::pin(std::future::ready(Err(Outage::Refused)))
+    fn settle<'a>(
+        &'a self,
+        settlements: &'a [Settlement],
+    ) -> BoxFuture<'a, Result<Vec<Settled>, Outage>> {
+        Box::pin(self.settle_all(settlements))
     }
 
     /// One deadline for a connection whose circuit is half-open, one for the answer, and the time
@@ -398,7 +405,7 @@ impl Store for Redis {
                 age: replica.age(),
             }),
             leases: Some(self.leases.status()),
-            reservations: ReservationStatus { open: None, expired: 0 },
+            reservations: self.reservations.status(),
         }
     }
 }

@@ -54,14 +54,14 @@ pub struct StoreStatus {
     pub bans: Option<BanStatus>,
     /// The units of leased limits that this process holds; `None` in memory.
     pub leases: Option<LeaseStatus>,
-    /// The reservations that are held now.
+    /// The open and the expired reservations.
     pub reservations: ReservationStatus,
 }
 
 /// The reservations of a store.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ReservationStatus {
-    /// The number of open reservations of all replicas; `None` while it is not known.
+    /// The number of open reservations of all replicas; `None` before this process has made one.
     pub open: Option<u64>,
     /// The number of reservations that this process found expired, and charged, since its start.
     pub expired: u64,

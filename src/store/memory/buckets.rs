@@ -10,24 +10,23 @@
 //! sixteenth of the room at most. Counters of holds and open reservations are bounded likewise, and
 //! as many settled reservations are remembered.
 
+mod reserve;
 mod table;
 
 use std::sync::{Mutex, PoisonError};
 
 use tollgate_core::{
-    admission::{AdmitRequest, Outage, Settled, Settlement},
+    admission::{AdmitRequest, Outage},
     limit::{
-        Charge, Hold, Verdict,
-        counters::{Counters, HELD_RETRY},
+        Charge, Verdict,
+        counters::Counters,
         reference::{peek, try_take},
-        reservation::Reservation,
     },
     revocation::Fingerprint,
     time::Timestamp,
 };
 
 use self::table::BucketTable;
-use crate::store::ReservationStatus;
 
 /// The number of principals who fill a table.
 const PARTS: usize = 16;
@@ -35,9 +34,6 @@ const PARTS: usize = 16;
 /// The number of buckets that a principal may have in a table of any size: its limits, models and
 /// routes.
 const LEAST_PART: usize = 64;
-
-/// How many reservations may expire in one step.
-const ADVANCE: usize = 64;
 
 /// All buckets, behind one lock. A check with two charges holds it for a tenth of a microsecond and
 /// takes a hundred times that in all, so that cores do not wait for the lock.
@@ -85,16 +81,6 @@ impl Buckets {
         }
     }
 
-    /// The open and the expired reservations.
-    pub(in crate::store) fn reservations(&self, now: Timestamp) -> ReservationStatus {
-        let tables = &mut *self.tables.lock().unwrap_or_else(PoisonError::into_inner);
-        tables.counters.advance(now, ADVANCE);
-        ReservationStatus {
-            open: Some(tables.counters.open() as u64),
-            expired: tables.counters.expired(),
-        }
-    }
-
     /// The number of buckets.
     pub(in crate::store) fn len(&self) -> u64 {
         let tables = self.tables.lock().unwrap_or_else(PoisonError::into_inner);
@@ -115,61 +101,6 @@ impl Buckets {
             Some(reservation) => self.reserve(charges, reservation, owner, now),
             None => self.charge(charges, owner, now),
         }
-    }
-
-    fn reserve(
-        &self,
-        charges: &[Charge],
-        reservation: &Reservation,
-        owner: Option<Fingerprint>,
-        now: Timestamp,
-    ) -> Result<Vec<Verdict>, Outage> {
-        let tables = &mut *self.tables.lock().unwrap_or_else(PoisonError::into_inner);
-        tables.counters.advance(now, ADVANCE);
-        let owner = owner.map(|owner| tables.owned.owner(owner));
-        let mut verdicts = self.try_charges(tables, charges, owner, now.micros());
-        let mut held = tables.counters.try_hold(reservation, now);
-        let new = tables.counters.new_entries(reservation);
-        if owner.is_some() && tables.counters.stored_by(owner) + new > self.part() {
-            // The denial is that of the limit, as for a bucket.
-            for verdict in &mut held {
-                let retry_after = verdict.retry_after.max(HELD_RETRY);
-                *verdict = Verdict { admitted: false, remaining: 0, retry_after, ..*verdict };
-            }
-        }
-        if verdicts.iter().chain(&held).all(|verdict| verdict.admitted) {
-            let shared = tables.counters.stored_by(None);
-            let owned = tables.counters.len() - shared;
-            let is_shared = |hold: &Hold| owner.is_none() || !hold.by_principal;
-            let adds_shared = reservation.holds.iter().any(is_shared);
-            if owner.is_some() && owned + new > self.most || adds_shared && shared + new > self.most
-            {
-                return Err(Outage::Full);
-            }
-            self.take(tables, charges, &verdicts, owner, now.micros())?;
-            tables.counters.hold(reservation, owner, now);
-        } else {
-            peek_admitted(tables, charges, &mut verdicts, now.micros());
-            tables.counters.peek_admitted(reservation, &mut held, now);
-        }
-        verdicts.extend(held);
-        Ok(verdicts)
-    }
-
-    /// Applies reports of usage, in order.
-    pub(in crate::store) fn settle(
-        &self,
-        settlements: &[Settlement],
-        now: Timestamp,
-    ) -> Vec<Settled> {
-        let tables = &mut *self.tables.lock().unwrap_or_else(PoisonError::into_inner);
-        let settled = settlements.iter().map(|settlement| {
-            tables.counters.advance(now, ADVANCE);
-            let settled = tables.counters.settle(settlement, now);
-            tables.counters.forget_beyond(self.most);
-            settled
-        });
-        settled.collect()
     }
 
     /// Takes all charges of a request of `owner`, or none. Their keys differ, as the core refuses a

@@ -6,14 +6,14 @@ use ::redis::Cmd;
 use tollgate_core::{
     admission::{AdmitRequest, AdmitResponse},
     ban::{Ban, Kind},
-    limit::Verdict,
+    limit::{Counter, Hold, Verdict, counters::MOST, reservation::Reservation},
     network::Network,
     text::hex_128,
     time::Timestamp,
 };
 
 use super::{
-    keys::{BAN_ENDS, BAN_MARKER, FORMAT_KEY, Key},
+    keys::{BAN_ENDS, BAN_MARKER, FORMAT_KEY, Key, RESERVATIONS},
     packed_list::PackedList,
 };
 use crate::store::ban::NEVER;
@@ -35,7 +35,13 @@ impl ScriptRequest {
     /// The number of its keys.
     pub(super) fn keys(&self) -> usize {
         let RevocationCounts { exact, before, external } = RevocationCounts::of(&self.request);
-        exact + before + external + self.request.charges.len()
+        let holds = self.request.reservation.as_ref().map_or(0, |held| held.holds.len() + 1);
+        exact + before + external + self.request.charges.len() + holds
+    }
+
+    /// Whether something is held.
+    pub(super) fn holds(&self) -> bool {
+        self.request.reservation.is_some()
     }
 }
 
@@ -66,9 +72,10 @@ impl RevocationCounts {
 }
 
 /// The number of keys of a call: those of its checks, the marker and the ends of bans, and the
-/// format marker.
-pub(super) fn keys<'a>(checks: impl Iterator<Item = &'a ScriptRequest>) -> usize {
-    checks.map(ScriptRequest::keys).sum::<usize>() + 3
+/// format marker; with reservations their index as well.
+pub(super) fn keys<'a>(checks: impl Iterator<Item = &'a ScriptRequest> + Clone) -> usize {
+    let index = usize::from(checks.clone().any(ScriptRequest::holds));
+    checks.map(ScriptRequest::keys).sum::<usize>() + 3 + index
 }
 
 /// Writes the keys and the numbers of some checks, in the order that `admit.lua` describes.
@@ -77,6 +84,7 @@ pub(super) fn write<'a>(
     checks: impl ExactSizeIterator<Item = &'a ScriptRequest> + Clone,
 ) {
     let (mut own, mut key) = (0, Vec::new());
+    let mut holds = checks.clone().any(ScriptRequest::holds).then(PackedList::default);
     let mut numbers = PackedList::with_capacity(20 * checks.len());
     for ScriptRequest { request, wants } in checks.clone() {
         let revocation = request.revocation.as_ref();
@@ -106,6 +114,9 @@ pub(super) fn write<'a>(
             }
         }
         own += exact + before + request.charges.len();
+        if let Some(holds) = &mut holds {
+            own += write_holds(cmd, holds, request.reservation.as_deref());
+        }
     }
     cmd.arg(BAN_MARKER);
     for keys in checks.clone().filter_map(|check| check.request.revocation.as_ref()) {
@@ -113,7 +124,45 @@ pub(super) fn write<'a>(
             cmd.arg(key);
         }
     }
+    if holds.is_some() {
+        cmd.arg(RESERVATIONS);
+    }
     cmd.arg(BAN_ENDS).arg(FORMAT_KEY).arg(checks.len()).arg(own).arg(numbers);
+    if let Some(holds) = holds {
+        cmd.arg(holds);
+    }
+}
+
+/// Writes the keys and the numbers of a check's reservation. Returns the number of keys.
+fn write_holds(cmd: &mut Cmd, list: &mut PackedList, reservation: Option<&Reservation>) -> usize {
+    let Some(Reservation { id, issued, life, holds }) = reservation else {
+        list.push(0);
+        return 0;
+    };
+    cmd.arg(Key::reservation(&id.to_string()));
+    list.push_count(holds.len());
+    list.push(issued.micros());
+    list.push(life.micros());
+    list.push(u64::from(holds.iter().any(Hold::is_settled)));
+    for hold in holds {
+        cmd.arg(Key::bucket(&hold.key()));
+        push_hold(list, hold);
+    }
+    holds.len() + 1
+}
+
+/// Writes a hold as `counters.lua` reads it: its kind, two numbers of the kind, its amount and its
+/// unreported charge.
+pub(super) fn push_hold(list: &mut PackedList, hold: &Hold) {
+    let (kind, first, second) = match hold.counter {
+        Counter::Bucket { interval, burst } => (1, interval, burst),
+        Counter::Budget { limit, ends } => (2, limit, ends.micros()),
+        Counter::Requests { limit, ends } => (3, limit, ends.micros()),
+        Counter::Slots { limit } => (4, limit, 0),
+    };
+    for number in [kind, first, second, hold.amount, hold.unreported] {
+        list.push(number.min(MOST));
+    }
 }
 
 /// The 32 hex digits of an address, with IPv4 mapped to IPv6.
@@ -155,6 +204,10 @@ pub(super) fn next_reply(
             taken.resize(verdicts.len() - 1, 0);
             taken.push(u64::try_from(units).ok()?);
         }
+    }
+    for _ in request.reservation.iter().flat_map(|reservation| &reservation.holds) {
+        let numbers = [reply.next()?, reply.next()?, reply.next()?, reply.next()?];
+        verdicts.push(verdict(numbers)?);
     }
     let response = AdmitResponse::Counted(verdicts);
     Some(CheckReply::Response(ScriptResponse { response, taken, called_at }))
@@ -200,7 +253,10 @@ fn verdict([units, remaining, retry_after, reset]: [i64; 4]) -> Option<Verdict> 
 #[cfg(test)]
 mod tests {
     use ::redis::Arg;
-    use tollgate_core::limit::{Charge, lease::LeaseTerms};
+    use tollgate_core::{
+        limit::{Charge, lease::LeaseTerms, reservation::ReservationId},
+        time::Span,
+    };
 
     use super::*;
 
@@ -282,5 +338,88 @@ mod tests {
         ] {
             assert_eq!(read(bad), None, "{bad:?}");
         }
+    }
+    #[test]
+    fn the_holds_of_a_call_are_a_list_of_their_own() {
+        let hold = |counter, amount| Hold {
+            limit: "l".into(),
+            counter_id: "a".into(),
+            counter,
+            amount,
+            unreported: 1,
+            by_principal: true,
+        };
+        let ends = Timestamp::from_micros(8);
+        let reservation = Reservation {
+            id: ReservationId([0xab; 16]),
+            issued: Timestamp::from_micros(5),
+            life: Span::from_micros(6),
+            holds: vec![
+                hold(Counter::Budget { limit: 7, ends }, 2),
+                hold(Counter::Slots { limit: 3 }, 1),
+            ],
+        };
+        let plain = ScriptRequest::exact(AdmitRequest {
+            charges: request().charges[..1].to_vec(),
+            ..AdmitRequest::default()
+        });
+        let holding = ScriptRequest::exact(AdmitRequest {
+            reservation: Some(Box::new(reservation)),
+            ..AdmitRequest::default()
+        });
+        assert_eq!(keys([&plain, &holding].into_iter()), 1 + 3 + 4);
+        let mut cmd = Cmd::new();
+        write(&mut cmd, [plain, holding].iter());
+        let words = cmd.args_iter().map(|arg| if let Arg::Simple(word) = arg { word } else { b"" });
+        let words: Vec<&[u8]> = words.collect();
+        let digest = "ca978112ca1bbdcafac231b39a23dc4d";
+        let keys = [
+            format!("{{tollgate}}:rate:l:{digest}"),
+            format!("{{tollgate}}:reservation:{}", "ab".repeat(16)),
+            format!("{{tollgate}}:count:l:{digest}"),
+            format!("{{tollgate}}:count:l:{digest}"),
+            "{tollgate}:bans:marker".to_owned(),
+            "{tollgate}:reservations".to_owned(),
+            "{tollgate}:bans:ends".to_owned(),
+            "{tollgate}:format".to_owned(),
+            "2".to_owned(),
+            "4".to_owned(),
+        ];
+        assert_eq!(words[..10], keys.each_ref().map(String::as_bytes));
+        let holds = [0, 2, 5, 6, 1, 2, 7, 8, 2, 1, 4, 3, 0, 1, 1];
+        assert_eq!(words[11..], [[&[0xdd, 0, 0, 0, 15][..], &holds].concat()]);
+    }
+
+    #[test]
+    fn the_verdicts_of_holds_follow_those_of_charges() {
+        let slot = Hold {
+            limit: "l".into(),
+            counter_id: "a".into(),
+            counter: Counter::Slots { limit: 3 },
+            amount: 1,
+            unreported: 1,
+            by_principal: true,
+        };
+        let reservation = Reservation {
+            id: ReservationId([0; 16]),
+            issued: Timestamp::from_micros(5),
+            life: Span::from_micros(6),
+            holds: vec![slot],
+        };
+        let request = AdmitRequest {
+            charges: request().charges[..1].to_vec(),
+            reservation: Some(Box::new(reservation)),
+            ..AdmitRequest::default()
+        };
+        let called_at = Instant::now();
+        let read = |reply: &[i64]| next_reply(&request, called_at, &mut reply.iter().copied());
+        let verdict = |remaining| Verdict { admitted: true, remaining, retry_after: 0, reset: 7 };
+        let response = ScriptResponse {
+            response: AdmitResponse::Counted(vec![verdict(2), verdict(1)]),
+            taken: Vec::new(),
+            called_at,
+        };
+        assert_eq!(read(&[0, 1, 2, 0, 7, 1, 1, 0, 7]), Some(CheckReply::Response(response)));
+        assert_eq!(read(&[0, 1, 2, 0, 7]), None);
     }
 }

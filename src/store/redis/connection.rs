@@ -21,6 +21,7 @@ pub(super) use self::{
 use super::{
     admit_call::{ScriptRequest, ScriptResponse},
     script::Scripts,
+    settling::ReservationCounts,
 };
 
 /// A connection that answers.
@@ -39,10 +40,17 @@ impl Connection {
         deadline: Duration,
         scripts: Arc<Scripts>,
         log: Arc<ErrorLog>,
+        reservations: Arc<ReservationCounts>,
     ) -> Self {
         let failures = Arc::new(FailureTracker::new(log));
-        let batches =
-            BatchQueue::start(redis.clone(), socket, deadline, scripts, Arc::clone(&failures));
+        let batches = BatchQueue::start(
+            redis.clone(),
+            socket,
+            deadline,
+            scripts,
+            Arc::clone(&failures),
+            reservations,
+        );
         Self { redis, batches, driver, failures }
     }
 

@@ -44,6 +44,9 @@ pub(super) const API_KEY_DIGESTS: &str = "{tollgate}:keys:digests";
 /// The latest changes of API keys, for replication.
 pub(super) const API_KEY_CHANGES: &str = "{tollgate}:keys:changes";
 
+/// The open reservations by the moment they expire, in microseconds.
+pub(super) const RESERVATIONS: &str = "{tollgate}:reservations";
+
 /// Checks a format marker that was read without a script.
 ///
 /// # Errors
@@ -76,7 +79,17 @@ impl<'a> Key<'a> {
         Self("{tollgate}:key-use:", id.as_ref())
     }
 
-    /// The key of a bucket.
+    /// The key of a reservation.
+    pub(super) fn reservation(id: &'a (impl AsRef<[u8]> + ?Sized)) -> Self {
+        Self("{tollgate}:reservation:", id.as_ref())
+    }
+
+    /// The key of a set of settled reservations.
+    pub(super) fn settled(hour_and_slice: &'a (impl AsRef<[u8]> + ?Sized)) -> Self {
+        Self("{tollgate}:settled:", hour_and_slice.as_ref())
+    }
+
+    /// The key of a bucket, or of a counter of holds.
     pub(super) fn bucket(key: &'a (impl AsRef<[u8]> + ?Sized)) -> Self {
         Self("{tollgate}:", key.as_ref())
     }

@@ -40,7 +40,9 @@ impl Redis {
         }
         let is_known =
             |step: &ChargeStep| matches!(step, ChargeStep::Taken(..) | ChargeStep::Refused(_));
-        let known = request.revocation.is_none() && steps.iter().all(is_known);
+        let known = request.revocation.is_none()
+            && request.reservation.is_none()
+            && steps.iter().all(is_known);
         let mut check = LeasedCheck { leases: &self.leases, charges: &request.charges, steps };
         if known {
             return Ok(check.decide_here());
@@ -207,7 +209,10 @@ impl LeasedCheck<'_> {
                 }
             })
         });
-        verdicts.collect::<Option<_>>().map(AdmitResponse::Counted).ok_or(Outage::Refused)
+        let mut verdicts: Vec<Verdict> = verdicts.collect::<Option<_>>().ok_or(Outage::Refused)?;
+        // The rest are those of the holds.
+        verdicts.extend(counted.map(|(verdict, _)| verdict));
+        Ok(AdmitResponse::Counted(verdicts))
     }
 }
 

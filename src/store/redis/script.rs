@@ -12,6 +12,14 @@ use ::redis::{
 /// front of it: tests set it, and compare the body with the reference model.
 pub const ADMIT_BODY: &str = include_str!("../scripts/admit.lua");
 
+/// The body of the script that decides checks some of which hold, likewise.
+pub const RESERVE_BODY: &str =
+    concat!(include_str!("../scripts/counters.lua"), include_str!("../scripts/admit.lua"));
+
+/// The body of the script that applies reports of usage, likewise.
+pub const SETTLE_BODY: &str =
+    concat!(include_str!("../scripts/counters.lua"), include_str!("../scripts/settle.lua"));
+
 /// The body of the script that returns leased units, likewise.
 pub const GIVE_BACK_BODY: &str = include_str!("../scripts/give_back.lua");
 
@@ -33,6 +41,17 @@ macro_rules! script_of_bans {
     };
 }
 
+/// A script that holds or settles: the functions for counters are in front of its body.
+macro_rules! script_of_counters {
+    ($file:literal) => {
+        concat!(
+            include_str!("../scripts/preamble.lua"),
+            include_str!("../scripts/counters.lua"),
+            include_str!($file)
+        )
+    };
+}
+
 /// A script that changes API keys: the functions for their digests are in front of its body.
 macro_rules! script_of_keys {
     ($file:literal) => {
@@ -46,7 +65,11 @@ macro_rules! script_of_keys {
 
 /// All scripts of the store.
 pub(super) struct Scripts {
+    /// Decides checks none of which holds.
     pub(super) admit: Script,
+    /// Decides checks some of which hold.
+    pub(super) reserve: Script,
+    pub(super) settle: Script,
     pub(super) give_back: Script,
     pub(super) revoke: Script,
     pub(super) reinstate: Script,
@@ -62,6 +85,8 @@ impl Scripts {
     pub(super) fn new() -> Self {
         Self {
             admit: Script::new(script!("../scripts/admit.lua")),
+            reserve: Script::new(script_of_counters!("../scripts/admit.lua")),
+            settle: Script::new(script_of_counters!("../scripts/settle.lua")),
             give_back: Script::new(script!("../scripts/give_back.lua")),
             revoke: Script::new(script!("../scripts/revoke.lua")),
             reinstate: Script::new(script!("../scripts/reinstate.lua")),

@@ -34,6 +34,9 @@ local tats, written = {}, {}
 local answer, size = {}, 0
 local starts, nexts, latests, intervals, takes, nevers = {}, {}, {}, {}, {}, {}
 local key, external, arg = 0, own + 1, 0
+-- The holds of checks, if some check has some: counters.lua has their functions.
+local list, at = ARGV[4] and cmsgpack.unpack(ARGV[4]), 0
+if list then expire_due(KEYS[#KEYS - 2]) end
 
 -- The field of the ban of the network of `length` bits that contains an address.
 local function network_of(address, length)
@@ -121,6 +124,20 @@ for _ = 1, checks do
     end
   end
 
+  local holds, is_held, record = list and list[at + 1] or 0, false, base + buckets + 1
+  if holds > 0 and code == 0 then
+    is_held = is_open(read_reservation(KEYS[record], stored[record]))
+    for i = 1, holds do
+      local count, n = read_count(KEYS[record + i], stored[record + i]), at + 4 + 5 * (i - 1)
+      if count then
+        local admitted = verdict_of(count, list[n + 1], list[n + 2], list[n + 3], list[n + 4], 0, is_held)
+        room = room and admitted == 1
+      else
+        code = -1
+      end
+    end
+  end
+
   size = size + 1
   answer[size] = code
   if code == -2 then
@@ -144,7 +161,26 @@ for _ = 1, checks do
       end
     end
   end
-  key, external, arg = base + buckets, external + others, arg + 4 * buckets
+  if holds > 0 and code == 0 then
+    for i = 1, holds do
+      local n, count = at + 4 + 5 * (i - 1), counts[KEYS[record + i]]
+      local kind, first, second, amount = list[n + 1], list[n + 2], list[n + 3], list[n + 4]
+      local taken = room and not is_held and amount or 0
+      -- If another counter has no room, this one has what it had.
+      answer[size + 1], answer[size + 2], answer[size + 3], answer[size + 4] =
+        verdict_of(count, kind, first, second, amount, taken, is_held)
+      size = size + 4
+      if taken > 0 then replace(KEYS[record + i], count, kind, first, second, 0, 0, running(kind, amount, 0)) end
+    end
+    local issued, life, stays = list[at + 2], list[at + 3], list[at + 4]
+    if room and is_held then
+      renew(KEYS[record], life)
+    elseif room and stays == 1 then
+      open_reservation(KEYS[record], record, holds, list, at + 4, issued, life, 0, 0)
+    end
+  end
+  if list then at = at + 1 + (holds > 0 and 3 + 5 * holds or 0) end
+  key, external, arg = base + buckets + (holds > 0 and holds + 1 or 0), external + others, arg + 4 * buckets
 end
 
 for i = 1, #written do
@@ -152,5 +188,9 @@ for i = 1, #written do
   -- The key expires a second after the bucket is full again: a full bucket and a missing one are the same.
   local ttl = ceil((tat - now) / 1000) + 1000
   redis.call('SET', written[i], string.format('%.0f', tat), 'PX', string.format('%.0f', ttl))
+end
+if list then
+  write_changes(KEYS[#KEYS - 2])
+  answer[size + 1] = expired
 end
 return cmsgpack.pack(answer)

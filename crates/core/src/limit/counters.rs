@@ -42,7 +42,7 @@ pub const WINDOW_KEPT: Span = Span::from_secs(25 * 3600);
 pub type Owner = Option<u16>;
 
 /// All counters and reservations.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub struct Counters {
     counts: HashMap<BucketId, StoredCount>,
     /// The counters that hold nothing, by the moment from which they are zero.
@@ -69,7 +69,7 @@ struct StoredCount {
     owner: Owner,
 }
 
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 struct OpenReservation {
     reservation: Reservation,
     used: u64,

@@ -26,6 +26,7 @@ use crate::store::redis::{
     attended::{AttendedClock, Expiry, Mark},
     packed_list::PackedNumbers,
     script::Scripts,
+    settling::ReservationCounts,
 };
 
 /// The most checks in one call: a script for so many occupies Redis for a third of a millisecond.
@@ -98,6 +99,7 @@ impl BatchQueue {
         deadline: Duration,
         scripts: Arc<Scripts>,
         failures: Arc<FailureTracker>,
+        reservations: Arc<ReservationCounts>,
     ) -> Self {
         let (sender, queue) = mpsc::channel(QUEUE);
         let batcher = Batcher {
@@ -105,6 +107,7 @@ impl BatchQueue {
             socket,
             scripts,
             failures,
+            reservations,
             inbox: Inbox { queue, arrived: Vec::with_capacity(MOST), waiting: Vec::new() },
             clock: AttendedClock::new(deadline),
             open: Vec::with_capacity(CALLS),
@@ -175,6 +178,7 @@ struct Batcher {
     socket: SocketProbe,
     scripts: Arc<Scripts>,
     failures: Arc<FailureTracker>,
+    reservations: Arc<ReservationCounts>,
     inbox: Inbox,
     clock: AttendedClock,
     open: Vec<OpenCall>,
@@ -224,8 +228,9 @@ impl Batcher {
         let (mut connection, scripts) = (self.connection.clone(), Arc::clone(&self.scripts));
         Some(async move {
             let keys = admit_call::keys(requests.iter());
-            let reply = scripts
-                .admit
+            let holds = requests.iter().any(ScriptRequest::holds);
+            let script = if holds { &scripts.reserve } else { &scripts.admit };
+            let reply = script
                 .run(&mut connection, keys, |cmd| admit_call::write(cmd, requests.iter()))
                 .await;
             Reply { id, requests, called_at, reply }
@@ -246,6 +251,9 @@ impl Batcher {
                         Some(CheckReply::Malformed) => Err(self.failures.record_malformed()),
                         None => Err(Outage::Refused),
                     });
+                }
+                if requests.iter().any(ScriptRequest::holds) {
+                    self.reservations.count_expired(reply.next());
                 }
             }
             Err(error) => {

@@ -22,6 +22,7 @@ use crate::store::{
         attended::{Expiry, within},
         error::ConnectionError,
         script::Scripts,
+        settling::ReservationCounts,
     },
 };
 
@@ -51,11 +52,13 @@ impl CircuitBreaker {
         dialer: Arc<Dialer>,
         scripts: Arc<Scripts>,
         deadline: Duration,
+        reservations: Arc<ReservationCounts>,
         stop: CancellationToken,
     ) -> Self {
         let (state, watched) = watch::channel(State::HalfOpen);
         let log = Arc::new(ErrorLog::new(Arc::clone(dialer.address())));
-        let supervisor = Supervisor { dialer, scripts, deadline, state, log: Arc::clone(&log) };
+        let supervisor =
+            Supervisor { dialer, scripts, deadline, reservations, state, log: Arc::clone(&log) };
         tokio::spawn(async move { stop.run_until_cancelled(supervisor.run()).await });
         Self { state: watched, log }
     }
@@ -113,6 +116,7 @@ struct Supervisor {
     dialer: Arc<Dialer>,
     scripts: Arc<Scripts>,
     deadline: Duration,
+    reservations: Arc<ReservationCounts>,
     state: watch::Sender<State>,
     log: Arc<ErrorLog>,
 }
@@ -172,7 +176,10 @@ impl Supervisor {
             let error = match dialled {
                 Ok(Ok(dialled)) => {
                     let (scripts, log) = (Arc::clone(&self.scripts), Arc::clone(&self.log));
-                    return Arc::new(Connection::new(dialled, self.deadline, scripts, log));
+                    let reservations = Arc::clone(&self.reservations);
+                    let connection =
+                        Connection::new(dialled, self.deadline, scripts, log, reservations);
+                    return Arc::new(connection);
                 }
                 Ok(Err(error)) => error,
                 Err(Expiry::Store) => ConnectionError::ConnectTimeout { address: address() },

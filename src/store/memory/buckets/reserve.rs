@@ -1,0 +1,200 @@
+//! Reservations in memory: the model of the core, with a bound for its entries.
+
+use std::sync::PoisonError;
+
+use tollgate_core::{
+    admission::{Outage, Settled, Settlement},
+    limit::{Charge, Hold, Verdict, counters::HELD_RETRY, reservation::Reservation},
+    revocation::Fingerprint,
+    time::Timestamp,
+};
+
+use super::{Buckets, peek_admitted};
+use crate::store::ReservationStatus;
+
+/// How many reservations may expire in one step.
+const ADVANCE: usize = 64;
+
+impl Buckets {
+    /// The open and the expired reservations.
+    pub(in crate::store) fn reservations(&self, now: Timestamp) -> ReservationStatus {
+        let tables = &mut *self.tables.lock().unwrap_or_else(PoisonError::into_inner);
+        tables.counters.advance(now, ADVANCE);
+        let (open, expired) = (tables.counters.open() as u64, tables.counters.expired());
+        let was_used = expired > 0 || !tables.counters.is_empty();
+        ReservationStatus { open: was_used.then_some(open), expired }
+    }
+
+    /// Takes the charges of a request and holds its reservation, or neither.
+    ///
+    /// # Errors
+    /// [`Outage::Full`] if a table has no room.
+    pub(super) fn reserve(
+        &self,
+        charges: &[Charge],
+        reservation: &Reservation,
+        owner: Option<Fingerprint>,
+        now: Timestamp,
+    ) -> Result<Vec<Verdict>, Outage> {
+        let tables = &mut *self.tables.lock().unwrap_or_else(PoisonError::into_inner);
+        tables.counters.advance(now, ADVANCE);
+        let owner = owner.map(|owner| tables.owned.owner(owner));
+        let mut verdicts = self.try_charges(tables, charges, owner, now.micros());
+        let mut held = tables.counters.try_hold(reservation, now);
+        let new = tables.counters.new_entries(reservation);
+        if owner.is_some() && tables.counters.stored_by(owner) + new > self.part() {
+            // The denial is that of the limit, as for a bucket.
+            for verdict in &mut held {
+                let retry_after = verdict.retry_after.max(HELD_RETRY);
+                *verdict = Verdict { admitted: false, remaining: 0, retry_after, ..*verdict };
+            }
+        }
+        if verdicts.iter().chain(&held).all(|verdict| verdict.admitted) {
+            let shared = tables.counters.stored_by(None);
+            let owned = tables.counters.len() - shared;
+            let is_shared = |hold: &Hold| owner.is_none() || !hold.by_principal;
+            let adds_shared = reservation.holds.iter().any(is_shared);
+            if owner.is_some() && owned + new > self.most || adds_shared && shared + new > self.most
+            {
+                return Err(Outage::Full);
+            }
+            self.take(tables, charges, &verdicts, owner, now.micros())?;
+            tables.counters.hold(reservation, owner, now);
+        } else {
+            peek_admitted(tables, charges, &mut verdicts, now.micros());
+            tables.counters.peek_admitted(reservation, &mut held, now);
+        }
+        verdicts.extend(held);
+        Ok(verdicts)
+    }
+
+    /// Applies reports of usage, in order.
+    pub(in crate::store) fn settle(
+        &self,
+        settlements: &[Settlement],
+        now: Timestamp,
+    ) -> Vec<Settled> {
+        let tables = &mut *self.tables.lock().unwrap_or_else(PoisonError::into_inner);
+        let settled = settlements.iter().map(|settlement| {
+            tables.counters.advance(now, ADVANCE);
+            let settled = tables.counters.settle(settlement, now);
+            tables.counters.forget_beyond(self.most);
+            settled
+        });
+        settled.collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tollgate_core::{
+        admission::{AdmitRequest, Usage},
+        limit::{Counter, reservation::ReservationId},
+        time::Span,
+    };
+
+    use super::*;
+
+    const NOW: Timestamp = Timestamp::from_secs(1_800_000_000);
+
+    fn slots(name: &str, by_principal: bool) -> Hold {
+        let counter = Counter::Slots { limit: 9 };
+        let (limit, counter_id) = ("slots".into(), name.into());
+        Hold { limit, counter_id, counter, amount: 1, unreported: 1, by_principal }
+    }
+
+    fn reservation(id: u64, holds: &[Hold]) -> Reservation {
+        Reservation {
+            id: ReservationId((u128::from(id)).to_be_bytes()),
+            issued: Timestamp::from_micros(NOW.micros() + id),
+            life: Span::from_secs(30),
+            holds: holds.to_vec(),
+        }
+    }
+
+    fn hold(
+        buckets: &Buckets,
+        owner: Option<u64>,
+        reservation: &Reservation,
+    ) -> Result<Vec<Verdict>, Outage> {
+        let owner = owner.map(|owner| Fingerprint::from_halves([owner << 48, owner]));
+        buckets.reserve(&[], reservation, owner, NOW)
+    }
+
+    fn settle(buckets: &Buckets, reservation: &Reservation) -> Settled {
+        let reservation = reservation.clone();
+        buckets.settle(&[Settlement { reservation, usage: Usage::Final(1) }], NOW).remove(0)
+    }
+
+    #[test]
+    fn a_full_table_denies_and_keeps_what_is_held() {
+        let buckets = Buckets::new(4);
+        let shared = [1, 2, 3].map(|id| reservation(id, &[slots("one", false)]));
+        assert!(shared.iter().all(|one| hold(&buckets, None, one).is_ok()));
+        let more = reservation(9, &[slots("one", false)]);
+        assert_eq!(hold(&buckets, None, &more), Err(Outage::Full));
+        assert!(hold(&buckets, None, &shared[2]).is_ok(), "it is held already");
+        // Requests without a credential take no room of the others.
+        let own = reservation(10, &[slots("own", true)]);
+        assert!(hold(&buckets, Some(1), &own).unwrap()[0].admitted);
+        assert_eq!(settle(&buckets, &shared[0]), Settled::Charged(0));
+        assert!(hold(&buckets, None, &more).is_ok());
+        assert_eq!(buckets.reservations(NOW).open, Some(4));
+    }
+
+    #[test]
+    fn one_principal_takes_a_part_of_the_table() {
+        let buckets = Buckets::new(64 * 16);
+        let ask = |owner, id| {
+            let own = slots(&format!("own{id}"), true);
+            hold(&buckets, Some(owner), &reservation(id, &[own])).unwrap()[0]
+        };
+        let admitted = (0..100).filter(|id| ask(1, *id).admitted).count();
+        assert_eq!(admitted, 32, "a counter and a reservation each");
+        let refused = ask(1, 200);
+        assert_eq!((refused.admitted, refused.retry_after), (false, HELD_RETRY));
+        let others = (2..40).filter(|owner| ask(*owner, 1000 + owner).admitted).count();
+        assert!(others > 35, "nearly all others have their room: {others}");
+        let first = reservation(0, &[slots("own0", true)]);
+        assert_eq!(settle(&buckets, &first), Settled::Charged(0));
+        assert!(ask(1, 201).admitted);
+    }
+
+    #[test]
+    fn settled_reservations_are_remembered_within_the_bound() {
+        let buckets = Buckets::new(8);
+        let all: Vec<_> = (0..20).map(|id| reservation(id, &[slots("one", false)])).collect();
+        for one in &all {
+            assert!(hold(&buckets, None, one).is_ok());
+            assert_eq!(settle(&buckets, one), Settled::Charged(0));
+        }
+        let again: Vec<_> = all.iter().map(|one| settle(&buckets, one)).collect();
+        assert_eq!(again[..12], [Settled::Forgotten; 12]);
+        assert_eq!(again[12..], [Settled::Repeated; 8]);
+    }
+
+    #[test]
+    fn a_refused_hold_charges_nothing() {
+        let buckets = Buckets::new(64);
+        let charge = Charge {
+            limit: "rate".into(),
+            bucket: "rate".into(),
+            interval: 1_000_000,
+            burst: 5,
+            cost: 1,
+            by_principal: true,
+            lease: None,
+        };
+        let never = Hold { counter: Counter::Slots { limit: 0 }, ..slots("never", true) };
+        let held = |holds: &[Hold]| Some(Box::new(reservation(1, holds)));
+        let request = |holds: &[Hold]| AdmitRequest {
+            charges: vec![charge.clone()],
+            reservation: held(holds),
+            ..AdmitRequest::default()
+        };
+        let refused = buckets.admit(&request(&[never]), NOW).unwrap();
+        assert_eq!(refused.iter().map(|one| one.remaining).collect::<Vec<_>>(), [5, 0]);
+        let admitted = buckets.admit(&request(&[slots("one", true)]), NOW).unwrap();
+        assert_eq!(admitted.iter().map(|one| one.remaining).collect::<Vec<_>>(), [4, 8]);
+    }
+}

@@ -1,0 +1,178 @@
+//! Reports of usage: applied in batches, and the sweep that charges reservations without one.
+
+use std::{
+    sync::{
+        Weak,
+        atomic::{AtomicBool, AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+
+use ::redis::Cmd;
+use tokio::time::sleep;
+use tokio_util::sync::CancellationToken;
+use tollgate_core::{
+    admission::{Outage, Settled, Settlement, Usage},
+    limit::{counters::MOST, reservation::ReservationId},
+    time::Timestamp,
+};
+
+use super::{
+    Redis,
+    admit_call::push_hold,
+    keys::{FORMAT_KEY, Key, RESERVATIONS},
+    packed_list::{PackedList, PackedNumbers},
+};
+use crate::store::ReservationStatus;
+
+/// The interval at which reservations that are due expire.
+const SWEEP: Duration = Duration::from_secs(1);
+
+/// The most reports in one call, and the most keys unless a single report has more.
+const REPORTS: usize = 64;
+const KEYS: usize = 1000;
+
+/// The reservations that this process knows of.
+#[derive(Debug, Default)]
+pub(super) struct ReservationCounts {
+    open: AtomicU64,
+    expired: AtomicU64,
+    /// Whether this process has reserved or settled.
+    used: AtomicBool,
+}
+
+impl ReservationCounts {
+    /// Counts the reservations that a script found expired.
+    pub(super) fn count_expired(&self, count: Option<i64>) {
+        self.used.store(true, Ordering::Relaxed);
+        let count = count.and_then(|count| u64::try_from(count).ok()).unwrap_or_default();
+        self.expired.fetch_add(count, Ordering::Relaxed);
+    }
+
+    fn set_open(&self, open: u64) {
+        self.open.store(open, Ordering::Relaxed);
+    }
+
+    pub(super) fn status(&self) -> ReservationStatus {
+        let used = self.used.load(Ordering::Relaxed);
+        ReservationStatus {
+            open: used.then(|| self.open.load(Ordering::Relaxed)),
+            expired: self.expired.load(Ordering::Relaxed),
+        }
+    }
+}
+
+impl Redis {
+    /// Applies reports, in batches.
+    pub(super) async fn settle_all(
+        &self,
+        settlements: &[Settlement],
+    ) -> Result<Vec<Settled>, Outage> {
+        let (mut rest, mut settled) = (settlements, Vec::with_capacity(settlements.len()));
+        while !rest.is_empty() {
+            let mut keys = 0;
+            let fitting = rest.iter().take(REPORTS).take_while(|settlement| {
+                keys += settlement.reservation.holds.len() + 2;
+                keys <= KEYS
+            });
+            let (batch, after) = rest.split_at(fitting.count().max(1));
+            settled.extend(self.settle_batch(batch).await?);
+            rest = after;
+        }
+        Ok(settled)
+    }
+
+    async fn settle_batch(&self, batch: &[Settlement]) -> Result<Vec<Settled>, Outage> {
+        let keys = batch.iter().map(|one| one.reservation.holds.len() + 2).sum::<usize>() + 2;
+        let reply: Vec<u8> = self
+            .call(|mut connection| async move {
+                let write = |cmd: &mut Cmd| write(cmd, batch);
+                self.scripts.settle.run(&mut connection, keys, write).await
+            })
+            .await?;
+        let mut reply = PackedNumbers::new(&reply);
+        self.reservations.count_expired(reply.next());
+        self.reservations.set_open(reply.next().and_then(number).ok_or(Outage::Refused)?);
+        let settled = batch.iter().map(|_| settled(reply.next()?, reply.next().and_then(number)?));
+        settled.collect::<Option<_>>().ok_or(Outage::Refused)
+    }
+
+    /// Charges reservations that are due, until none is. Reads the number of open ones.
+    async fn sweep(&self) {
+        loop {
+            let before = self.reservations.status().expired;
+            // What is not charged now is charged later.
+            let swept = self.settle_batch(&[]).await;
+            if swept.is_err() || self.reservations.status().expired == before {
+                return;
+            }
+        }
+    }
+}
+
+/// Starts the task that charges reservations that are due, until `stop` or until the store is
+/// dropped.
+pub(in crate::store) fn spawn_sweep(store: Weak<Redis>, stop: CancellationToken) {
+    tokio::spawn(async move {
+        stop.run_until_cancelled(async {
+            while let Some(store) = store.upgrade() {
+                if store.reservations.used.load(Ordering::Relaxed) {
+                    store.sweep().await;
+                }
+                drop(store);
+                sleep(SWEEP).await;
+            }
+        })
+        .await
+    });
+}
+
+/// Writes the keys and the numbers of some reports, in the order that `settle.lua` describes.
+fn write(cmd: &mut Cmd, batch: &[Settlement]) {
+    let mut list = PackedList::with_capacity(16 * batch.len());
+    for Settlement { reservation, usage } in batch {
+        let (slice, member) = settled_place(reservation.id, reservation.issued);
+        cmd.arg(Key::reservation(&reservation.id.to_string())).arg(Key::settled(&slice));
+        let (usage, tokens) = match *usage {
+            Usage::Running(tokens) => (1, tokens),
+            Usage::Final(tokens) => (2, tokens),
+            Usage::Unreported(tokens) => (3, tokens),
+            Usage::Released => (4, 0),
+        };
+        list.push_count(reservation.holds.len());
+        let times = [reservation.issued.micros(), reservation.life.micros()];
+        for number in [member, times[0], times[1], usage, tokens.min(MOST)] {
+            list.push(number);
+        }
+        for hold in &reservation.holds {
+            cmd.arg(Key::bucket(&hold.key()));
+            push_hold(&mut list, hold);
+        }
+    }
+    cmd.arg(RESERVATIONS).arg(FORMAT_KEY).arg(batch.len()).arg(list);
+}
+
+/// Returns the set in which a settled reservation is remembered, and its number there. Redis stores
+/// up to 512 whole numbers of a set in 8 bytes each, so that each hour has 16384 sets. Two
+/// reservations of a set have the same number with a probability of 2^-52.
+#[expect(clippy::cast_possible_truncation, reason = "a number of 52 bits")]
+fn settled_place(ReservationId(id): ReservationId, issued: Timestamp) -> (String, u64) {
+    let number = u128::from_be_bytes(id);
+    let (slice, member) = (number >> 114, number & ((1 << 52) - 1));
+    (format!("{}:{slice:04x}", issued.secs() / 3600), member as u64)
+}
+
+fn number(number: i64) -> Option<u64> {
+    u64::try_from(number).ok()
+}
+
+fn settled(code: i64, tokens: u64) -> Option<Settled> {
+    Some(match code {
+        1 => Settled::Renewed,
+        2 => Settled::Charged(tokens),
+        3 => Settled::Late(tokens),
+        4 => Settled::Repeated,
+        5 => Settled::Forgotten,
+        _ => return None,
+    })
+}

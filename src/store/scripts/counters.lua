@@ -1,0 +1,227 @@
+-- Counters and reservations: the functions of the scripts that hold, settle and expire. They are the model of
+-- crates/core/src/limit/counters.rs. Everything is written by write_changes, so an error before it changes nothing.
+--
+-- A counter is a text: what is spent (of a bucket its TAT in microseconds), a space, and what is held.
+-- A reservation is a packed list (MessagePack): 1 (open), its issue, life and expiry in microseconds, the tokens used so far,
+-- 1 if it had expired, and for each hold its key, kind, two numbers of the kind, amount and unreported charge; or 2
+-- (expired), its issue, and the tokens used.
+-- The index (ZSET) has the ids of open reservations by their expiry. Ids that were settled are the members of sets, each for
+-- the issues of one hour: numbers of 52 bits, which take 8 bytes each.
+-- Keys of counters that are read from a reservation are not among KEYS. They have the same hash tag as those that are.
+
+-- The kinds of counters. A bucket has an interval and a burst, the others have a limit, and windows their end.
+local BUCKET, BUDGET, REQUESTS, SLOTS = 1, 2, 3, 4
+local MOST, HELD_RETRY, EXPIRED_AT_ONCE = 9007199254740991, 1000000, 64
+local REMEMBERED, KEPT = 24 * 3600 * 1000000, 25 * 3600 * 1000000
+
+-- Counters and reservations by their key (false: malformed, or none), and the keys of those that changed.
+local counts, changed_counts = {}, {}
+local reservations, changed_reservations = {}, {}
+-- The expiry of reservations whose entry in the index changed, by id; false removes the entry.
+local expiries = {}
+local expired = 0
+
+local function whole(number)
+  return string.format('%.0f', number)
+end
+
+local function read_count(key, text)
+  local count = counts[key]
+  if count == nil then
+    local spent, held = 0, 0
+    if text then spent, held = string.match(text, '^(%d+) (%d+)$') end
+    spent, held = tonumber(spent), tonumber(held)
+    count = spent and held and spent <= MOST and held <= MOST and { spent = spent, held = held, stored = text } or false
+    counts[key] = count
+  end
+  return count
+end
+
+local function read_reservation(key, packed)
+  local reservation = reservations[key]
+  if reservation == nil then
+    local read, list = pcall(cmsgpack.unpack, packed or '')
+    reservation = packed and read and type(list) == 'table' and list or false
+    reservations[key] = reservation
+  end
+  return reservation
+end
+
+local function write_reservation(key, reservation)
+  if not changed_reservations[key] then
+    changed_reservations[#changed_reservations + 1] = key
+    changed_reservations[key] = true
+  end
+  reservations[key] = reservation
+end
+
+local function is_open(reservation)
+  return reservation and reservation[1] == 1
+end
+
+-- What a hold adds to its counter, spent and held: while its request runs, and after its end.
+local function running(kind, amount, used)
+  if kind == BUCKET or kind == BUDGET then return used, math.max(amount - used, 0) end
+  if kind == REQUESTS then return amount, 0 end
+  return 0, amount
+end
+
+local function ended(kind, amount, tokens)
+  if kind == BUCKET or kind == BUDGET then return tokens, 0 end
+  if kind == REQUESTS then return amount, 0 end
+  return 0, 0
+end
+
+-- Replaces what one hold adds to its counter. A malformed counter is left as it is.
+local function replace(key, count, kind, first, second, old_spent, old_held, spent, held)
+  if not count then return end
+  count.held = math.min(math.max(count.held - old_held, 0) + held, MOST)
+  local more = spent - old_spent
+  if kind ~= BUCKET then
+    count.spent = math.min(math.max(count.spent + more, 0), MOST)
+  elseif more > 0 then
+    count.spent = math.min(math.max(count.spent, now) + more * first, MOST)
+  end
+  count.kind, count.ends = kind, second
+  if not count.changed then
+    count.changed = true
+    changed_counts[#changed_counts + 1] = key
+  end
+end
+
+-- The time for which a counter is stored, in microseconds; not more than zero if it is not.
+local function life_of(count)
+  if count.kind == BUCKET and count.held == 0 then
+    -- As a full bucket and a missing one are the same, the key may expire a second late.
+    return count.spent > now and count.spent - now + 1000000 or 0
+  elseif count.kind == BUCKET then
+    return math.max(count.spent - now, 0) + KEPT
+  elseif count.kind == SLOTS then
+    return count.held > 0 and KEPT or 0
+  end
+  return count.ends + KEPT - now
+end
+
+-- The verdict of a counter on a hold: 1 or 0, remaining, retry_after (-1: never), and reset. `taken` is the part of its
+-- amount that an admitted hold adds.
+local function verdict_of(count, kind, first, second, amount, taken, fits)
+  local unit, limit, spent = 1, math.min(first, MOST), count.spent
+  if kind == BUCKET then
+    unit, limit, spent = math.max(first, 1), math.min(math.max(first, 1) * second, MOST), math.max(spent - now, 0)
+  end
+  local held = math.min(count.held * unit, MOST)
+  amount, taken = math.min(amount * unit, MOST), math.min(taken * unit, MOST)
+  local admitted = fits or spent + held + amount <= limit
+  if not admitted then taken = 0 end
+  local level, retry = spent + held + taken, 0
+  if not admitted then
+    if amount > limit then
+      retry = -1
+    elseif kind == BUCKET and held + amount <= limit then
+      retry = spent + held + amount - limit
+    elseif kind == BUCKET then
+      retry = math.max(spent + amount - limit, HELD_RETRY)
+    elseif kind ~= SLOTS and spent + amount > limit then
+      retry = math.max(second - now, 1)
+    else
+      retry = HELD_RETRY
+    end
+  end
+  local reset = level
+  if kind == SLOTS then reset = math.min(level, 1) * HELD_RETRY elseif kind ~= BUCKET then reset = math.max(second - now, 0) end
+  return admitted and 1 or 0, math.floor(math.max(limit - level, 0) / unit), retry, reset
+end
+
+-- The tokens of a hold that are spent while its request runs.
+local function spent_so_far(unreported, used, had_expired)
+  return had_expired == 1 and math.max(unreported, used) or used
+end
+
+local function forgets(issued)
+  return issued + REMEMBERED <= now
+end
+
+-- Stores an open reservation, whose holds are `numbers` of `list` after `at`, five for each key after KEYS[first].
+local function open_reservation(key, first, holds, list, at, issued, life, used, had_expired)
+  local reservation, size = { 1, issued, life, now + life, used, had_expired }, 6
+  for i = 1, holds do
+    reservation[size + 1] = KEYS[first + i]
+    for n = 1, 5 do reservation[size + 1 + n] = list[at + 5 * (i - 1) + n] end
+    size = size + 6
+  end
+  write_reservation(key, reservation)
+  expiries[string.sub(key, 24)] = now + life
+end
+
+-- Renews the holds of an open reservation whose check is retried.
+local function renew(key, life)
+  local reservation = reservations[key]
+  reservation[4] = math.max(reservation[4], now + life)
+  write_reservation(key, reservation)
+  expiries[string.sub(key, 24)] = reservation[4]
+end
+
+-- Charges an open reservation whose life has passed.
+local function expire(key, reservation)
+  local issued, used, had_expired = reservation[2], reservation[5], reservation[6]
+  for n = 7, #reservation, 6 do
+    local counter, kind, amount, unreported = reservation[n], reservation[n + 1], reservation[n + 4], reservation[n + 5]
+    local spent, held = running(kind, amount, spent_so_far(unreported, used, had_expired))
+    local charge, rest = ended(kind, amount, math.max(unreported, used))
+    local count = counts[counter]
+    if count == nil then count = read_count(counter, redis.call('GET', counter)) end
+    replace(counter, count, kind, reservation[n + 2], reservation[n + 3], spent, held, charge, rest)
+  end
+  expiries[string.sub(key, 24)] = false
+  write_reservation(key, not forgets(issued) and { 2, issued, used } or false)
+  expired = expired + 1
+end
+
+-- Expires the reservations of the index that are due, as many as one step may.
+local function expire_due(index)
+  local due = redis.call('ZRANGEBYSCORE', index, '-inf', whole(now), 'LIMIT', 0, EXPIRED_AT_ONCE)
+  for i = 1, #due do
+    local key = '{tollgate}:reservation:' .. due[i]
+    local reservation = read_reservation(key, redis.call('GET', key))
+    if is_open(reservation) and reservation[4] <= now then
+      expire(key, reservation)
+    else
+      expiries[due[i]] = is_open(reservation) and reservation[4] or false
+    end
+  end
+end
+
+local function write_changes(index)
+  for i = 1, #changed_counts do
+    local key = changed_counts[i]
+    local count = counts[key]
+    local life = life_of(count)
+    if life > 0 then
+      redis.call('SET', key, whole(count.spent) .. ' ' .. whole(count.held), 'PX', whole(math.ceil(life / 1000)))
+    elseif count.stored then
+      redis.call('DEL', key)
+    end
+  end
+  for i = 1, #changed_reservations do
+    local key = changed_reservations[i]
+    local reservation = reservations[key]
+    if not reservation then
+      redis.call('DEL', key)
+    else
+      -- An open one is stored long enough for a process to find it expired.
+      local life = is_open(reservation) and reservation[3] + KEPT or reservation[2] + KEPT - now
+      redis.call('SET', key, cmsgpack.pack(reservation), 'PX', whole(math.ceil(life / 1000)))
+    end
+  end
+  local entries, removed = {}, {}
+  for id, expiry in pairs(expiries) do
+    if expiry then
+      entries[#entries + 1] = whole(expiry)
+      entries[#entries + 1] = id
+    else
+      removed[#removed + 1] = id
+    end
+  end
+  if #entries > 0 then redis.call('ZADD', index, unpack(entries)) end
+  if #removed > 0 then redis.call('ZREM', index, unpack(removed)) end
+end

@@ -1,0 +1,95 @@
+-- Applies reports of usage, one after the other, and expires reservations that are due. The functions are in counters.lua.
+-- `now` (microseconds) is set by preamble.lua in production and by a line of the test in a test.
+--
+-- KEYS  for each report its reservation, the set of settled ids, and its H counters; then the index and the format marker
+-- ARGV  the number of reports, and a packed list (MessagePack), for each report: H, the member of the set, issue and life in
+--       microseconds, the usage (1 running, 2 final, 3 unreported, 4 released), its tokens, and kind, two numbers of the
+--       kind, amount and unreported charge of each hold
+-- Returns a packed list: how many reservations have expired, how many are open, and for each report what it changed
+--       (1 renewed, 2 charged, 3 late, 4 repeated, 5 forgotten) and the tokens that are charged.
+local reports, list = tonumber(ARGV[1]), cmsgpack.unpack(ARGV[2])
+local index = KEYS[#KEYS - 1]
+local answer, size, key, at = {}, 2, 0, 0
+local settled, settled_keys = {}, {}
+
+local function is_settled(set, member)
+  return settled[set .. member] or redis.call('SISMEMBER', set, member) == 1
+end
+
+local function report(record, holds, member, issued, life, usage, tokens)
+  local set, first = KEYS[key + 2], key + 2
+  local known = read_reservation(record, redis.call('GET', record))
+  if is_open(known) and known[4] <= now then
+    expire(record, known)
+    known = reservations[record]
+  end
+  local open, used, had_expired = is_open(known), 0, 0
+  if open then
+    used, had_expired = known[5], known[6]
+  elseif forgets(issued) then
+    return 5, 0
+  elseif known then
+    used, had_expired = known[3], 1
+  elseif is_settled(set, member) then
+    return 4, 0
+  end
+  local most, charged = math.max(used, tokens), 0
+  for i = 1, holds do
+    local n, counter = at + 5 * (i - 1), KEYS[first + i]
+    local kind, amount, unreported = list[n + 1], list[n + 4], list[n + 5]
+    local old_spent, old_held, spent, held = 0, 0, 0, 0
+    if open then
+      old_spent, old_held = running(kind, amount, spent_so_far(unreported, used, had_expired))
+    elseif known then
+      old_spent, old_held = ended(kind, amount, math.max(unreported, used))
+    end
+    if usage == 1 then
+      spent, held = running(kind, amount, spent_so_far(unreported, most, had_expired))
+    elseif usage == 2 then
+      spent, held = ended(kind, amount, most)
+    elseif usage == 3 then
+      spent, held = ended(kind, amount, math.max(unreported, most))
+    else
+      spent, held = ended(kind, amount, used)
+    end
+    if kind ~= REQUESTS then charged = math.max(charged, spent) end
+    local count = counts[counter]
+    if count == nil then count = read_count(counter, redis.call('GET', counter)) end
+    replace(counter, count, kind, list[n + 2], list[n + 3], old_spent, old_held, spent, held)
+  end
+  if usage == 1 then
+    open_reservation(record, first, holds, list, at, issued, life, most, had_expired)
+    return 1, 0
+  end
+  if known then
+    write_reservation(record, false)
+    expiries[string.sub(record, 24)] = false
+  end
+  if not forgets(issued) then
+    if not settled[set] then
+      settled[set] = { issued = issued }
+      settled_keys[#settled_keys + 1] = set
+    end
+    settled[set][#settled[set] + 1] = member
+    settled[set .. member] = true
+  end
+  return known and not open and 3 or 2, charged
+end
+
+expire_due(index)
+for _ = 1, reports do
+  local holds, member = list[at + 1], whole(list[at + 2])
+  local issued, life, usage, tokens = list[at + 3], list[at + 4], list[at + 5], list[at + 6]
+  at = at + 6
+  answer[size + 1], answer[size + 2] = report(KEYS[key + 1], holds, member, issued, life, usage, tokens)
+  size, key, at = size + 2, key + 2 + holds, at + 5 * holds
+end
+write_changes(index)
+for i = 1, #settled_keys do
+  local set = settled_keys[i]
+  redis.call('SADD', set, unpack(settled[set]))
+  -- All issues of the set are of one hour.
+  redis.call('PEXPIRE', set, whole(math.ceil((settled[set].issued + KEPT + 3600000000 - now) / 1000)))
+end
+answer[1], answer[2] = expired, redis.call('ZCOUNT', index, '-inf', '+inf')
+return cmsgpack.pack(answer)

@@ -1,0 +1,298 @@
+//! Reservations and reports of usage in every store, and what Redis loses.
+
+use std::{
+    sync::atomic::{AtomicU64, Ordering},
+    time::{SystemTime, UNIX_EPOCH},
+};
+
+use tokio_util::sync::CancellationToken;
+use tollgate::store::{self, ACL_RULE, Memory, MemoryConfig, Redis, Store, StoreConfig};
+use tollgate_core::{
+    admission::{AdmitRequest, AdmitResponse, Outage, Settled, Settlement, Usage},
+    limit::{
+        Charge, Counter, Hold, Verdict,
+        lease::LeaseTerms,
+        reservation::{Reservation, ReservationId},
+    },
+    time::{Span, Timestamp},
+};
+
+use super::{
+    redis_server::{self, section},
+    requests::{charge, charging, until},
+};
+
+fn now() -> Timestamp {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap();
+    Timestamp::from_micros(u64::try_from(now.as_micros()).unwrap())
+}
+
+fn hold(limit: &str, counter: Counter, amount: u64, unreported: u64) -> Hold {
+    Hold {
+        limit: limit.into(),
+        counter_id: limit.into(),
+        counter,
+        amount,
+        unreported,
+        by_principal: true,
+    }
+}
+
+/// A budget whose window ends in an hour. The moment is the same in all holds of a test.
+fn budget(limit: u64) -> Counter {
+    let hour = 3600;
+    Counter::Budget { limit, ends: Timestamp::from_secs((now().secs() / hour + 24) * hour) }
+}
+
+/// A reservation with an id of its own.
+fn reservation(life: Span, holds: &[Hold]) -> Reservation {
+    static NEXT: AtomicU64 = AtomicU64::new(1);
+    let next = u128::from(NEXT.fetch_add(1, Ordering::Relaxed));
+    let id = ReservationId((next << 64 | next).to_be_bytes());
+    Reservation { id, issued: now(), life, holds: holds.to_vec() }
+}
+
+fn minute(holds: &[Hold]) -> Reservation {
+    reservation(Span::from_secs(60), holds)
+}
+
+async fn admit(store: &dyn Store, charges: &[Charge], held: &Reservation) -> Vec<Verdict> {
+    let reservation = Some(Box::new(held.clone()));
+    let request = AdmitRequest { charges: charges.to_vec(), reservation, ..Default::default() };
+    match store.admit(&request).await {
+        Ok(AdmitResponse::Counted(verdicts)) => verdicts,
+        other => panic!("{other:?}"),
+    }
+}
+
+/// Whether everything is admitted, and what is left of each.
+async fn outcome(store: &dyn Store, charges: &[Charge], held: &Reservation) -> (bool, Vec<u64>) {
+    let verdicts = admit(store, charges, held).await;
+    let left = verdicts.iter().map(|verdict| verdict.remaining).collect();
+    (verdicts.iter().all(|verdict| verdict.admitted), left)
+}
+
+async fn settle(store: &dyn Store, reservation: &Reservation, usage: Usage) -> Settled {
+    let settlement = Settlement { reservation: reservation.clone(), usage };
+    store.settle(&[settlement]).await.unwrap()[0]
+}
+
+/// What is left of a budget of 1000: a probe asks for too much, and changes nothing.
+async fn left(store: &dyn Store, budget: &Hold) -> u64 {
+    let probe = Hold { amount: 1001, ..budget.clone() };
+    let verdicts = admit(store, &[], &minute(&[probe])).await;
+    assert!(!verdicts[0].admitted);
+    verdicts[0].remaining
+}
+
+/// The suite. `store` has no reservation before.
+async fn holds(store: &dyn Store) {
+    everything_is_held_or_nothing(store).await;
+    a_report_counts_once(store).await;
+    many_reports_in_one_call(store).await;
+    a_lost_report_is_charged_at_expiry(store).await;
+    assert_eq!(store.settle(&[]).await, Ok(Vec::new()));
+}
+
+async fn everything_is_held_or_nothing(store: &dyn Store) {
+    let holds = [
+        hold("all-day", budget(100), 40, 40),
+        hold("all-minute", Counter::Bucket { interval: 3_600_000_000, burst: 90 }, 40, 40),
+        hold("all-slots", Counter::Slots { limit: 1 }, 1, 1),
+    ];
+    let rate = [charge("all-rate", 3_600_000, 5)];
+    let [first, second] = [(); 2].map(|()| minute(&holds));
+    assert_eq!(outcome(store, &rate, &first).await, (true, vec![4, 60, 50, 0]));
+    let refused = admit(store, &rate, &second).await;
+    assert_eq!(refused.iter().map(|v| v.admitted).collect::<Vec<_>>(), [true, true, true, false]);
+    assert_eq!(refused.iter().map(|v| v.remaining).collect::<Vec<_>>(), [4, 60, 50, 0]);
+    assert_eq!(settle(store, &first, Usage::Final(10)).await, Settled::Charged(10));
+    assert_eq!(outcome(store, &rate, &second).await, (true, vec![3, 50, 40, 0]));
+    // A retry of the check holds nothing more.
+    assert_eq!(outcome(store, &[], &second).await, (true, vec![50, 40, 0]));
+    assert_eq!(settle(store, &second, Usage::Released).await, Settled::Charged(0));
+    // The rate refuses, so that nothing is held.
+    let empty = [charge("all-none", 1000, 0)];
+    assert!(!outcome(store, &empty, &minute(&holds)).await.0);
+    assert_eq!(outcome(store, &[], &minute(&holds[2..])).await, (true, vec![0]));
+}
+
+async fn a_report_counts_once(store: &dyn Store) {
+    let day = hold("once", budget(1000), 100, 100);
+    let request = minute(std::slice::from_ref(&day));
+    admit(store, &[], &request).await;
+    for (usage, settled, rest) in [
+        (Usage::Running(20), Settled::Renewed, 900),
+        (Usage::Running(10), Settled::Renewed, 900),
+        (Usage::Final(5), Settled::Charged(20), 980),
+        (Usage::Final(90), Settled::Repeated, 980),
+        (Usage::Running(90), Settled::Repeated, 980),
+        (Usage::Unreported(90), Settled::Repeated, 980),
+    ] {
+        assert_eq!(settle(store, &request, usage).await, settled, "{usage:?}");
+        assert_eq!(left(store, &day).await, rest, "{usage:?}");
+    }
+    let old = Reservation { issued: Timestamp::from_secs(now().secs() - 25 * 3600), ..request };
+    let old = Reservation { id: ReservationId([7; 16]), ..old };
+    assert_eq!(settle(store, &old, Usage::Final(5)).await, Settled::Forgotten);
+    // An absurd report spends the budget, and nothing overflows.
+    let absurd = minute(std::slice::from_ref(&day));
+    admit(store, &[], &absurd).await;
+    let most = (1 << 53) - 1;
+    assert_eq!(settle(store, &absurd, Usage::Final(u64::MAX)).await, Settled::Charged(most));
+    assert_eq!(left(store, &day).await, 0);
+}
+
+async fn many_reports_in_one_call(store: &dyn Store) {
+    let day = hold("many", budget(1000), 1, 1);
+    let requests: Vec<_> = (0..150).map(|_| minute(std::slice::from_ref(&day))).collect();
+    for request in &requests {
+        admit(store, &[], request).await;
+    }
+    let reports: Vec<Settlement> = requests
+        .iter()
+        .chain(&requests[..10])
+        .map(|reservation| Settlement { reservation: reservation.clone(), usage: Usage::Final(2) })
+        .collect();
+    let settled = store.settle(&reports).await.unwrap();
+    assert_eq!(settled[..150], [Settled::Charged(2); 150]);
+    assert_eq!(settled[150..], [Settled::Repeated; 10]);
+    assert_eq!(left(store, &day).await, 700);
+}
+
+async fn a_lost_report_is_charged_at_expiry(store: &dyn Store) {
+    let before = store.status().reservations.expired;
+    let day = hold("lost", budget(1000), 100, 70);
+    let request = reservation(Span::from_millis(1), std::slice::from_ref(&day));
+    admit(store, &[], &request).await;
+    until("it expires", async || left(store, &day).await == 930).await;
+    until("it is counted", async || store.status().reservations.expired == before + 1).await;
+    assert_eq!(settle(store, &request, Usage::Final(80)).await, Settled::Late(80));
+    assert_eq!(settle(store, &request, Usage::Final(90)).await, Settled::Repeated);
+    assert_eq!(left(store, &day).await, 920);
+}
+
+#[tokio::test]
+async fn memory() {
+    holds(&Memory::new(&MemoryConfig::default())).await;
+}
+
+#[tokio::test]
+async fn redis_with_the_documented_permissions() {
+    let user = format!("--user tollgate on >s3cret {ACL_RULE}");
+    let server = redis_server::start(&user.split_whitespace().collect::<Vec<_>>());
+    let url = format!("redis://tollgate:s3cret@127.0.0.1:{}", server.port());
+    let store = Redis::open(&section(&url), CancellationToken::new()).unwrap();
+    holds(&store).await;
+    // Each set of settled reservations is removed after the time for which they are remembered.
+    let mut client = server.client();
+    let sets: Vec<String> = redis::cmd("KEYS").arg("*:settled:*").query(&mut client).unwrap();
+    assert!(!sets.is_empty());
+    for set in sets {
+        let left: i64 = redis::cmd("PTTL").arg(&set).query(&mut client).unwrap();
+        assert!((25 * 3_600_000..=26 * 3_600_000).contains(&left), "{set}: {left} ms");
+    }
+}
+
+#[tokio::test]
+async fn a_leased_rate_beside_a_hold_is_charged() {
+    let server = redis_server::start(&[]);
+    let store = redis_server::open(&server.unix());
+    let terms = LeaseTerms { slice: 4, life: 60_000_000 };
+    let leased = [Charge { lease: Some(terms), ..charge("leased", 3_600_000, 100) }];
+    let day = hold("leased-day", budget(1000), 10, 10);
+    for held in 1..=5 {
+        let verdicts = admit(&store, &leased, &minute(std::slice::from_ref(&day))).await;
+        assert!(verdicts.iter().all(|verdict| verdict.admitted));
+        assert_eq!((verdicts.len(), verdicts[1].remaining), (2, 1000 - 10 * held));
+    }
+}
+
+/// The reservations of a process that was killed are charged by the others.
+#[tokio::test]
+async fn another_process_charges_what_expired() {
+    let server = redis_server::start(&[]);
+    let slots = hold("slots", Counter::Slots { limit: 2 }, 1, 1);
+    let killed = redis_server::open(&server.unix());
+    for _ in 0..2 {
+        let short = reservation(Span::from_millis(1), std::slice::from_ref(&slots));
+        assert!(admit(&killed, &[], &short).await[0].admitted);
+    }
+    // The second check may have found the first reservation expired.
+    let before = killed.status().reservations.expired;
+    drop(killed);
+    let config = StoreConfig::Redis(Box::new(section(&server.unix())));
+    let other = store::open(&config, CancellationToken::new()).unwrap().store;
+    let request = minute(std::slice::from_ref(&slots));
+    until("a slot is free", async || admit(&*other, &[], &request).await[0].admitted).await;
+    until("both are counted", async || other.status().reservations.expired + before == 2).await;
+    until("one is open", async || other.status().reservations.open == Some(1)).await;
+}
+
+/// A failover loses the last writes. Heartbeats hold again what was held, and final reports are
+/// charged; a report that was charged and lost is not.
+#[tokio::test]
+async fn reports_restore_what_a_failover_loses() {
+    let mut server = redis_server::start(&[]);
+    let store = redis_server::open(&server.unix());
+    let day = hold("day", budget(1000), 10, 10);
+    let requests: Vec<_> = (0..40).map(|_| minute(std::slice::from_ref(&day))).collect();
+    for request in &requests[..20] {
+        admit(&store, &[], request).await;
+    }
+    redis::cmd("SAVE").exec(&mut server.client()).unwrap();
+    // These writes are lost: 20 holds, and the charges of 5 reports.
+    for request in &requests[20..] {
+        admit(&store, &[], request).await;
+    }
+    for request in requests[..5].iter().chain(&requests[20..25]) {
+        assert_eq!(settle(&store, request, Usage::Final(4)).await, Settled::Charged(4));
+    }
+    assert_eq!(left(&store, &day).await, 1000 - 30 * 10 - 10 * 4);
+    server.kill();
+    server.restart();
+    let probe = charging(&[charge("probe", 1000, 0)]);
+    until("it answers again", async || store.admit(&probe).await.is_ok()).await;
+    assert_eq!(left(&store, &day).await, 1000 - 20 * 10, "as it was when it was saved");
+    // The requests that still run are reported again.
+    for request in requests[5..20].iter().chain(&requests[25..]) {
+        assert_eq!(settle(&store, request, Usage::Running(3)).await, Settled::Renewed);
+    }
+    // What is left unknown: 5 reports of holds that were lost with them, 4 tokens each. The holds
+    // of the 5 others are there, and expire.
+    assert_eq!(left(&store, &day).await, 1000 - 35 * 10);
+    for request in requests[5..20].iter().chain(&requests[25..]) {
+        assert_eq!(settle(&store, request, Usage::Final(6)).await, Settled::Charged(6));
+    }
+    assert_eq!(left(&store, &day).await, 1000 - 30 * 6 - 5 * 10);
+}
+
+#[tokio::test]
+async fn data_of_a_newer_format_are_refused() {
+    let server = redis_server::start(&[]);
+    let store = redis_server::open(&server.unix());
+    let request = minute(&[hold("day", budget(1000), 10, 10)]);
+    admit(&store, &[], &request).await;
+    redis::cmd("SET").arg("{tollgate}:format").arg("2").exec(&mut server.client()).unwrap();
+    let report = [Settlement { reservation: request, usage: Usage::Final(1) }];
+    assert_eq!(store.settle(&report).await, Err(Outage::Refused));
+}
+
+/// A counter that is not readable denies, and stops no other report.
+#[tokio::test]
+async fn a_malformed_counter_denies() {
+    let server = redis_server::start(&[]);
+    let store = redis_server::open(&server.unix());
+    let [bad, good] = ["bad", "good"].map(|name| hold(name, budget(1000), 10, 10));
+    let key = format!("{{tollgate}}:{}", bad.key());
+    redis::cmd("SET").arg(&key).arg("1 x").exec(&mut server.client()).unwrap();
+    let both = minute(&[bad, good.clone()]);
+    let request =
+        AdmitRequest { reservation: Some(Box::new(both.clone())), ..AdmitRequest::default() };
+    assert_eq!(store.admit(&request).await, Err(Outage::Refused));
+    assert_eq!(left(&store, &good).await, 1000);
+    assert_eq!(settle(&store, &both, Usage::Final(5)).await, Settled::Charged(5));
+    assert_eq!(left(&store, &good).await, 995);
+    let text: String = redis::cmd("GET").arg(&key).query(&mut server.client()).unwrap();
+    assert_eq!(text, "1 x");
+}
