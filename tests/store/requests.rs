@@ -125,3 +125,20 @@ pub(super) async fn revoked_by(
 pub(super) async fn until(what: &str, mut holds: impl AsyncFnMut() -> bool) {
     until_async(what, async || holds().await.then_some(())).await;
 }
+
+/// Runs a scenario whose times a machine without a free processor disturbs, up to five times: until
+/// what is found equals what is expected.
+pub(super) async fn undisturbed<T: PartialEq + std::fmt::Debug>(
+    expected: T,
+    scenario: impl AsyncFn() -> T,
+) {
+    let mut found = Vec::new();
+    for _ in 0..5 {
+        let once = scenario().await;
+        if once == expected {
+            return;
+        }
+        found.push(once);
+    }
+    panic!("{found:?} instead of {expected:?}");
+}
