@@ -234,8 +234,7 @@ impl Engine {
         ));
         let admin_credentials = Arc::new(ArcSwap::from_pointee(server.listen.credentials()));
         let reloader = Reloader::new(
-            server,
-            digest,
+            (server, digest),
             (upstream_keys, reservation_secrets),
             (api_keys, redis_keys),
             Arc::clone(&live),

@@ -80,8 +80,7 @@ pub(super) struct Reloader {
 impl Reloader {
     /// Creates a reloader for an engine that was started with the text of `applied`.
     pub(super) fn new(
-        server: ServerConfig,
-        applied: TextDigest,
+        (server, applied): (ServerConfig, TextDigest),
         (upstream_keys, reservation_secrets): (UpstreamKeys, ReservationSecrets),
         (api_keys, redis_keys): (Option<ApiKeyFile>, RedisKeys),
         live: Arc<Live>,
