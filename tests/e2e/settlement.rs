@@ -4,7 +4,7 @@
 //! The check is a script: it returns a reservation that the test has made in Tollgate's store.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, VecDeque},
     io::{Read as _, Write as _},
     net::{Ipv4Addr, TcpStream},
     sync::{
@@ -14,7 +14,11 @@ use std::{
     },
 };
 
+use bytes::Bytes;
 use http::HeaderMap;
+use http_body_util::{BodyExt as _, Full};
+use hyper::client::conn::http2;
+use hyper_util::rt::{TokioExecutor, TokioIo};
 use prost::Message as _;
 use prost_types::{Struct, Value, value::Kind};
 use serde_json::{Value as Json, json};
@@ -47,12 +51,16 @@ use crate::rig::{
     SOON,
     envoy::{CURRENT, Envoy},
     http::{Answer, Reply, Request, Server},
+    redis::Redis,
     replace_once, until,
 };
 
 const METERED: &str = include_str!("../../deploy/envoy/envoy-metered.yaml");
 
 const SECRET: &str = "metering-secret-of-the-end-to-end-tests-0123456789";
+
+/// The listener for the access log, in [`CONFIG`].
+const LOG: &str = ", access_log: \"unix:${DIR}/access-log.sock\"";
 
 const CONFIG: &str = r#"
 audit: { to: none }
@@ -92,12 +100,16 @@ type Script = Box<dyn FnOnce() -> Answer + Send>;
 struct Metered {
     // Dropped in this order: the proxy first, the directory with the logs last.
     envoy: Envoy,
+    /// The replica that gets the access log.
     app: Option<App>,
+    /// The replica that makes reservations, if it is another one.
+    other: Option<App>,
     stop: CancellationToken,
     returned: Returned,
-    next: Arc<Mutex<Option<Script>>>,
+    next: Arc<Mutex<VecDeque<Script>>>,
     seen: Arc<Mutex<Vec<Request>>>,
     runtime: Runtime,
+    _redis: Option<Redis>,
     _dir: TempDir,
 }
 
@@ -107,27 +119,51 @@ fn keys() -> ReservationKeys {
 
 impl Metered {
     fn start() -> Self {
+        Self::edited(|envoy| envoy)
+    }
+
+    /// Starts with an edited configuration of Envoy.
+    fn edited(edit: impl FnOnce(String) -> String) -> Self {
+        Self::with(tempfile::tempdir().unwrap(), None, edit)
+    }
+
+    /// Starts two replicas with one Redis.
+    fn with_redis() -> Self {
         let dir = tempfile::tempdir().unwrap();
+        let redis = Redis::start(dir.path());
+        Self::with(dir, Some(redis), |envoy| envoy)
+    }
+
+    fn with(dir: TempDir, redis: Option<Redis>, edit: impl FnOnce(String) -> String) -> Self {
         std::fs::write(dir.path().join("metering"), SECRET).unwrap();
         let runtime = Runtime::new().unwrap();
         let (returned, stop) = (Returned::default(), CancellationToken::new());
         let path = dir.path().display().to_string();
         let env = |name: &str| (name == "DIR").then(|| path.clone());
-        let loaded = config::compile(CONFIG, &env).unwrap();
+        let load = |config: &str| {
+            let store = redis.as_ref().map_or("", Redis::store);
+            config::compile(&format!("{config}{store}"), &env).unwrap()
+        };
+        let second = redis.as_ref().map(|_| {
+            let config = replace_once(CONFIG.to_owned(), LOG, "");
+            load(&replace_once(config, "unused.sock", "unused2.sock"))
+        });
         let app = runtime.block_on(async {
             let address = Address::Unix(dir.path().join("authz.sock"));
             let config = ListenerConfig::new(address);
             let listener = Listener::bind("listen.test", &config, Protocol::Grpc).await.unwrap();
             let services = Services::new().unary(CHECK_PATH, Scripted(Arc::clone(&returned)));
             tokio::spawn(serve_grpc(listener, services, stop.clone(), SOON));
-            App::start(loaded, Arc::new(observe::now)).await.unwrap()
+            App::start(load(CONFIG), Arc::new(observe::now)).await.unwrap()
         });
-        let next = Arc::new(Mutex::new(None::<Script>));
+        let other = second
+            .map(|loaded| runtime.block_on(App::start(loaded, Arc::new(observe::now))).unwrap());
+        let next = Arc::new(Mutex::new(VecDeque::<Script>::new()));
         let seen = Arc::<Mutex<Vec<Request>>>::default();
         let (script, record) = (Arc::clone(&next), Arc::clone(&seen));
         let upstream = Server::start(move |request| {
             record.lock().unwrap().push(request);
-            let script = script.lock().unwrap().take();
+            let script = script.lock().unwrap().pop_front();
             script.map_or_else(|| Answer::Whole(Reply::new(500, "no script")), |script| script())
         });
         let envoy = Envoy::start(dir.path(), upstream.port, CURRENT, |_| {
@@ -138,12 +174,23 @@ impl Metered {
                 &format!("path: \"{socket}\""),
             );
             replace_once(
-                config,
+                edit(config),
                 "access_log_flush_interval: 10s",
                 "access_log_flush_interval: 0.1s",
             )
         });
-        Self { envoy, app: Some(app), stop, returned, next, seen, runtime, _dir: dir }
+        Self {
+            envoy,
+            app: Some(app),
+            other,
+            stop,
+            returned,
+            next,
+            seen,
+            runtime,
+            _redis: redis,
+            _dir: dir,
+        }
     }
 
     /// Makes a reservation, which charges `unreported` where no usage is reported. The next check
@@ -160,7 +207,7 @@ impl Metered {
 
     /// Holds a reservation, and returns what is left of the budget.
     fn admit(&self, reservation: Reservation) -> u64 {
-        let store = Arc::clone(self.app.as_ref().unwrap().engine().store());
+        let store = Arc::clone(self.reserving().engine().store());
         let reservation = Some(Box::new(reservation));
         let request = AdmitRequest { reservation, ..AdmitRequest::default() };
         match self.runtime.block_on(async { store.admit(&request).await }) {
@@ -176,10 +223,15 @@ impl Metered {
     fn left(&self) -> u64 {
         let probe = reservation(1, Span::from_secs(60));
         let left = self.admit(probe.clone());
-        let store = Arc::clone(self.app.as_ref().unwrap().engine().store());
+        let store = Arc::clone(self.reserving().engine().store());
         let settlements = [Settlement { reservation: probe, usage: Usage::Released }];
         self.runtime.block_on(async { store.settle(&settlements).await }).unwrap();
         left
+    }
+
+    /// The replica that makes reservations.
+    fn reserving(&self) -> &App {
+        self.other.as_ref().or(self.app.as_ref()).unwrap()
     }
 
     /// The value of a metric of Tollgate with all of `labels`.
@@ -194,9 +246,9 @@ impl Metered {
         self.metric("tollgate_settlements_total", "result=\"charged\"")
     }
 
-    /// Sets what the upstream does with the next request.
+    /// Sets what the upstream does with one more request.
     fn script(&self, script: impl FnOnce() -> Answer + Send + 'static) {
-        *self.next.lock().unwrap() = Some(Box::new(script));
+        self.next.lock().unwrap().push_back(Box::new(script));
     }
 
     /// Runs `request` with a reservation, and returns what it was charged.
@@ -222,7 +274,7 @@ impl Drop for Metered {
     fn drop(&mut self) {
         self.envoy.process.kill();
         self.stop.cancel();
-        if let Some(app) = self.app.take() {
+        for app in [self.app.take(), self.other.take()].into_iter().flatten() {
             self.runtime.block_on(app.stop());
         }
     }
@@ -461,6 +513,18 @@ fn what_was_cut_is_charged_its_hold_or_what_each_event_counts() {
         drop(bytes);
     }
     assert_eq!(rig.metric("tollgate_unmetered_total", "ending=\"cut\""), 2);
+    // A client resets its stream of HTTP/2.
+    for (members, tokens) in [(&[][..], HELD), (&continuous[..], 36)] {
+        let (bytes, response) = mpsc::channel();
+        pieces(SSE, part(), false).into_iter().for_each(|part| bytes.send(part).unwrap());
+        rig.script(move || Answer::Raw(response));
+        let port = rig.envoy.port;
+        let charged = rig.charged("a stream that is reset", members, || {
+            rig.runtime.block_on(reset_after(port, "\"completion_tokens\":25"));
+        });
+        assert_eq!(charged, tokens);
+        drop(bytes);
+    }
     // The client is gone before the response begins.
     let (bytes, response) = mpsc::channel();
     let (arrived, arrival) = mpsc::channel();
@@ -475,6 +539,28 @@ fn what_was_cut_is_charged_its_hold_or_what_each_event_counts() {
     });
     assert_eq!(charged, HELD);
     drop(bytes);
+}
+
+/// Sends a request over HTTP/2, and resets its stream when this text has arrived.
+async fn reset_after(port: u16, text: &str) {
+    let stream = tokio::net::TcpStream::connect((Ipv4Addr::LOCALHOST, port)).await.unwrap();
+    let (mut client, connection) =
+        http2::handshake(TokioExecutor::new(), TokioIo::new(stream)).await.unwrap();
+    let connection = tokio::spawn(connection);
+    let request = http::Request::post("http://a/v1/chat/completions")
+        .header("content-type", JSON)
+        .body(Full::new(Bytes::from_static(b"{}")))
+        .unwrap();
+    let mut body = client.send_request(request).await.unwrap().into_body();
+    let mut found = Vec::new();
+    while !String::from_utf8_lossy(&found).contains(text) {
+        let frame = body.frame().await.unwrap().unwrap();
+        found.extend_from_slice(frame.data_ref().unwrap());
+    }
+    drop(body);
+    // The connection ends when its client is dropped; until then the reset is sent.
+    drop(client);
+    connection.await.unwrap().unwrap();
 }
 
 /// Sends a request and does not read the answer.
@@ -545,4 +631,64 @@ fn a_long_response_is_renewed_and_one_that_is_lost_is_charged_when_it_expires() 
     rig.envoy.process.kill();
     until("expiry", || (left - rig.left() == 400).then_some(()));
     drop(bytes);
+}
+
+#[test]
+fn a_response_that_stalls_is_charged_as_one_that_is_cut() {
+    let rig = Metered::edited(|envoy| envoy.replace("idle_timeout: 600s", "idle_timeout: 0.5s"));
+    let (bytes, response) = mpsc::channel();
+    let part = events(&[running(13)])[..1].to_vec();
+    pieces(SSE, part, false).into_iter().for_each(|part| bytes.send(part).unwrap());
+    rig.script(move || Answer::Raw(response));
+    let charged = rig.charged("a stall in the response", &[], || {
+        assert!(post().try_send(rig.envoy.port).is_none(), "the response has no end");
+    });
+    assert_eq!(charged, HELD);
+    rig.script(|| Answer::Silence);
+    let charged = rig.charged("a stall before the response", &[], || {
+        assert_eq!(rig.envoy.send(&post()).status, 504);
+    });
+    assert_eq!(charged, HELD);
+    assert_eq!(rig.metric("tollgate_unmetered_total", "ending=\"cut\""), 2);
+}
+
+#[test]
+fn several_attempts_are_charged_once() {
+    let rig = Metered::edited(|envoy| {
+        let route = "- match: { prefix: / }\n                          route:\n";
+        let retry = "                            retry_policy: { retry_on: 5xx, num_retries: 2 }\n";
+        replace_once(envoy, route, &format!("{route}{retry}"))
+    });
+    let fails = || Answer::Whole(Reply::new(503, "{}").header("content-type", JSON));
+    rig.script(fails);
+    rig.script(|| raw(JSON, vec![json!({ "usage": { "total_tokens": 9 } }).to_string()], true));
+    let charged = rig.charged("a second attempt", &[], || {
+        assert_eq!(rig.envoy.send(&post()).status, 200);
+    });
+    assert_eq!(charged, 9);
+    (0..3).for_each(|_| rig.script(fails));
+    let charged = rig.charged("no attempt that works", &[], || {
+        assert_eq!(rig.envoy.send(&post()).status, 503);
+    });
+    assert_eq!(charged, HELD);
+}
+
+#[test]
+fn another_replica_settles_and_what_a_killed_one_lost_expires() {
+    let mut rig = Metered::with_redis();
+    let usage = vec![json!({ "usage": { "total_tokens": 59 } }).to_string()];
+    assert_eq!(rig.charged_for("another replica", JSON, usage), 59);
+    // The replica that gets the log ends before the response does.
+    let left = rig.left();
+    rig.reserve(Span::from_secs(5), 400, &[]);
+    let (bytes, response) = mpsc::channel();
+    let part = events(&[running(13)])[..1].to_vec();
+    pieces(SSE, part, false).into_iter().for_each(|part| bytes.send(part).unwrap());
+    rig.script(move || Answer::Raw(response));
+    let mut stream = begin(rig.envoy.port);
+    read_until(&mut stream, "\"completion_tokens\":13");
+    let app = rig.app.take().unwrap();
+    rig.runtime.block_on(app.stop());
+    drop(bytes);
+    until("expiry", || (left - rig.left() == 400).then_some(()));
 }
