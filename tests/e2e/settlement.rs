@@ -461,11 +461,18 @@ fn a_complete_response_is_charged_its_usage_in_every_shape() {
 }
 
 #[test]
-fn a_request_is_changed_where_it_holds_tokens_and_nowhere_else() {
+fn a_request_is_changed_where_the_check_returns_a_member_and_nowhere_else() {
     let rig = Metered::start();
     let whole = r#"{ "model":"m",  "big":12345678901234567890 }"#;
     rig.script(|| raw(JSON, vec!["{}".into()], true));
     assert_eq!(rig.envoy.send(&Request::post("/v1/x", whole)).status, 200);
+    assert_eq!(String::from_utf8_lossy(&rig.seen.lock().unwrap().remove(0).body), whole);
+
+    rig.script(|| raw(JSON, vec![json!({ "usage": { "total_tokens": 9 } }).to_string()], true));
+    let charged = rig.charged("a request without changes", &[], || {
+        assert_eq!(rig.envoy.send(&Request::post("/v1/x", whole)).status, 200);
+    });
+    assert_eq!(charged, 9);
     assert_eq!(String::from_utf8_lossy(&rig.seen.lock().unwrap().remove(0).body), whole);
 
     let options = json!({ "include_usage": true, "continuous_usage_stats": true });

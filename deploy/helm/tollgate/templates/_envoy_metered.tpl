@@ -220,8 +220,9 @@ static_resources:
                         # The one header of Envoy's own: how long a WebSocket may live.
                         allow_expression: { regex: x-envoy-upstream-stream-duration-ms }
                         disallow_is_error: true
-                  # Writes the cap of the output, and the wish for usage in a stream, into the body of a request that holds
-                  # tokens. Any other body is not touched: the filter writes the whole body again.
+                  # Writes the cap of the output, and the wish for usage in a stream, into a body for which the check returned
+                  # one of them. Any other body is not touched: the filter writes the whole body again, and changes numbers
+                  # beyond 2^53.
                   - name: envoy.filters.http.transform
                     typed_config:
                       "@type": type.googleapis.com/envoy.extensions.common.matching.v3.ExtensionWithMatcher
@@ -230,18 +231,52 @@ static_resources:
                           matchers:
                             - predicate:
                                 not_matcher:
-                                  single_predicate:
-                                    input:
-                                      name: reservation
-                                      typed_config:
-                                        "@type": type.googleapis.com/envoy.extensions.matching.common_inputs.network.v3.DynamicMetadataInput
-                                        filter: envoy.filters.http.ext_authz
-                                        path: [{ key: reservation }]
-                                    custom_match:
-                                      name: present
-                                      typed_config:
-                                        "@type": type.googleapis.com/envoy.extensions.matching.input_matchers.metadata.v3.Metadata
-                                        value: { present_match: true }
+                                  or_matcher:
+                                    predicate:
+                                      - single_predicate:
+                                          input:
+                                            name: max_tokens
+                                            typed_config:
+                                              "@type": type.googleapis.com/envoy.extensions.matching.common_inputs.network.v3.DynamicMetadataInput
+                                              filter: envoy.filters.http.ext_authz
+                                              path: [{ key: max_tokens }]
+                                          custom_match: &present
+                                            name: present
+                                            typed_config:
+                                              "@type": type.googleapis.com/envoy.extensions.matching.input_matchers.metadata.v3.Metadata
+                                              value: { present_match: true }
+                                      - single_predicate:
+                                          input:
+                                            name: max_completion_tokens
+                                            typed_config:
+                                              "@type": type.googleapis.com/envoy.extensions.matching.common_inputs.network.v3.DynamicMetadataInput
+                                              filter: envoy.filters.http.ext_authz
+                                              path: [{ key: max_completion_tokens }]
+                                          custom_match: *present
+                                      - single_predicate:
+                                          input:
+                                            name: max_output_tokens
+                                            typed_config:
+                                              "@type": type.googleapis.com/envoy.extensions.matching.common_inputs.network.v3.DynamicMetadataInput
+                                              filter: envoy.filters.http.ext_authz
+                                              path: [{ key: max_output_tokens }]
+                                          custom_match: *present
+                                      - single_predicate:
+                                          input:
+                                            name: n_predict
+                                            typed_config:
+                                              "@type": type.googleapis.com/envoy.extensions.matching.common_inputs.network.v3.DynamicMetadataInput
+                                              filter: envoy.filters.http.ext_authz
+                                              path: [{ key: n_predict }]
+                                          custom_match: *present
+                                      - single_predicate:
+                                          input:
+                                            name: stream_options
+                                            typed_config:
+                                              "@type": type.googleapis.com/envoy.extensions.matching.common_inputs.network.v3.DynamicMetadataInput
+                                              filter: envoy.filters.http.ext_authz
+                                              path: [{ key: stream_options }]
+                                          custom_match: *present
                               on_match:
                                 action:
                                   name: skip
