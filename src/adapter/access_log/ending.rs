@@ -20,7 +20,7 @@ pub(super) enum Ending {
     Running,
     /// The response arrived as a whole.
     Complete,
-    /// The upstream refused the request with a status for an error of the client, before any work.
+    /// The upstream redirected or refused the request, before any work.
     Rejected,
     /// No upstream got a byte of the request: a filter answered, or there was no connection.
     NotSent,
@@ -73,8 +73,8 @@ fn was_not_sent(common: &AccessLogCommon) -> bool {
     }
 }
 
-/// Whether the status is one that a server sends before it works. A server that gave up waiting
-/// (408, 499) may have worked.
+/// Whether the status is one that a server sends before it works: a redirect, or an error of the
+/// client. A server that gave up waiting (408, 499) may have worked.
 fn is_rejection(code: u32) -> bool {
-    matches!(code, 400..=499) && !matches!(code, 408 | 499)
+    matches!(code, 300..=499) && !matches!(code, 408 | 499)
 }

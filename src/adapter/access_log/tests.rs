@@ -396,6 +396,7 @@ fn what_no_upstream_got_is_released() {
         ),
         ("the server refused the request", &[&|entry| status(entry, 400)]),
         ("the server had no room", &[&|entry| status(entry, 429)]),
+        ("a redirect", &[&|entry| status(entry, 307)]),
     ];
     for (what, changes) in rows {
         charges(what, changes, Usage::Released, None);
