@@ -37,13 +37,17 @@ use tollgate::store::{
     ReplicateConfig, Revocation, Store, StoreConfig, open,
 };
 use tollgate_core::{
-    admission::AdmitRequest,
+    admission::{AdmitRequest, AdmitResponse, Settled, Settlement, Usage},
     config::{Errors, Path},
     credential::api_key::{
         ApiKey, ApiKeysConfig, GeneratedKey, KeyContext, KeyRecord, KeySecret, PolicyNames,
         ReplicateKeysConfig, verify,
     },
     identity::{Holder, KeyId},
+    limit::{
+        Counter, Hold,
+        reservation::{Reservation, ReservationId},
+    },
     revocation::Target,
     time::{Span, Timestamp},
 };
@@ -61,13 +65,15 @@ fn main() {
         std::env::var(name).map_or(default, |text| text.parse().unwrap())
     };
     let (rounds, seconds) = (number("ROUNDS", 5), number("SECONDS", 1));
-    let only_keys = std::env::var("ONLY").is_ok_and(|only| only == "keys");
+    let only = std::env::var("ONLY").unwrap_or_default();
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     let directory = tempfile::tempdir().unwrap();
     let mut server = Server::start(directory.path());
     runtime.block_on(tokio::task::LocalSet::new().run_until(async {
-        if only_keys {
-            return api_keys(&server, rounds, number("KEYS", 1_000_000)).await;
+        match &*only {
+            "keys" => return api_keys(&server, rounds, number("KEYS", 1_000_000)).await,
+            "reservations" => return reservations(&server, rounds).await,
+            _ => {}
         }
         let bench = Rc::new(Bench::new(&server).await);
         println!("in flight | contestant | checks/s | CPU here, us | CPU of Redis, us   (median, least-most of {rounds} rounds)");
@@ -100,6 +106,7 @@ fn main() {
         drop(bench);
         millions(&server, rounds).await;
         api_keys(&server, rounds, number("KEYS", 1_000_000)).await;
+        reservations(&server, rounds).await;
     }));
     let _ = server.0.kill();
     let _ = server.0.wait();
@@ -216,6 +223,77 @@ impl Bench {
         }
         let here = on_core("/proc/thread-self/schedstat") - here;
         [asked / started.elapsed().as_secs_f64(), here / asked, (server.on_core() - there) / asked]
+    }
+}
+
+/// The same checks without and with three holds (a budget, a bucket of tokens, slots), 64 at a time,
+/// and the reports of their usage, 64 in a call.
+async fn reservations(server: &Server, rounds: u64) {
+    const HELD: usize = 20_000;
+    let config =
+        RedisConfig { deadline: Span::from_secs(1), ..RedisConfig::at(server.1.parse().unwrap()) };
+    let store = Rc::new(Redis::open(&config, CancellationToken::new()).unwrap());
+    let checks: Vec<AdmitRequest> = (0..CREDENTIALS).map(check).collect();
+    let mut rows = [Vec::new(), Vec::new(), Vec::new()];
+    for round in 0..rounds {
+        for holding in [false, true] {
+            let before = server.on_core();
+            let requests: Vec<AdmitRequest> = (0..HELD)
+                .map(|n| {
+                    let held = holding.then(|| Box::new(reservation(round, n)));
+                    AdmitRequest { reservation: held, ..checks[n % CREDENTIALS].clone() }
+                })
+                .collect();
+            for batch in requests.chunks(64) {
+                let admitted = batch.iter().map(|request| store.admit(request));
+                for admitted in futures_util::future::join_all(admitted).await {
+                    let AdmitResponse::Counted(verdicts) = admitted.unwrap() else { panic!() };
+                    assert!(verdicts.iter().all(|verdict| verdict.admitted));
+                }
+            }
+            rows[usize::from(holding)].push((server.on_core() - before) / HELD as f64);
+        }
+        let settlements: Vec<Settlement> = (0..HELD)
+            .map(|n| Settlement { reservation: reservation(round, n), usage: Usage::Final(500) })
+            .collect();
+        let before = server.on_core();
+        for batch in settlements.chunks(64) {
+            let settled = store.settle(batch).await.unwrap();
+            assert!(settled.iter().all(|settled| *settled == Settled::Charged(500)));
+        }
+        rows[2].push((server.on_core() - before) / HELD as f64);
+    }
+    let [plain, held, settled] = rows.map(|row| shown(row.into_iter(), 2));
+    println!(
+        "CPU of Redis, us: a check {plain}, with three holds {held}, its settlement {settled}"
+    );
+}
+
+/// A reservation of a credential's counters, which never fill up.
+fn reservation(round: u64, n: usize) -> Reservation {
+    let credential = n % CREDENTIALS;
+    let hold = |limit: &str, counter, amount| Hold {
+        limit: limit.into(),
+        counter_id: format!("{limit}{credential}").as_str().into(),
+        counter,
+        amount,
+        unreported: amount,
+        by_principal: true,
+    };
+    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap();
+    let now = Timestamp::from_secs(now.as_secs());
+    let ends = Timestamp::from_secs(now.secs() + 86_400);
+    Reservation {
+        id: ReservationId(
+            (u128::from(round) << 114 | (n as u128) << 100 | n as u128).to_be_bytes(),
+        ),
+        issued: now,
+        life: Span::from_secs(600),
+        holds: vec![
+            hold("day", Counter::Budget { limit: 1 << 50, ends }, 4000),
+            hold("minute", Counter::Bucket { interval: 1, burst: 1 << 40 }, 4000),
+            hold("slots", Counter::Slots { limit: 1_000_000 }, 1),
+        ],
     }
 }
 

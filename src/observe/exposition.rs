@@ -28,7 +28,8 @@ use super::{
 use crate::{
     secrets::SecretStatus,
     store::{
-        BanStatus, Circuit, KeyReplicaStatus, LeaseStatus, LocalStatus, ReplicaStatus, StoreStatus,
+        BanStatus, Circuit, KeyReplicaStatus, LeaseStatus, LocalStatus, ReplicaStatus,
+        ReservationStatus, StoreStatus,
     },
 };
 
@@ -361,6 +362,13 @@ impl Scrape {
         if let Some(LeaseStatus { units, .. }) = store.leases {
             let help = "Units of leased limits that are held here, unspent.";
             Family::gauge(encoder, "store_leased_units", help, None)?.alone(units)?;
+        }
+        let ReservationStatus { open, expired } = store.reservations;
+        if let Some(open) = open {
+            let help = "Reservations of all replicas that are not settled yet.";
+            Family::gauge(encoder, "reservations_open", help, None)?.alone(open)?;
+            let help = "Reservations that this process charged because no report came in time.";
+            Family::counter(encoder, "reservations_expired", help)?.total(expired)?;
         }
         Ok(())
     }

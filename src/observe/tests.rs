@@ -579,6 +579,12 @@ tollgate_bans_age_seconds 2.0
 # HELP tollgate_store_leased_units Units of leased limits that are held here, unspent.
 # TYPE tollgate_store_leased_units gauge
 tollgate_store_leased_units 12
+# HELP tollgate_reservations_open Reservations of all replicas that are not settled yet.
+# TYPE tollgate_reservations_open gauge
+tollgate_reservations_open 21
+# HELP tollgate_reservations_expired Reservations that this process charged because no report came in time.
+# TYPE tollgate_reservations_expired counter
+tollgate_reservations_expired_total 22
 # HELP tollgate_local_revocations_age_seconds Age of the revocations that an outage would be answered with; absent before they were first read.
 # TYPE tollgate_local_revocations_age_seconds gauge
 # UNIT tollgate_local_revocations_age_seconds seconds

@@ -2,19 +2,23 @@
 //!
 //! Each replica admits its share of every limit, and applies the revocations that it last read from
 //! Redis, up to a configured age. Each replica begins with a full share, so that a client can get
-//! its limit once more in an outage.
+//! its limit once more in an outage. Requests that hold tokens or slots are refused.
 
 use std::{sync::Arc, time::Duration};
 
 use tollgate_core::{
     admission::{AdmitRequest, AdmitResponse, Outage},
-    limit::{Charge, Verdict},
+    limit::{
+        Charge, Counter, Hold, Verdict,
+        counters::{Count, HELD_RETRY},
+        reservation::Reservation,
+    },
     time::Timestamp,
 };
 
 use super::{
     LocalConfig,
-    memory::{Buckets, Clock, owner},
+    memory::{Buckets, Clock},
     replica::Replica,
 };
 
@@ -61,7 +65,7 @@ impl LocalFallback {
     /// # Errors
     /// [`Outage::Stale`] for a credential if the known revocations are too old, or were never read;
     /// [`Outage::Full`] as in the memory store; [`Outage::Refused`] for an external denylist, which
-    /// is not replicated, and for a reservation.
+    /// is not replicated, and for a reservation of tokens or slots.
     pub fn admit(&self, request: &AdmitRequest) -> Result<AdmitResponse, Outage> {
         let now = self.clock.now();
         // First: a known ban applies at any age.
@@ -81,20 +85,34 @@ impl LocalFallback {
                 return Err(Outage::Stale);
             }
         }
-        // What is spent and held is known to Redis only.
-        if request.reservation.is_some() {
+        // What tokens are spent and held, and what is in flight, is known to Redis only.
+        if request.reservation.as_ref().is_some_and(|held| held.is_settled()) {
             return Err(Outage::Refused);
         }
         self.count(request, now)
     }
 
     fn count(&self, request: &AdmitRequest, now: Timestamp) -> Result<AdmitResponse, Outage> {
-        let charges = &request.charges;
-        let shares: Vec<Charge> =
-            charges.iter().map(|charge| share(charge, self.replicas)).collect();
-        let mut verdicts = self.buckets.charge(&shares, owner(request), now)?;
-        for ((verdict, share), charge) in verdicts.iter_mut().zip(&shares).zip(charges) {
+        let charges: Vec<Charge> =
+            request.charges.iter().map(|charge| share(charge, self.replicas)).collect();
+        let reservation = request.reservation.as_ref().map(|reservation| {
+            let holds = reservation.holds.iter().map(|hold| share_of_window(hold, self.replicas));
+            Box::new(Reservation { holds: holds.collect(), ..(**reservation).clone() })
+        });
+        let revocation = request.revocation.clone();
+        let shares = AdmitRequest { revocation, address: None, charges, reservation };
+        let mut verdicts = self.buckets.admit(&shares, now)?;
+        for ((verdict, share), charge) in
+            verdicts.iter_mut().zip(&shares.charges).zip(&request.charges)
+        {
             limit_retry_after(verdict, share, charge);
+        }
+        let holds = request.reservation.iter().flat_map(|reservation| &reservation.holds);
+        for (verdict, hold) in verdicts.iter_mut().skip(request.charges.len()).zip(holds) {
+            let is_possible = Count::default().try_hold(hold, now.micros()).admitted;
+            if verdict.retry_after == u64::MAX && is_possible {
+                verdict.retry_after = HELD_RETRY;
+            }
         }
         Ok(AdmitResponse::Counted(verdicts))
     }
@@ -117,6 +135,17 @@ fn share(charge: &Charge, replicas: u64) -> Charge {
         burst: charge.burst / replicas.max(1),
         ..charge.clone()
     }
+}
+
+/// The share of one replica in the requests of a window.
+fn share_of_window(hold: &Hold, replicas: u64) -> Hold {
+    let counter = match hold.counter {
+        Counter::Requests { limit, ends } => {
+            Counter::Requests { limit: limit / replicas.max(1), ends }
+        }
+        settled => settled,
+    };
+    Hold { counter, ..hold.clone() }
 }
 
 /// A share that is too small for the charge never has room, but the limit has, once Redis is back:

@@ -17,7 +17,7 @@ use tollgate_core::{
     time::Timestamp,
 };
 
-pub(super) use self::buckets::{Buckets, owner};
+pub(super) use self::buckets::Buckets;
 use super::{
     AdmitFuture, BanQuery, BanStatus, Circuit, Entry, MemoryConfig, NewBan, PAGE_MAX, Page,
     Position, Revocation, Store, StoreStatus, ban_map::BanMap, revocation::RevocationTable,

@@ -72,8 +72,14 @@ impl Everything {
         std::fs::write(second.path().join("metering"), "m".repeat(32)).unwrap();
         let log = "  access_log: \"unix:${DIR}/access-log.sock\"\n  http:\n";
         let listen = replace_once(TLS.to_owned(), "  http:\n", log);
-        let in_memory =
-            format!("{listen}{POLICY}metering: {{ secrets: [\"file:${{DIR}}/metering\"] }}\n");
+        let counted = POLICY.replace(
+            "    scopes: [infer:text]\n",
+            "    scopes: [infer:text]\n    limits: [daily]\n",
+        );
+        let in_memory = format!(
+            "{listen}{counted}limits: [{{ name: daily, by: [subject], requests: 1000/day }}]\n\
+             metering: {{ secrets: [\"file:${{DIR}}/metering\"] }}\n"
+        );
         let tollgates =
             [Tollgate::start(dir.path(), &config), Tollgate::start(second.path(), &in_memory)];
         Self { tollgates, _redis: redis, issuer, key, dir, second }

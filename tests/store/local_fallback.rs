@@ -9,9 +9,12 @@ use tollgate::store::{
     self, LocalConfig, LocalFallback, Opened, RedisConfig, Revocation, Store, StoreConfig,
 };
 use tollgate_core::{
-    admission::{AdmitResponse, Outage},
+    admission::{AdmitRequest, AdmitResponse, Outage},
     identity::Principal,
-    limit::Verdict,
+    limit::{
+        Counter, Hold, Verdict,
+        reservation::{Reservation, ReservationId},
+    },
     revocation::Target,
     time::{Span, Timestamp},
 };
@@ -190,4 +193,48 @@ async fn each_replica_admits_its_share() {
         Err(Outage::Refused),
         "a blacklist that is not replicated"
     );
+}
+
+#[tokio::test]
+async fn windows_of_requests_have_shares_and_holds_of_tokens_are_refused() {
+    let server = redis_server::start(&[]);
+    let (_store, local) = opened(&server.unix(), Span::from_secs(60));
+    let ends = Timestamp::from_secs(4_000_000_000);
+    let request = |name: &str, counter| {
+        let hold = Hold {
+            limit: name.into(),
+            counter_id: name.into(),
+            counter,
+            amount: 1,
+            unreported: 1,
+            by_principal: true,
+        };
+        let reservation = Reservation {
+            id: ReservationId([1; 16]),
+            issued: Timestamp::from_secs(NOW),
+            life: Span::from_secs(30),
+            holds: vec![hold],
+        };
+        AdmitRequest { reservation: Some(Box::new(reservation)), ..AdmitRequest::default() }
+    };
+    let verdict = |request: &AdmitRequest| match local.admit(request) {
+        Ok(AdmitResponse::Counted(verdicts)) => verdicts[0],
+        other => panic!("{other:?}"),
+    };
+    // Four replicas share ten requests of a day.
+    let day = request("day", Counter::Requests { limit: 10, ends });
+    let admitted: Vec<bool> = (0..4).map(|_| verdict(&day).admitted).collect();
+    assert_eq!(admitted, [true, true, false, false]);
+    // A share of none is refused for now, and an empty limit for ever.
+    for (limit, retry_after) in [(3, 1_000_000), (0, u64::MAX)] {
+        let none = verdict(&request("none", Counter::Requests { limit, ends }));
+        assert_eq!((none.admitted, none.retry_after), (false, retry_after));
+    }
+    for counter in [
+        Counter::Budget { limit: 10, ends },
+        Counter::Bucket { interval: 1, burst: 10 },
+        Counter::Slots { limit: 10 },
+    ] {
+        assert_eq!(local.admit(&request("held", counter)), Err(Outage::Refused));
+    }
 }

@@ -5,6 +5,7 @@ use std::{
     time::{SystemTime, UNIX_EPOCH},
 };
 
+use futures_util::future::join_all;
 use tokio_util::sync::CancellationToken;
 use tollgate::store::{self, ACL_RULE, Memory, MemoryConfig, Redis, Store, StoreConfig};
 use tollgate_core::{
@@ -227,6 +228,46 @@ async fn another_process_charges_what_expired() {
     until("a slot is free", async || admit(&*other, &[], &request).await[0].admitted).await;
     until("both are counted", async || other.status().reservations.expired + before == 2).await;
     until("one is open", async || other.status().reservations.open == Some(1)).await;
+}
+
+/// Concurrent checks and reports at two replicas: the limit is neither exceeded nor left unused,
+/// and one report of several counts.
+#[tokio::test]
+async fn concurrent_checks_and_reports_are_exact() {
+    let server = redis_server::start(&[]);
+    let replicas = [(); 2].map(|()| redis_server::open(&server.unix()));
+    let holds =
+        [hold("day", budget(1000), 10, 10), hold("slots", Counter::Slots { limit: 70 }, 1, 1)];
+    let requests: Vec<_> = (0..150).map(|_| minute(&holds)).collect();
+    let checks = requests.iter().enumerate().map(|(n, one)| admit(&replicas[n % 2], &[], one));
+    let verdicts = join_all(checks).await;
+    let is_admitted = |verdicts: &Vec<Verdict>| verdicts.iter().all(|verdict| verdict.admitted);
+    let admitted: Vec<&Reservation> = requests
+        .iter()
+        .zip(&verdicts)
+        .filter(|(_, v)| is_admitted(v))
+        .map(|(one, _)| one)
+        .collect();
+    assert_eq!(admitted.len(), 70);
+    // Each report is sent three times, to both replicas, and each claims another usage.
+    let reports = admitted.iter().flat_map(|one| {
+        [4, 5, 6].map(|tokens| {
+            let replica = &replicas[usize::try_from(tokens % 2).unwrap()];
+            async move { settle(replica, one, Usage::Final(tokens)).await }
+        })
+    });
+    let settled = join_all(reports).await;
+    let charged = settled.iter().filter_map(|settled| match settled {
+        Settled::Charged(tokens) => Some(*tokens),
+        other => {
+            assert_eq!(*other, Settled::Repeated);
+            None
+        }
+    });
+    let charged: Vec<u64> = charged.collect();
+    assert_eq!(charged.len(), 70);
+    assert_eq!(left(&replicas[0], &holds[0]).await, 1000 - charged.iter().sum::<u64>());
+    assert_eq!(outcome(&replicas[0], &[], &minute(&holds[1..])).await, (true, vec![69]));
 }
 
 /// A failover loses the last writes. Heartbeats hold again what was held, and final reports are

@@ -65,7 +65,7 @@ impl Tables {
 }
 
 /// Returns the principal who takes room for the buckets of a request, if there is one.
-pub(in crate::store) fn owner(request: &AdmitRequest) -> Option<Fingerprint> {
+fn owner(request: &AdmitRequest) -> Option<Fingerprint> {
     request.revocation.as_ref().map(|keys| keys.subject().fingerprint())
 }
 

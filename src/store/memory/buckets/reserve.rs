@@ -38,6 +38,7 @@ impl Buckets {
     ) -> Result<Vec<Verdict>, Outage> {
         let tables = &mut *self.tables.lock().unwrap_or_else(PoisonError::into_inner);
         tables.counters.advance(now, ADVANCE);
+        tables.counters.forget_beyond(self.most);
         let owner = owner.map(|owner| tables.owned.owner(owner));
         let mut verdicts = self.try_charges(tables, charges, owner, now.micros());
         let mut held = tables.counters.try_hold(reservation, now);
