@@ -27,6 +27,7 @@ use tollgate_core::{
     time::Timestamp,
 };
 
+pub(crate) use self::file::stand_in_keys;
 pub use self::{
     banned::Banned,
     error::CaseError,
@@ -70,6 +71,8 @@ pub struct Earlier {
     pub at: Timestamp,
     /// The request, with its token.
     pub request: Request,
+    /// The tokens that it used; `None`: its response still arrives.
+    pub used: Option<u64>,
 }
 
 /// A revocation in a case.
@@ -106,6 +109,7 @@ impl Case {
                 if let Prepared::Pending(pending) = prepared {
                     // Only the counts matter here, not the answer.
                     drop(ledger.conclude(pending, earlier.at, None));
+                    ledger.settle_last(earlier.used, earlier.at);
                 }
             }
         }

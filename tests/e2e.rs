@@ -6,6 +6,7 @@ mod allow;
 mod api_keys;
 mod bans;
 mod browsers;
+mod budgets;
 mod bursts;
 mod cli;
 mod cli_output;

@@ -82,6 +82,14 @@ impl ServerConfig {
                 errors.push(&path, "without the section `metering` no reservation can be opened: add `metering.secrets`");
             }
         }
+        if self.listen.access_log.is_none()
+            && let Some(limit) = policy.and_then(|policy| policy.settled.as_ref())
+        {
+            let listener = root.key("listen").key("access_log");
+            let message =
+                "no listener receives the reports that settle this limit; add `listen.access_log`";
+            errors.push_presuming(limit, &[listener], message);
+        }
         if let Some(admin) = &self.listen.admin {
             let path = root.key("listen").key("admin").key("credentials");
             AdminCredentialConfig::validate(&admin.credentials, &path, errors);
@@ -280,6 +288,55 @@ mod tests {
         }
         let found = errors("'unix:/run/log.sock'", "");
         assert!(found.contains("add `metering.secrets`"), "{found}");
+    }
+
+    #[test]
+    fn a_limit_that_is_settled_needs_what_settles_it() {
+        const METERING: &str = "metering: { secrets: ['file:/run/metering'] }\n";
+        const LISTEN: &str = "listen: { access_log: 'unix:/run/log.sock' }\n";
+        const MODELS: &str = "models: [{ name: m, context: 4096 }]\n";
+        let errors = |limit: &str, sections: &[&str]| {
+            let text = format!(
+                "issuers: [{{ issuer: 'https://a', audiences: [x], algorithms: [RS256], jwks: {{ url: 'https://a/k' }} }}]
+routes: [{{ match: {{ methods: [POST], paths: [/v1/chat/completions] }}, scopes: [], model: {{ from: body }}, limits: [l] }}]
+limits: [{{ name: l, by: [subject], {limit} }}]
+{}",
+                sections.concat()
+            );
+            let errors = compile(&text, &|_| None).err().unwrap_or_default();
+            errors.iter().map(|error| error.message()).collect::<Vec<_>>().join("; ")
+        };
+        for limit in ["tokens: 1000/1m", "tokens: 1000/day", "concurrent: 2"] {
+            assert_eq!(errors(limit, &[METERING, LISTEN, MODELS]), "", "{limit}");
+            let found = errors(limit, &[METERING, MODELS]);
+            assert!(found.contains("add `listen.access_log`"), "{limit}: {found}");
+            let found = errors(limit, &[MODELS]);
+            assert!(found.contains("add `metering.secrets`"), "{limit}: {found}");
+        }
+        let found = errors("tokens: 1000/day", &[METERING, LISTEN]);
+        assert!(found.contains("list the `models` with their `context`"), "{found}");
+        let found = errors("tokens: 1000/day", &[METERING, LISTEN, "models: [{ name: m }]\n"]);
+        assert!(found.contains("the model `m` has no `context`"), "{found}");
+        for limit in ["requests: 5/day", "rate: 5/1m"] {
+            assert_eq!(errors(limit, &[]), "", "{limit}");
+        }
+        for (limit, error) in [
+            ("tokens: 8", "write tokens per time"),
+            ("tokens: 8/day, burst: 4", "a window of the calendar has no burst"),
+            ("tokens: 8/1m, time_zone: UTC", "tokens per time have no windows"),
+            ("tokens: 8/day, rate: 5/1m", "a limit has one size"),
+            ("concurrent: 8, burst: 4", "remove this"),
+            (
+                "tokens: 8/day, overrides: [{ role: a, tokens: 9/hour }]",
+                "in the form of the limit's",
+            ),
+            ("tokens: 8/day, overrides: [{ role: a, rate: 9/1m }]", "the limit has `tokens`"),
+            ("tokens: 8/day, may_raise_to: 9", "does not have the form"),
+            ("tokens: 8/day, lease: { slice: 2 }", "only a `rate` can be leased"),
+        ] {
+            let found = errors(limit, &[METERING, LISTEN, MODELS]);
+            assert!(found.contains(error), "{limit}: {found}");
+        }
     }
 
     #[test]

@@ -3,6 +3,7 @@
 
 mod large;
 mod lookup;
+mod unanswered;
 
 use std::{
     borrow::Cow,
@@ -25,19 +26,21 @@ use tollgate_core::{
     check::{CheckHooks, Pending, Prepared, PreparedHead, prepare, prepare_head},
     credential::Credential,
     decision::{
-        Decision, Failure, Missing, Outcome,
+        Decision, Failure, Grant, Missing, Outcome,
         answer::{self, AllowedAnswer, DeniedAnswer},
     },
     denial::{Denial, Reason},
     identity::Principal,
     limit::{Charge, refusal::Refusal, reservation::ReservationId},
     request::{Headers, RawBody, RawRequest},
+    rule::size::BodyChanges,
     snapshot::Snapshot,
     stage::Stage,
     time::{Span, Timestamp},
 };
 
 pub use self::large::LargeRequest;
+use self::unanswered::Unanswered;
 pub(crate) use super::{body_pool::INLINE, deadline::CHECK_WITHIN};
 use super::{
     body_pool::{BodyPool, CLIENT_PLACES},
@@ -208,14 +211,19 @@ pub enum Answer<'a> {
     Fail(&'a Failure),
 }
 
-/// The facts of a check: decision id, route, subject, tenant, model, reason.
+/// The facts of a check: decision id, route, subject, tenant, model, reason, reservation; and what
+/// the proxy writes into the body.
 #[derive(Clone, Copy, Debug)]
-pub struct Metadata<'a>(pub(crate) [(&'static str, Option<&'a str>); 6]);
+pub struct Metadata<'a> {
+    pub(crate) facts: [(&'static str, Option<&'a str>); 7],
+    /// What the proxy writes into the body.
+    pub changes: Option<&'a BodyChanges>,
+}
 
 impl<'a> Metadata<'a> {
     /// Returns the known facts by name.
     pub fn iter(&self) -> impl Iterator<Item = (&'static str, &'a str)> {
-        self.0.iter().filter_map(|(name, value)| Some((*name, (*value)?)))
+        self.facts.iter().filter_map(|(name, value)| Some((*name, (*value)?)))
     }
 }
 
@@ -455,10 +463,16 @@ impl Checker {
         };
         record.store_call_started();
         let since = call.map_or(record.started(), |call| call.since);
+        let unanswered = Unanswered::of(&self.store, &pending);
         let answers =
             self.ask(&pending, Deadline::of(call.map(|call| call.headers)), since, now).await;
         let answers =
             if has_stale_key(&pending, state) { unless_admitted(answers) } else { answers };
+        if answers.is_ok()
+            && let Some(unanswered) = unanswered
+        {
+            unanswered.answered();
+        }
         record.store_call_finished(answers.as_ref().err().copied());
         drop(share);
         self.conclude(pending, answers, state, record.now())
@@ -630,13 +644,19 @@ fn shape<'a>(
         }
         Decision::Fail(failure) => (Answer::Fail(failure), Some(failure.reason)),
     };
-    let metadata = Metadata([
+    let grant = match &outcome.decision {
+        Decision::Allow(grant) => Some(grant),
+        Decision::Deny(_) | Decision::Fail(_) => None,
+    };
+    let facts = [
         ("decision_id", Some(decision_id)),
         ("route", evidence.route.as_ref().map(|route| route.name.as_str())),
         ("subject", principal.map(|principal| principal.subject())),
         ("tenant", principal.and_then(|principal| principal.tenant())),
         ("model", evidence.model.as_deref()),
         ("reason", reason.map(Reason::code)),
-    ]);
-    CheckAnswer { answer, metadata }
+        ("reservation", grant.and_then(Grant::reservation)),
+    ];
+    let changes = grant.and_then(Grant::changes);
+    CheckAnswer { answer, metadata: Metadata { facts, changes } }
 }

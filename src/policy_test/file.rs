@@ -14,6 +14,7 @@ use tollgate_core::{
             key_set::{KeySet, KeySetError, SkippedKey},
         },
     },
+    limit::reservation::{MIN_SECRET, ReservationKeys},
     policy::Policy,
     revocation::{Target, sha256, token_digest},
     secret::{Secret, SecretSource},
@@ -127,6 +128,7 @@ impl CaseFile {
         for table in &mut snapshot.api_keys {
             *table = Some(Arc::new(self.api_keys.table.clone()));
         }
+        snapshot.reservation_keys = stand_in_keys(policy);
         for source in &policy.upstream_keys {
             let key = [b"Bearer ", inline(source)?.expose()].concat();
             snapshot.upstream_keys.push(Some(Secret::new(key)));
@@ -224,7 +226,7 @@ impl CaseFile {
             &spec.token.or_defaults(credential),
             now,
         )?;
-        Ok(Earlier { times: spec.times, at: spec.at.from(now), request })
+        Ok(Earlier { times: spec.times, at: spec.at.from(now), request, used: spec.used })
     }
 
     fn request(
@@ -333,4 +335,10 @@ fn revoked(
         (Err(none), Some(key)) if none.is_empty() => Ok(Revoked::ExternalDenylist(key.clone())),
         _ => Err(CaseError::Revocation),
     }
+}
+
+/// The secret of reservations of a policy, where no proxy reads them: any secret will do.
+pub(crate) fn stand_in_keys(policy: &Policy) -> Option<Arc<ReservationKeys>> {
+    policy.metering.as_ref()?;
+    ReservationKeys::new(vec![Secret::new(vec![0; MIN_SECRET])]).ok().map(Arc::new)
 }

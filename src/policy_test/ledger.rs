@@ -7,13 +7,16 @@ use std::{
 };
 
 use tollgate_core::{
-    admission::{AdmitRequest, AdmitResponse, Outage},
+    admission::{AdmitRequest, AdmitResponse, Outage, Settlement, Usage},
     ban::Ban,
     check::{CheckHooks, Pending},
     decision::Outcome,
     limit::{
-        BucketId, Charge, Verdict, counters::Counters, reference, refusal::Refusal,
-        reservation::ReservationId,
+        BucketId, Charge, Verdict,
+        counters::Counters,
+        reference,
+        refusal::Refusal,
+        reservation::{Reservation, ReservationId},
     },
     revocation,
     time::Timestamp,
@@ -33,6 +36,8 @@ pub struct Ledger {
     counters: Counters,
     /// The number of reservations that were decided.
     reserved: u128,
+    /// The last reservation that was admitted, if it is not settled yet.
+    last: Option<Reservation>,
 }
 
 /// The hooks of a check that finds the refusals of a ledger.
@@ -147,6 +152,7 @@ impl Ledger {
             self.arrival.extend(asked.iter().map(|(charge, step)| (charge.bucket, step.tat)));
             if let Some(reservation) = reservation {
                 self.counters.hold(reservation, None, now);
+                self.last = Some(reservation.clone());
             }
             let charged = asked.into_iter().map(|(_, step)| step.verdict);
             return AdmitResponse::Counted(charged.chain(held).collect());
@@ -158,6 +164,15 @@ impl Ledger {
             if step.verdict.admitted { self.untouched(charge, now) } else { step.verdict }
         });
         AdmitResponse::Counted(charged.chain(held).collect())
+    }
+
+    /// Ends the response of the request that was admitted last, with the tokens that it used; `None`:
+    /// it still arrives.
+    pub fn settle_last(&mut self, used: Option<u64>, now: Timestamp) {
+        let Some(reservation) = self.last.take() else { return };
+        if let Some(used) = used {
+            self.counters.settle(&Settlement { reservation, usage: Usage::Final(used) }, now);
+        }
     }
 
     /// The id of the next reservation: no two checks of a case have one id.

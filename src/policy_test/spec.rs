@@ -151,6 +151,9 @@ pub(super) struct EarlierSpec {
     pub(super) request: RequestSpec,
     #[serde(default)]
     pub(super) token: TokenSpec,
+    /// The tokens that it used when its response ended. Default: the response still arrives.
+    #[serde(default)]
+    pub(super) used: Option<u64>,
 }
 
 fn once() -> u32 {

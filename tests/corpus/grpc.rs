@@ -53,7 +53,7 @@ use super::{files, rows};
 
 /// The store of a row: its ledger, or its outage.
 struct Stored {
-    ledger: Mutex<Ledger>,
+    ledger: Arc<Mutex<Ledger>>,
     moment: Arc<Moment>,
 }
 
@@ -340,8 +340,8 @@ async fn every_row_has_its_result(reading: Reading) {
             continue;
         }
         let moment = Arc::<Moment>::default();
-        let ledger = Mutex::new(Ledger::new(&row.case.revoked, &row.case.banned));
-        let store = Stored { ledger, moment: Arc::clone(&moment) };
+        let ledger = Arc::new(Mutex::new(Ledger::new(&row.case.revoked, &row.case.banned)));
+        let store = Stored { ledger: Arc::clone(&ledger), moment: Arc::clone(&moment) };
         let observer = Arc::new(Observer::new(
             Arc::new(Metrics::new(&ObserveConfig::default())),
             Arc::new(Audit::off()),
@@ -361,6 +361,7 @@ async fn every_row_has_its_result(reading: Reading) {
             let message = message(&earlier.request);
             for _ in 0..earlier.times {
                 drop(call(&service, &message, reading).await);
+                ledger.lock().unwrap().settle_last(earlier.used, earlier.at);
             }
         }
         moment.set(row.case.now, row.case.outage);

@@ -20,20 +20,21 @@ use crate::{
     denial::{Denial, Reason, listed, malformed},
     details::{Details, NormalizedRequest},
     identity::{CredentialKind, Principal},
+    json::Json,
     limit::{
-        Charge, ChargeSubject, Demand, Held, LimitKind, LimitStatus, Verdict,
+        self, Charge, ChargeSubject, Demand, Held, LimitKind, LimitStatus, TOKEN_BUDGET, Verdict,
         refusal::Refusal,
-        reservation::{Reservation, ReservationId},
+        reservation::{Reservation, ReservationId, ReservationKeys},
     },
     pattern::Captures,
     permit::{self, Permit, Progress, RequestContext, RoutePermit},
     policy::Policy,
     request::{Body, RawBody, RawHead, RawRequest, Request},
     route::{OnOutage, Route},
-    rule::{model::Models, size::RequestSize},
+    rule::size::RequestSize,
     snapshot::Snapshot,
     stage::{Check, Stage},
-    time::{Span, Timestamp},
+    time::{MAX_COUNT, Span, Timestamp},
 };
 
 /// The places of a check where its caller takes part.
@@ -114,7 +115,7 @@ pub struct CheckedHead<'a> {
     request: Request<'a>,
     captures: Captures,
     access: Access,
-    models: &'a Models,
+    snapshot: &'a Snapshot,
     now: Timestamp,
     evidence: Evidence,
 }
@@ -133,6 +134,8 @@ pub struct Pending {
     admit_request: AdmitRequest,
     /// What the holds of the reservation are units of, in their order.
     held: Vec<Held>,
+    /// The secrets that authenticate the reservation, where it is settled.
+    keys: Option<Arc<ReservationKeys>>,
     now: Timestamp,
     evidence: Evidence,
 }
@@ -284,8 +287,7 @@ fn check_head<'a>(
     let mut evidence = Evidence::new(Dialect::of_target(head.path));
     match enter(snapshot, head, now, hooks, &mut evidence) {
         Ok((request, captures, access)) => {
-            let models = &snapshot.policy.models;
-            let head = CheckedHead { request, captures, access, models, now, evidence };
+            let head = CheckedHead { request, captures, access, snapshot, now, evidence };
             if hooks.has_refusals(now) { head.without_refusals(hooks) } else { Ok(head) }
         }
         Err(denial) => Err(Outcome { decision: Decision::Deny(denial), evidence }),
@@ -495,12 +497,18 @@ impl CheckedHead<'_> {
     /// Continues with the body: model, conditions, content, and what to count by. A route that
     /// needs no body does not read it.
     pub fn with_body(self, body: RawBody<'_>, hooks: &mut impl CheckHooks) -> Prepared {
-        let Self { request, captures, access, models, now, mut evidence } = self;
+        let Self { request, captures, access, snapshot, now, mut evidence } = self;
         let context = RequestContext { request: &request, captures: &captures, now };
         let body = Body::new(body, &request.headers);
-        match authorize(access, models, context, &body, &mut evidence, hooks) {
+        match authorize(access, snapshot, context, &body, &mut evidence, hooks) {
             Ok((permit, admit_request, held)) => {
-                Prepared::Pending(Pending { permit, admit_request, held, now, evidence })
+                let keys = match &admit_request.reservation {
+                    Some(reservation) if reservation.is_settled() => {
+                        snapshot.reservation_keys.clone()
+                    }
+                    _ => None,
+                };
+                Prepared::Pending(Pending { permit, admit_request, held, keys, now, evidence })
             }
             Err(denial) => {
                 Prepared::Decided(Outcome { decision: Decision::Deny(denial), evidence })
@@ -511,7 +519,7 @@ impl CheckedHead<'_> {
 
 fn authorize(
     access: Access,
-    models: &Models,
+    snapshot: &Snapshot,
     context: RequestContext<'_>,
     body: &Body<'_>,
     evidence: &mut Evidence,
@@ -524,7 +532,9 @@ fn authorize(
     };
     let permit = match access {
         Access::Public(route) => permit::permit_public(route, context, &mut progress)?,
-        Access::Scoped(permit) => permit.authorize(models, context, body, &mut progress)?,
+        Access::Scoped(permit) => {
+            permit.authorize(&snapshot.policy.models, context, body, &mut progress)?
+        }
     };
     hooks.passed(Stage::Content);
     evidence.stage = Stage::Limits;
@@ -541,15 +551,12 @@ fn authorize(
     } else {
         let now = context.now;
         let held = holds(&permit, &subject, now, &mut evidence.limits)?;
-        let reservation = reserve(&held, now, hooks)?;
+        let reservation = reserve(&held, snapshot, now, hooks)?;
         (held, reservation)
     };
     let revocation = permit.principal().map(|principal| Arc::clone(principal.revocation()));
     Ok((permit, AdmitRequest { revocation, address, charges, reservation }, held))
 }
-
-/// The time for which a reservation holds units without news of its request.
-const LIFE: Span = Span::from_secs(30);
 
 /// What a request holds of the limits of its route. A limit that it cannot be within is recorded in
 /// `limits`.
@@ -559,24 +566,38 @@ fn holds(
     now: Timestamp,
     limits: &mut Vec<LimitStatus>,
 ) -> Result<Vec<Held>, Denial> {
-    let tokens = permit.size().map_or(0, |size| size.total);
-    let mut held = Vec::with_capacity(permit.route().holds.len());
+    let size = permit.sized().map(|sized| sized.size);
+    let tokens = size.map_or(0, |size| size.total);
+    let mut held = Vec::with_capacity(permit.route().holds.len() + 1);
     for limit in &permit.route().holds {
         match limit.demand(subject, tokens, now)? {
             Demand::Hold(units) => held.push(units),
             Demand::Nothing => {}
             Demand::TooLarge(most) => {
                 limits.push(LimitStatus::too_large(&limit.name, most));
-                return Err(too_large(&limit.name, most, permit.size()));
+                return Err(too_large(&limit.name, most, size));
             }
         }
+    }
+    let is_charged = permit.route().holds.iter().any(|limit| limit.charges_tokens());
+    if let Some(principal) = subject.principal.filter(|_| is_charged)
+        && let Some(budget) = principal.claim(TOKEN_BUDGET)
+    {
+        let Json::Integer(budget) = budget else { return Err(bad_budget()) };
+        let budget = u64::try_from(*budget).map_err(|_| bad_budget())?;
+        held.push(limit::token_budget(principal, budget.min(MAX_COUNT), tokens));
     }
     Ok(held)
 }
 
+fn bad_budget() -> Denial {
+    let cause = format!("the claim `{TOKEN_BUDGET}` is no whole number of tokens");
+    Denial::new(Reason::InvalidClaim, cause)
+}
+
 /// The denial of a request that may use more tokens than one request may.
-fn too_large(name: &str, most: u64, size: Option<&RequestSize>) -> Denial {
-    let RequestSize { input, output, answers, total } = size.copied().unwrap_or_default();
+fn too_large(name: &str, most: u64, size: Option<RequestSize>) -> Denial {
+    let RequestSize { input, output, answers, total } = size.unwrap_or_default();
     let cause = format!(
         "the request may use {total} tokens ({input} of input and {answers} times {output} of \
          output), over the {most} of `{name}`"
@@ -591,6 +612,7 @@ fn too_large(name: &str, most: u64, size: Option<&RequestSize>) -> Denial {
 /// Reserves what a request holds.
 fn reserve(
     held: &[Held],
+    snapshot: &Snapshot,
     now: Timestamp,
     hooks: &mut impl CheckHooks,
 ) -> Result<Option<Box<Reservation>>, Denial> {
@@ -601,7 +623,14 @@ fn reserve(
         Denial::new(Reason::Internal, "there is no randomness for the id of a reservation")
     })?;
     let holds = held.iter().map(|held| held.hold.clone()).collect();
-    Ok(Some(Box::new(Reservation { id, issued: now, life: LIFE, holds })))
+    let life = snapshot.policy.metering.as_ref().map_or(Span::from_secs(0), |it| it.life);
+    let reservation = Reservation { id, issued: now, life, holds };
+    if reservation.is_settled() && snapshot.reservation_keys.is_none() {
+        let cause =
+            "no secret of `metering.secrets` can be used, so that no usage could be reported";
+        return Err(Denial::new(Reason::NotReady, cause));
+    }
+    Ok(Some(Box::new(reservation)))
 }
 
 /// One charge for each rate of the route.
@@ -721,14 +750,21 @@ impl Pending {
     /// ));
     /// ```
     pub fn conclude(self, response: Result<AdmitResponse, Outage>) -> Outcome {
-        let Self { permit, admit_request, held, now, mut evidence } = self;
+        let Self { permit, admit_request, held, keys, now, mut evidence } = self;
+        let AdmitRequest { charges, reservation, .. } = admit_request;
+        let mut sealed = None;
         evidence.stage = Stage::Store;
         let counted = match response {
             Ok(AdmitResponse::Counted(verdicts))
-                if verdicts.len() == admit_request.charges.len() + held.len() =>
+                if verdicts.len() == charges.len() + held.len() =>
             {
-                evidence.limits = statuses(admit_request.charges, held, verdicts);
-                check_limits(&evidence.limits, "")
+                evidence.limits = statuses(charges, held, verdicts);
+                let checked = check_limits(&evidence.limits, "");
+                if checked.is_ok() {
+                    sealed =
+                        reservation.zip(keys).map(|(reservation, keys)| reservation.seal(&keys));
+                }
+                checked
             }
             Ok(AdmitResponse::Counted(_)) => Err(Decision::Deny(Denial::new(
                 Reason::Internal,
@@ -745,7 +781,7 @@ impl Pending {
         };
         // INVARIANT: the one place that allows.
         let decision = match counted {
-            Ok(()) => Decision::Allow(Grant::new(permit)),
+            Ok(()) => Decision::Allow(Grant::new(permit, sealed)),
             Err(decision) => decision,
         };
         Outcome { decision, evidence }
@@ -820,6 +856,13 @@ fn left(status: &LimitStatus) -> String {
         LimitKind::Requests => {
             format!(": {} of {limit} requests are left", verdict.remaining)
         }
+        LimitKind::TokenRate => format!(": {} of {limit} tokens are left", verdict.remaining),
+        LimitKind::TokenBudget => format!(
+            ": {} of {limit} tokens are left until its window ends in {}",
+            verdict.remaining,
+            rounded_up(Span::from_micros(verdict.reset)),
+        ),
+        LimitKind::InFlight => format!(": {limit} requests are in flight, as many as it allows"),
         LimitKind::PerRequest => format!(": it allows {limit} tokens for one request"),
     }
 }
@@ -833,12 +876,13 @@ fn message(status: &LimitStatus) -> String {
             format!("rate limit `{name}` reached; retry in {span}")
         }
         (LimitKind::Rate, None) => format!("rate limit `{name}` admits no requests"),
-        (LimitKind::Requests | LimitKind::PerRequest, Some(span)) => {
+        (LimitKind::Requests, Some(span)) => {
             format!("budget `{name}`{left}; the next window begins in {span}")
         }
-        (LimitKind::Requests | LimitKind::PerRequest, None) => {
-            format!("budget `{name}` admits no such request{left}")
-        }
+        (LimitKind::InFlight, Some(span)) => format!("`{name}`{left}; retry in {span}"),
+        (LimitKind::InFlight, None) => format!("`{name}` admits no requests"),
+        (_, Some(span)) => format!("budget `{name}`{left}; retry in {span}"),
+        (_, None) => format!("budget `{name}` admits no such request{left}"),
     }
 }
 

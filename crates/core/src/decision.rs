@@ -12,6 +12,7 @@ use crate::{
     limit::LimitStatus,
     permit::Permit,
     route::Route,
+    rule::size::BodyChanges,
     stage::Stage,
     time::Span,
 };
@@ -32,11 +33,25 @@ pub enum Decision {
 #[derive(Debug)]
 pub struct Grant {
     permit: Permit,
+    /// The authenticated text of what the request holds, where it is settled.
+    reservation: Option<String>,
 }
 
 impl Grant {
-    pub(crate) fn new(permit: Permit) -> Self {
-        Self { permit }
+    pub(crate) fn new(permit: Permit, reservation: Option<String>) -> Self {
+        Self { permit, reservation }
+    }
+
+    /// The authenticated text of what the request holds, for who reports its usage. It is not sent
+    /// to the client, nor to the upstream.
+    pub fn reservation(&self) -> Option<&str> {
+        self.reservation.as_deref()
+    }
+
+    /// What the proxy writes into the body, where what the request holds is settled.
+    pub fn changes(&self) -> Option<&BodyChanges> {
+        self.reservation.as_ref()?;
+        self.permit.sized().map(|sized| &sized.changes)
     }
 
     /// The permit that it rests on.

@@ -24,12 +24,13 @@ pub mod reservation;
 mod selector;
 pub mod settlement;
 mod sizes;
+mod slots;
+mod tokens;
 mod verdict;
 mod window;
 
 use std::sync::Arc;
 
-pub(crate) use self::entry::compile;
 use self::lease::LeaseTerms;
 pub use self::{
     bucket::BucketId,
@@ -40,6 +41,10 @@ pub use self::{
     kind::{LimitKind, Unit},
     selector::ClaimValue,
     verdict::Verdict,
+};
+pub(crate) use self::{
+    entry::compile,
+    hold_limit::{TOKEN_BUDGET, token_budget},
 };
 use crate::time::Span;
 

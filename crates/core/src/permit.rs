@@ -7,9 +7,9 @@ use crate::{
     details::{ConditionResult, Details},
     identity::{Omitted, Principal},
     pattern::Captures,
-    request::{Body, Request, body::BodyFacts},
-    route::{Route, Sizing},
-    rule::{condition::Activation, model::Models, size::RequestSize},
+    request::{Body, Request},
+    route::Route,
+    rule::{condition::Activation, model::Models, size::SizedRequest},
     stage::Stage,
     time::Timestamp,
 };
@@ -22,7 +22,7 @@ pub struct Permit {
     principal: Option<Arc<Principal>>,
     model: Option<Arc<str>>,
     /// The size of the request, where a limit of the route counts tokens.
-    size: Option<RequestSize>,
+    sized: Option<Box<SizedRequest>>,
 }
 
 impl Permit {
@@ -42,8 +42,8 @@ impl Permit {
     }
 
     /// The size of the request in tokens, where a limit of the route counts them.
-    pub fn size(&self) -> Option<&RequestSize> {
-        self.size.as_ref()
+    pub fn sized(&self) -> Option<&SizedRequest> {
+        self.sized.as_deref()
     }
 }
 
@@ -89,7 +89,7 @@ pub fn permit_public(
         return Err(Denial::new(Reason::MissingCredential, "the route is not public"));
     }
     check_conditions(&route, context, None, None, progress)?;
-    Ok(Permit { route, principal: None, model: None, size: None })
+    Ok(Permit { route, principal: None, model: None, sized: None })
 }
 
 /// Checks that the credential may be used from the client's address.
@@ -196,27 +196,20 @@ impl RoutePermit {
             details.categories = route.content.categories(&request.headers, &facts);
         }
         route.content.check(&principal, tier, request, &facts)?;
-        let size = match route.sizing {
-            Some(sizing) => Some(size(sizing, &route, models, model.as_deref(), body, &facts)?),
+        let sized = match route.sizing {
+            Some(sizing) => {
+                let model = model.as_deref().and_then(|name| models.size(name));
+                let model = model.ok_or_else(|| {
+                    let cause = "a limit counts tokens, and the model has no size";
+                    Denial::new(Reason::Internal, cause)
+                })?;
+                let path = request.path.decoded();
+                Some(Box::new(route.content.size(model, path, body, &facts, sizing)?))
+            }
             None => None,
         };
-        Ok(Permit { route, principal: Some(principal), model, size })
+        Ok(Permit { route, principal: Some(principal), model, sized })
     }
-}
-
-/// Returns the size of a request of a route that counts tokens.
-fn size(
-    sizing: Sizing,
-    route: &Route,
-    models: &Models,
-    model: Option<&str>,
-    body: &Body<'_>,
-    facts: &BodyFacts<'_>,
-) -> Result<RequestSize, Denial> {
-    let size = model.and_then(|name| models.size(name)).ok_or_else(|| {
-        Denial::new(Reason::Internal, "a limit counts tokens, and the model has no size")
-    })?;
-    route.content.size(size, body, facts, sizing.generates)
 }
 
 /// A key that is limited to models may not send a body where no rule finds out its model.

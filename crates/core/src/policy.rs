@@ -13,7 +13,7 @@ use crate::{
     },
     identity::{IdentityHeaders, IdentityHeadersConfig},
     limit::{
-        self, Limit,
+        self, Limit, TOKEN_BUDGET,
         config::{self as limit_config, LimitConfig},
         metering::MeteringConfig,
     },
@@ -107,6 +107,8 @@ pub struct Policy {
     pub uses_local: bool,
     /// The place of the first limit with a lease.
     pub leased: Option<Path>,
+    /// The place of the first limit whose holds end with a report of the proxy.
+    pub settled: Option<Path>,
 }
 
 impl Policy {
@@ -168,11 +170,15 @@ impl Policy {
             upstream_keys: Vec::new(),
             claims: BTreeSet::new(),
             has_issuers: !config.issuers.is_empty(),
+            has_metering: config.metering.is_some(),
             api_keys: api_keys.as_ref(),
         };
         let compiled = route::compile(&config.routes, &mut parts, &root.key("routes"), errors);
         let upstream_keys = parts.upstream_keys;
         parts.claims.extend(limit_config::claims(&config.limits));
+        if limits.values().any(|limit| limit.counts_tokens() && limit.is_settled()) {
+            parts.claims.insert(TOKEN_BUDGET.to_owned());
+        }
         issuers.retain_claims(parts.claims);
         let denylists =
             ExternalDenylist::compile(&config.revocation, &root.key("revocation"), errors);
@@ -189,6 +195,10 @@ impl Policy {
         let key_headers = api_keys.iter().flat_map(|_| KeyHeader::ALL);
         let key_headers = key_headers.filter(|header| *header != KeyHeader::Authorization);
         strip_headers.extend(key_headers.map(|header| header.name().to_owned()));
+        let is_settled =
+            |limit: &LimitConfig| limits.get(&limit.name).is_some_and(Limit::is_settled);
+        let settled = config.limits.iter().position(is_settled);
+        let settled = settled.map(|index| root.key("limits").index(index));
         errors.is_empty().then(|| Self {
             issuers,
             api_keys,
@@ -206,6 +216,7 @@ impl Policy {
             strip_headers: strip_headers.into_iter().collect(),
             body_routes: compiled.body_routes,
             uses_local,
+            settled,
             leased: config
                 .limits
                 .iter()

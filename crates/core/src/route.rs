@@ -33,6 +33,7 @@ use crate::{
         member::RouteMembers,
         model::{ModelRule, ModelRuleConfig, Models},
         scope::ScopeRule,
+        size::Sizing,
         tool::McpConfig,
         websocket::{WebSocketConfig, WebSocketRule},
     },
@@ -88,9 +89,9 @@ pub struct RouteConfig {
     /// The names of the `limits` that count requests of this route.
     #[serde(default)]
     pub limits: Vec<String>,
-    /// Whether the server answers requests of a preset's route with tokens.
+    /// How the size of a request is computed, on a preset's route.
     #[serde(skip)]
-    pub(crate) generates: Option<bool>,
+    pub(crate) sizing: Option<Sizing>,
     /// The behaviour if the store does not answer. Default `deny`.
     #[serde(default)]
     pub on_outage: OnOutage,
@@ -155,13 +156,6 @@ impl OnOutage {
             Self::Local => "local",
         }
     }
-}
-
-/// How the size of a request is computed, on a route where a limit counts tokens.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Sizing {
-    /// Whether the server answers with tokens. Otherwise only its input counts, as for embeddings.
-    pub generates: bool,
 }
 
 /// A compiled route.
@@ -241,6 +235,8 @@ pub(crate) struct CompileContext<'a> {
     pub(crate) claims: BTreeSet<String>,
     /// Whether the policy has issuers.
     pub(crate) has_issuers: bool,
+    /// Whether the policy has the section `metering`.
+    pub(crate) has_metering: bool,
     /// The section `api_keys` of the policy.
     pub(crate) api_keys: Option<&'a ApiKeys>,
 }

@@ -13,5 +13,7 @@ pub use self::{
     writer::MessageWriter,
 };
 
+/// The wire type of a number of eight bytes.
+const FIXED64: u8 = 1;
 /// The wire type of strings, bytes and messages.
 const LENGTH_DELIMITED: u8 = 2;

@@ -49,6 +49,7 @@ static PLANS: LazyLock<[Plan; 5]> = LazyLock::new(|| {
 });
 
 fuzz_target!(|body: &[u8]| {
+    outlined(body);
     for (at, plan) in PLANS.iter().enumerate() {
         let Some(facts) = read(body, plan) else { continue };
         let Some(tree) = Tree::of_accepted(body) else { continue };
@@ -73,6 +74,13 @@ fuzz_target!(|body: &[u8]| {
         rewritten(body, plan, &facts);
     }
 });
+
+/// The outline is that of a JSON object, and a medium is part of the body.
+fn outlined(body: &[u8]) {
+    let Ok(outline) = body_of(post("application/json", body)).unwrap().outline() else { return };
+    assert!(matches!(Tree::of_accepted(body), None | Some(Tree::Object(_))));
+    assert!(outline.media_bytes <= body.len() as u64);
+}
 
 fn read<'a>(body: &'a [u8], plan: &Plan) -> Option<BodyFacts<'a>> {
     body_of(post("application/json", body)).unwrap().json(plan).ok()

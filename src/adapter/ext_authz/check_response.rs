@@ -3,7 +3,11 @@
 //! INVARIANT: a `CheckResponse` without a status means *allow* to Envoy. A message is created by
 //! [`allowed`] or [`denied`] only, and both write a status first.
 
-use tollgate_core::decision::answer::{AllowedAnswer, DeniedAnswer, HeaderSink};
+use serde_json::{Map, Value};
+use tollgate_core::{
+    decision::answer::{AllowedAnswer, DeniedAnswer, HeaderSink},
+    rule::size::BodyChanges,
+};
 use tollgate_grpc_unary::{FramedMessage, wire::MessageWriter};
 
 use crate::engine::check::Metadata;
@@ -34,8 +38,15 @@ const KEY: u8 = 1;
 const VALUE: u8 = 2;
 /// Field of `google.protobuf.Struct`.
 const ENTRY: u8 = 1;
-/// Field of `google.protobuf.Value`.
+/// Fields of `google.protobuf.Value`.
+const NULL: u8 = 1;
+const NUMBER: u8 = 2;
 const STRING: u8 = 3;
+const BOOL: u8 = 4;
+const STRUCT: u8 = 5;
+const LIST: u8 = 6;
+/// Field of `google.protobuf.ListValue`.
+const VALUES: u8 = 1;
 
 /// The initial size of the buffer, enough for nearly every answer. With a preset, the names of the
 /// headers to remove alone take 500 bytes.
@@ -115,7 +126,8 @@ fn write_header(
     });
 }
 
-/// Writes a `google.protobuf.Struct` of strings.
+/// Writes a `google.protobuf.Struct`: the facts as strings, and what the proxy writes into the body
+/// as numbers and objects.
 fn write_metadata(writer: &mut MessageWriter, metadata: &Metadata<'_>) {
     writer.message(DYNAMIC_METADATA, |fields| {
         for (name, value) in metadata.iter() {
@@ -124,7 +136,61 @@ fn write_metadata(writer: &mut MessageWriter, metadata: &Metadata<'_>) {
                 entry.message(VALUE, |wrapped| wrapped.bytes(STRING, value.as_bytes()));
             });
         }
+        if let Some(changes) = metadata.changes {
+            write_changes(fields, changes);
+        }
     });
+}
+
+/// Writes the members of a body that the proxy replaces.
+#[cold]
+fn write_changes(fields: &mut MessageWriter, changes: &BodyChanges) {
+    for (name, most) in &changes.bounds {
+        fields.message(ENTRY, |entry| {
+            entry.bytes(KEY, name.as_bytes());
+            entry.message(VALUE, |value| value.double(NUMBER, as_double(*most)));
+        });
+    }
+    if let Some(options) = &changes.stream_options {
+        fields.message(ENTRY, |entry| {
+            entry.bytes(KEY, b"stream_options");
+            entry.message(VALUE, |value| write_struct(value, options));
+        });
+    }
+}
+
+/// Writes the `struct_value` of a `google.protobuf.Value`.
+fn write_struct(value: &mut MessageWriter, members: &Map<String, Value>) {
+    value.message(STRUCT, |fields| {
+        for (name, member) in members {
+            fields.message(ENTRY, |entry| {
+                entry.bytes(KEY, name.as_bytes());
+                entry.message(VALUE, |value| write_value(value, member));
+            });
+        }
+    });
+}
+
+/// Writes the content of a `google.protobuf.Value`. The depth of a body is bounded.
+fn write_value(to: &mut MessageWriter, value: &Value) {
+    match value {
+        Value::Null => to.number(NULL, 0),
+        Value::Bool(value) => to.number(BOOL, u16::from(*value)),
+        Value::Number(number) => to.double(NUMBER, number.as_f64().unwrap_or_default()),
+        Value::String(text) => to.bytes(STRING, text.as_bytes()),
+        Value::Array(values) => to.message(LIST, |list| {
+            for value in values {
+                list.message(VALUES, |to| write_value(to, value));
+            }
+        }),
+        Value::Object(members) => write_struct(to, members),
+    }
+}
+
+/// A number of tokens, which is below 2^53.
+#[expect(clippy::cast_precision_loss, reason = "a context is far below 2^53")]
+fn as_double(number: u64) -> f64 {
+    number as f64
 }
 
 #[cfg(test)]
@@ -132,7 +198,7 @@ mod tests {
     use std::collections::BTreeMap;
 
     use prost::Message as _;
-    use prost_types::{Struct, Value, value::Kind};
+    use prost_types::{ListValue, Struct, Value, value::Kind};
     use tollgate_core::request::HeaderNames;
 
     use super::*;
@@ -153,6 +219,38 @@ mod tests {
             append_action: HeaderAppendAction::OverwriteIfExistsOrAdd.into(),
             ..HeaderValueOption::default()
         }
+    }
+
+    #[test]
+    fn what_the_proxy_writes_into_a_body_is_written_as_numbers_and_objects() {
+        let options = serde_json::json!({ "a": [1.5, null, { "b": "c" }], "include_usage": true });
+        let changes = BodyChanges {
+            bounds: vec![("max_tokens".into(), 70_000)],
+            stream_options: options.as_object().cloned(),
+        };
+        let metadata = Metadata { facts: [("", None); 7], changes: Some(&changes) };
+        let mut writer = MessageWriter::new(Vec::new());
+        write_metadata(&mut writer, &metadata);
+        let written = CheckResponse::decode(&*writer.finish()).unwrap();
+        let value = |kind| Value { kind: Some(kind) };
+        let object = |members: Vec<(&str, Value)>| Struct {
+            fields: members.into_iter().map(|(name, value)| (name.to_owned(), value)).collect(),
+        };
+        let inner = object(vec![("b", value(Kind::StringValue("c".into())))]);
+        let list = vec![
+            value(Kind::NumberValue(1.5)),
+            value(Kind::NullValue(0)),
+            value(Kind::StructValue(inner)),
+        ];
+        let options = object(vec![
+            ("a", value(Kind::ListValue(ListValue { values: list }))),
+            ("include_usage", value(Kind::BoolValue(true))),
+        ]);
+        let expected = object(vec![
+            ("max_tokens", value(Kind::NumberValue(70_000.0))),
+            ("stream_options", value(Kind::StructValue(options))),
+        ]);
+        assert_eq!(written.dynamic_metadata, Some(expected));
     }
 
     /// Around every length at which one of the nested lengths needs another byte.
@@ -180,9 +278,9 @@ mod tests {
                 spoofed: &[],
                 upgrade: None,
             };
-            let mut known = [("", None); 6];
-            known[0] = ("subject", Some(subject.as_str()));
-            let metadata = Metadata(known);
+            let mut facts = [("", None); 7];
+            facts[0] = ("subject", Some(subject.as_str()));
+            let metadata = Metadata { facts, changes: None };
             let names = [
                 "decision-id",
                 "subject",

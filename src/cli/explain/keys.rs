@@ -20,7 +20,7 @@ use crate::{
     cli::argument,
     config::{MAX_KEY_FILE, compile_keys},
     error_text::describe,
-    policy_test::CaseFile,
+    policy_test::{CaseFile, stand_in_keys},
     secrets,
 };
 
@@ -68,6 +68,7 @@ pub(super) fn find(
         let fetched = matches!(&issuer.source, KeySource::Jwks(JwksConfig { file: None, .. }));
         sources.push(KeyOrigin { note, is_remote: slot.is_none() && fetched && !complete });
     }
+    snapshot.reservation_keys = stand_in_keys(&policy);
     for source in &policy.upstream_keys {
         // A key that cannot be read is replaced, so that the answer has its header. Its value is
         // never printed.

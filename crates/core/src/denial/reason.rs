@@ -71,6 +71,8 @@ pub enum Reason {
     RateLimited,
     /// The budget of a window is used up.
     BudgetExhausted,
+    /// As many requests of a client are in flight as a limit allows.
+    TooManyInFlight,
     /// The store did not answer.
     StoreUnavailable,
     /// Too many requests are in flight.
@@ -90,7 +92,7 @@ struct Meaning {
 
 impl Reason {
     /// Every reason, for metrics that are registered in advance and for the documentation.
-    pub const ALL: [Self; 38] = [
+    pub const ALL: [Self; 39] = [
         Self::MissingCredential,
         Self::AmbiguousCredential,
         Self::MalformedToken,
@@ -125,6 +127,7 @@ impl Reason {
         Self::UnsupportedMediaType,
         Self::RateLimited,
         Self::BudgetExhausted,
+        Self::TooManyInFlight,
         Self::StoreUnavailable,
         Self::Overloaded,
         Self::NotReady,
@@ -242,6 +245,11 @@ impl Reason {
             Self::BudgetExhausted => {
                 of("budget_exhausted", 429, "the budget is used up; retry after the time given")
             }
+            Self::TooManyInFlight => of(
+                "too_many_in_flight",
+                429,
+                "too many of your requests are in flight; retry when one has ended",
+            ),
             Self::StoreUnavailable => of(
                 "store_unavailable",
                 503,

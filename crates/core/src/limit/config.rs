@@ -13,8 +13,8 @@ use crate::{
     time::{Quota, Rate, WindowQuota},
 };
 
-/// One entry of `limits`: a name, what it counts by, and one of `rate`, `requests` and
-/// `tokens_per_request`.
+/// One entry of `limits`: a name, what it counts by, and one of `rate`, `requests`, `tokens`,
+/// `concurrent` and `tokens_per_request`.
 #[derive(Clone, Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct LimitConfig {
@@ -29,14 +29,20 @@ pub struct LimitConfig {
     /// `N/hour`, `N/day` or `N/month`: N requests in each window of the calendar. They are counted
     /// when they are admitted.
     pub requests: Option<WindowQuota>,
+    /// `N/duration`: N tokens are refilled in this time; or `N/hour`, `N/day` or `N/month`: N tokens
+    /// in each window of the calendar. A request holds as many as it may use until its response has
+    /// ended, and is charged what it used.
+    pub tokens: Option<Quota>,
+    /// The most requests at once, from the check to the end of the response.
+    pub concurrent: Option<u64>,
     /// The most tokens that one request may use: those of its prompts, and of its answers as far as
     /// it may ask for them. Nothing is counted. A larger request is denied.
     pub tokens_per_request: Option<u64>,
     /// The time zone in which the windows of the calendar begin: `UTC`, an offset such as `+02:00`,
     /// or a name such as `Europe/Berlin`. Default `UTC`.
     pub time_zone: Option<String>,
-    /// The maximum number of requests at once after a pause. Only with `rate`. Default: the N of
-    /// `rate`. 0 admits none.
+    /// The maximum number of requests, or tokens, at once after a pause. Only with `rate`, and with
+    /// `tokens` per time. Default: their N. 0 admits none.
     pub burst: Option<u64>,
     /// Other sizes for some principals. The first entry that selects the principal is used.
     #[serde(default)]
@@ -74,10 +80,14 @@ pub struct OverrideConfig {
     pub issuer: Option<String>,
     /// The rate for these principals.
     pub rate: Option<Rate>,
-    /// The burst for these principals. Default: the N of this `rate`.
+    /// The burst for these principals. Default: the N of this `rate`, or of these `tokens`.
     pub burst: Option<u64>,
     /// The requests in each window for these principals. The window is that of the limit.
     pub requests: Option<WindowQuota>,
+    /// The tokens for these principals, in the form of the limit.
+    pub tokens: Option<Quota>,
+    /// The most requests at once for these principals.
+    pub concurrent: Option<u64>,
     /// The most tokens of one request for these principals.
     pub tokens_per_request: Option<u64>,
 }
@@ -102,19 +112,24 @@ impl OverrideConfig {
 pub(super) struct SizeKeys {
     pub(super) rate: Option<Rate>,
     pub(super) requests: Option<WindowQuota>,
+    pub(super) tokens: Option<Quota>,
+    pub(super) concurrent: Option<u64>,
     pub(super) tokens_per_request: Option<u64>,
     pub(super) burst: Option<u64>,
 }
 
 impl SizeKeys {
     pub(super) fn of_limit(config: &LimitConfig) -> Self {
-        let LimitConfig { rate, requests, tokens_per_request, burst, .. } = *config;
-        Self { rate, requests, tokens_per_request, burst }
+        let LimitConfig { rate, requests, tokens, concurrent, tokens_per_request, burst, .. } =
+            *config;
+        Self { rate, requests, tokens, concurrent, tokens_per_request, burst }
     }
 
     pub(super) fn of_override(config: &OverrideConfig) -> Self {
-        let OverrideConfig { rate, requests, tokens_per_request, burst, .. } = *config;
-        Self { rate, requests, tokens_per_request, burst }
+        let OverrideConfig {
+            rate, requests, tokens, concurrent, tokens_per_request, burst, ..
+        } = *config;
+        Self { rate, requests, tokens, concurrent, tokens_per_request, burst }
     }
 
     /// The names of the keys that are set, except `burst`.
@@ -122,6 +137,8 @@ impl SizeKeys {
         let keys = [
             ("rate", self.rate.is_some()),
             ("requests", self.requests.is_some()),
+            ("tokens", self.tokens.is_some()),
+            ("concurrent", self.concurrent.is_some()),
             ("tokens_per_request", self.tokens_per_request.is_some()),
         ];
         keys.into_iter().filter(|(_, set)| *set).map(|(name, _)| name)

@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, sync::Arc};
 
 use super::{
     config::{LimitConfig, SizeKeys},
-    hold_limit::HoldLimit,
+    hold_limit::{HoldLimit, TOKEN_BUDGET},
     rate::RateLimit,
 };
 use crate::{
@@ -27,17 +27,23 @@ impl Limit {
         let keys: Vec<&str> = SizeKeys::of_limit(config).names().collect();
         let [key] = *keys else {
             let text = match keys.is_empty() {
-                true => "a limit needs a size: set `rate`, `requests` or `tokens_per_request`",
+                true => {
+                    "a limit needs a size: set `rate`, `requests`, `tokens`, `concurrent` or `tokens_per_request`"
+                }
                 false => {
-                    "a limit has one size: set one of `rate`, `requests` and `tokens_per_request`"
+                    "a limit has one size: set one of `rate`, `requests`, `tokens`, `concurrent` and `tokens_per_request`"
                 }
             };
             errors.push(path, text);
             return None;
         };
-        if config.time_zone.is_some() && key != "requests" {
+        if config.time_zone.is_some() && !matches!(key, "requests" | "tokens") {
             let text = format!("`{key}` has no windows of the calendar; remove this");
             errors.push(&path.key("time_zone"), text);
+        }
+        if config.name == TOKEN_BUDGET {
+            let text = format!("`{TOKEN_BUDGET}` is the limit that a claim of this name sets");
+            errors.push(&path.key("name"), text);
         }
         if config.lease.is_some() && key != "rate" {
             errors.push(&path.key("lease"), "only a `rate` can be leased; remove this");
@@ -78,6 +84,14 @@ impl Limit {
         match self {
             Self::Rate(_) => false,
             Self::Hold(limit) => limit.counts_tokens(),
+        }
+    }
+
+    /// Whether what a request holds is settled when its response has ended.
+    pub fn is_settled(&self) -> bool {
+        match self {
+            Self::Rate(_) => false,
+            Self::Hold(limit) => limit.is_settled(),
         }
     }
 

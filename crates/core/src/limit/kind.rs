@@ -9,6 +9,12 @@ pub enum LimitKind {
     Rate,
     /// Requests in a window of the calendar.
     Requests,
+    /// Tokens per time.
+    TokenRate,
+    /// Tokens in a window of the calendar, or of the life of a token.
+    TokenBudget,
+    /// Requests in flight.
+    InFlight,
     /// Tokens of one request.
     PerRequest,
 }
@@ -20,6 +26,8 @@ pub enum Unit {
     Requests,
     /// The unit is one token of a prompt or an answer.
     Tokens,
+    /// Requests at once.
+    InFlight,
 }
 
 impl Unit {
@@ -28,6 +36,7 @@ impl Unit {
         match self {
             Self::Requests => b"",
             Self::Tokens => b";qu=\"tokens\"",
+            Self::InFlight => b";qu=\"concurrent-requests\"",
         }
     }
 }
@@ -37,7 +46,8 @@ impl LimitKind {
     pub const fn unit(self) -> Unit {
         match self {
             Self::Rate | Self::Requests => Unit::Requests,
-            Self::PerRequest => Unit::Tokens,
+            Self::TokenRate | Self::TokenBudget | Self::PerRequest => Unit::Tokens,
+            Self::InFlight => Unit::InFlight,
         }
     }
 
@@ -45,7 +55,10 @@ impl LimitKind {
     pub const fn reason(self) -> Reason {
         match self {
             Self::Rate => Reason::RateLimited,
-            Self::Requests | Self::PerRequest => Reason::BudgetExhausted,
+            Self::Requests | Self::TokenRate | Self::TokenBudget | Self::PerRequest => {
+                Reason::BudgetExhausted
+            }
+            Self::InFlight => Reason::TooManyInFlight,
         }
     }
 }

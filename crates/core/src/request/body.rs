@@ -32,6 +32,12 @@ use self::{field_plan::FieldError, media_type::Parameter};
 use super::{Headers, headers::KnownHeader, path::RequestPath};
 use crate::denial::{Denial, Reason, malformed, shown};
 
+/// Reads the outline of a document, for tests.
+#[cfg(test)]
+pub(crate) fn outline_of(bytes: &[u8]) -> Outline<'_> {
+    outline::read(bytes).unwrap()
+}
+
 /// The largest number of parameters in a query.
 const PARAMETERS: usize = 64;
 

@@ -4,7 +4,7 @@
 use std::{collections::BTreeSet, sync::Arc};
 
 use super::{
-    CompileContext, OnOutage, Route, RouteConfig, RouteEntry, RouteTable, Sizing,
+    CompileContext, OnOutage, Route, RouteConfig, RouteEntry, RouteTable,
     accepted::AcceptedCredentials,
     preset::{self, Preset, PresetConfig, members::Catalog},
     table::{DuplicateRoute, HostPattern},
@@ -19,6 +19,7 @@ use crate::{
         content::{Content, Sections},
         model::ModelRule,
         scope::ScopeRule,
+        size::{Api, Sizing},
         websocket::WebSocketRule,
     },
 };
@@ -257,8 +258,13 @@ fn route(
         }
     }
     let counts_tokens = holds.iter().any(|limit| limit.counts_tokens());
-    let sizing = counts_tokens.then(|| Sizing {
-        generates: config.generates.unwrap_or_else(|| generates(&config.matches.paths)),
+    let charges_tokens = holds.iter().any(|limit| limit.charges_tokens());
+    let sizing = counts_tokens.then(|| {
+        let known = config.sizing.unwrap_or_else(|| Sizing {
+            generates: generates(&config.matches.paths),
+            api: Some(Api::OfPath),
+        });
+        Sizing { api: known.api.filter(|_| charges_tokens), ..known }
     });
     let sections = Sections {
         model: model.as_ref(),
@@ -299,7 +305,7 @@ fn route(
     let scopes = config.scopes.clone().unwrap_or(ScopeRule::All(Vec::new()));
     let scopes = scopes.compile(&path.key("scopes"), errors);
     if config.on_outage == OnOutage::Local
-        && let Some(limit) = holds.first()
+        && let Some(limit) = holds.iter().find(|limit| limit.is_counted())
     {
         let message = format!(
             "`local` cannot count `{}`, a budget that all replicas share; use `deny`",
@@ -407,7 +413,16 @@ fn limits(
             errors.push_presuming(&at, &[path.key("model")], message);
         }
         if limit.counts_tokens() {
-            check_size(&limit.clone(), config, context, (&at, path), errors);
+            check_size(limit, config, context, (&at, path), errors);
+        }
+        if limit.is_settled() && !context.has_metering {
+            let metering = path.parent().parent().key("metering");
+            let message =
+                format!("`{name}` is settled when a response has ended; add `metering.secrets`");
+            errors.push_presuming(&at, &[metering], message);
+        }
+        if limit.counts_tokens() && limit.is_settled() {
+            check_usage(limit, config, (&at, path), errors);
         }
         // Otherwise each name that a client invents has a bucket of its own.
         if limit.needs_model()
@@ -472,6 +487,27 @@ fn check_size(
             None => format!("`{name}` counts tokens; list the `models` with their `context`"),
         };
         errors.push_presuming(at, &[models, route.key("model")], message);
+    }
+}
+
+/// Checks that the usage of the requests of a route is part of their responses.
+fn check_usage(
+    limit: &Limit,
+    config: &RouteConfig,
+    (at, route): (&Path, &Path),
+    errors: &mut Errors,
+) {
+    let name = limit.name();
+    let is_batch = |path: &String| {
+        path.trim_end_matches("/*").rsplit('/').any(|part| matches!(part, "batches" | "batch"))
+    };
+    if config.websocket.is_some() {
+        let message = format!(
+            "`{name}` counts tokens, and a WebSocket reports no usage; give it a route without the limit"
+        );
+        errors.push_presuming(at, &[route.key("websocket")], message);
+    } else if let Some(path) = config.matches.paths.iter().find(|path| is_batch(path)) {
+        errors.push(at, format!("`{name}` counts tokens, and the usage of the batches of `{path}` is in no response; give them a route without the limit"));
     }
 }
 

@@ -12,7 +12,7 @@ use super::{
     member::RouteMembers,
     model::{ModelRule, ModelSource, Models},
     scope::missing_scopes,
-    size::{ModelSize, RequestSize},
+    size::{ModelSize, SizedRequest, Sizing},
     tool::{McpConfig, check_tools, compile_template},
 };
 use crate::{
@@ -407,18 +407,19 @@ impl Content {
     pub(crate) fn size(
         &self,
         model: ModelSize,
+        path: &str,
         body: &Body<'_>,
         facts: &BodyFacts<'_>,
-        generates: bool,
-    ) -> Result<RequestSize, Denial> {
+        sizing: Sizing,
+    ) -> Result<SizedRequest, Denial> {
         let outline = match &self.reading {
             Reading::Json(_) if facts.bytes > 0 => body.outline()?,
             Reading::Nothing | Reading::Length | Reading::Json(_) | Reading::Prefix(..) => {
-                Outline::default()
+                Outline { is_exact: true, ..Outline::default() }
             }
-            Reading::Form(_) => Outline { is_open: true, ..Outline::default() },
+            Reading::Form(_) => Outline { is_open: true, is_exact: true, ..Outline::default() },
         };
-        Ok(RequestSize::of(model, facts, &outline, generates))
+        SizedRequest::of(sizing, path, model, facts, &outline)
     }
 
     /// Checks the facts read from the body.

@@ -19,7 +19,19 @@
 //!
 //! **Both** are within the context for each answer.
 
-use crate::request::body::{BodyFacts, Cap, Outline, Parts};
+use std::sync::Arc;
+
+use serde_json::{Map, Value};
+
+use crate::{
+    denial::{Denial, Reason, malformed},
+    request::body::{BodyFacts, Cap, CappedNumber, Outline, Parts},
+};
+
+/// The members of a document that a proxy writes: those that servers read a bound of the answer from
+/// at the top.
+pub(crate) const WRITTEN: [&str; 4] =
+    ["max_tokens", "max_completion_tokens", "max_output_tokens", "n_predict"];
 
 /// Tokens that a chat template adds to one message at most.
 const MESSAGE: u64 = 16;
@@ -41,6 +53,146 @@ pub struct ModelSize {
     pub media: u64,
     /// What the chat template adds to a prompt.
     pub template: u64,
+}
+
+/// How the size of a request is computed, on a route where a limit counts tokens.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Sizing {
+    /// Whether the server answers with tokens. Otherwise only its input counts, as for embeddings.
+    pub generates: bool,
+    /// The members that the proxy writes, where what a request holds is settled.
+    pub api: Option<Api>,
+}
+
+/// The members of an API that bound an answer and that ask for its usage.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Api {
+    /// Those that the path of a request has.
+    OfPath,
+    /// Those of a preset's route.
+    Known {
+        /// The member that bounds an answer; `None` where there is none at the top of the document.
+        bound: Option<&'static str>,
+        /// Whether a stream has its usage only if `stream_options` asks for it.
+        asks_usage: bool,
+    },
+}
+
+impl Api {
+    /// Returns the member that bounds an answer, and whether streams are asked for their usage.
+    fn members(self, path: &str) -> (Option<&'static str>, bool) {
+        let ends = |end: &str| path.trim_end_matches('/').ends_with(end);
+        match self {
+            Self::Known { bound, asks_usage } => (bound, asks_usage),
+            Self::OfPath if ends("/completions") => (Some("max_tokens"), true),
+            Self::OfPath if ends("/messages") => (Some("max_tokens"), false),
+            Self::OfPath if ends("/responses") => (Some("max_output_tokens"), false),
+            Self::OfPath if ends("/completion") => (Some("n_predict"), false),
+            Self::OfPath => (None, false),
+        }
+    }
+}
+
+/// A request with its size, and what the proxy writes into it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SizedRequest {
+    /// The size of the request.
+    pub size: RequestSize,
+    /// What the proxy writes into the body, so that no answer exceeds the size.
+    pub changes: BodyChanges,
+}
+
+/// Members of a body that the proxy writes.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct BodyChanges {
+    /// The members that bound an answer, with their numbers.
+    pub bounds: Vec<(Arc<str>, u64)>,
+    /// The whole `stream_options`.
+    pub stream_options: Option<Map<String, Value>>,
+}
+
+impl SizedRequest {
+    /// Returns the size of a request to `path`, and what the proxy writes into it.
+    ///
+    /// # Errors
+    /// Where what a request holds is settled: `malformed_request` for a body that the proxy would
+    /// change otherwise; `field_forbidden` for a number that it cannot lower, and for work that is
+    /// done after the answer.
+    pub(crate) fn of(
+        sizing: Sizing,
+        path: &str,
+        model: ModelSize,
+        facts: &BodyFacts<'_>,
+        outline: &Outline<'_>,
+    ) -> Result<Self, Denial> {
+        let mut size = RequestSize::of(model, facts, outline, sizing.generates);
+        // A request without a body generates nothing.
+        let Some(api) = sizing.api.filter(|_| sizing.generates && facts.bytes > 0) else {
+            return Ok(Self { size, changes: BodyChanges::default() });
+        };
+        if !outline.is_exact {
+            return Err(malformed(
+                "the body has a number beyond 2^53, which the proxy would change",
+            ));
+        }
+        if outline.is_background {
+            let cause = "the usage of an answer in the background is in no response";
+            return Err(Denial::new(Reason::FieldForbidden, cause)
+                .with_listed_member("background")
+                .with_message("`background` may not be sent here"));
+        }
+        if let Some(nested) = facts.caps.iter().find(|number| {
+            number.cap == Cap::Tokens
+                && number.value > model.max_output
+                && !is_written(number, outline)
+        }) {
+            let CappedNumber { name, value, .. } = nested;
+            let most = model.max_output;
+            let cause = format!("`{name}` is {value}, over the {most} of one answer");
+            return Err(Denial::new(Reason::FieldForbidden, cause)
+                .with_listed_member(&**name)
+                .with_message(format!("`{name}` may be at most {most} here")));
+        }
+        size = size.with_output(size.output.min(model.max_output), model.context);
+        let (bound, asks_usage) = api.members(path);
+        let mut bounds: Vec<(Arc<str>, u64)> = outline
+            .bounds
+            .iter()
+            .filter(|(name, value)| {
+                WRITTEN.contains(&&**name) && (*value == 0 || *value > size.output)
+            })
+            .map(|(name, _)| (Arc::from(&**name), size.output))
+            .collect();
+        if let Some(bound) = bound
+            && !outline.bounds.iter().any(|(name, _)| name == bound)
+        {
+            bounds.push((bound.into(), size.output));
+        }
+        let asked = asks_usage && outline.is_streamed;
+        let stream_options = if asked { Some(stream_options(outline)?) } else { None };
+        Ok(Self { size, changes: BodyChanges { bounds, stream_options } })
+    }
+}
+
+/// Whether the proxy writes every member of a document with this name.
+fn is_written(number: &CappedNumber, outline: &Outline<'_>) -> bool {
+    WRITTEN.contains(&&*number.name)
+        && outline
+            .bounds
+            .iter()
+            .any(|(name, value)| *name == *number.name && *value == number.value)
+}
+
+/// Returns the `stream_options` of the client with the wish for usage.
+fn stream_options(outline: &Outline<'_>) -> Result<Map<String, Value>, Denial> {
+    let mut options = Map::new();
+    for (name, json) in &outline.stream_options {
+        let value = serde_json::from_str(json)
+            .map_err(|_| malformed("`stream_options` nests too deeply").with_param(&**name))?;
+        options.insert(name.to_string(), value);
+    }
+    options.insert("include_usage".to_owned(), Value::Bool(true));
+    Ok(options)
 }
 
 /// The most tokens that a request uses.
@@ -91,9 +243,15 @@ impl RequestSize {
         let bound = text.saturating_add(template).saturating_add(media.saturating_mul(model.media));
         let contexts = model.context.saturating_mul(prompts);
         let input = if outline.is_open { contexts } else { bound.min(contexts) };
+        Self { input, output, answers, total: 0 }.with_output(output, model.context)
+    }
+
+    /// Returns the size with another number of tokens in one answer.
+    fn with_output(self, output: u64, context: u64) -> Self {
+        let Self { input, answers, .. } = self;
         let total = input
             .saturating_add(output.saturating_mul(answers))
-            .min(model.context.saturating_mul(answers));
+            .min(context.saturating_mul(answers));
         Self { input, output, answers, total }
     }
 }
@@ -180,6 +338,75 @@ mod tests {
         let image = BodyFacts { parts, ..facts(5_000, &[(Cap::Tokens, "max_tokens", 1)]) };
         let outline = Outline { media: 1, media_bytes: 4_900, ..chat(1) };
         assert_eq!(size(&image, &outline).input, 100 + 116 + 700);
+    }
+
+    const CHAT: Sizing = Sizing { generates: true, api: Some(Api::OfPath) };
+
+    fn sized(path: &str, body: &str) -> Result<(u64, Vec<(String, u64)>, Option<String>), Reason> {
+        let document = crate::request::body::outline_of(body.as_bytes());
+        let mut facts = facts(1, &[]);
+        for (name, value) in &document.bounds {
+            facts.caps.push(CappedNumber {
+                cap: Cap::Tokens,
+                name: (&**name).into(),
+                value: *value,
+            });
+        }
+        if body.contains("max_new_tokens") {
+            let name = "max_new_tokens".into();
+            facts.caps.push(CappedNumber { cap: Cap::Tokens, name, value: 3_000 });
+        }
+        let sized = SizedRequest::of(CHAT, path, MODEL, &facts, &document);
+        sized.map_err(|denial| denial.reason).map(|SizedRequest { size, changes }| {
+            let bounds = changes.bounds.iter().map(|(name, most)| (name.to_string(), *most));
+            let options = changes.stream_options.map(|it| Value::Object(it).to_string());
+            (size.output, bounds.collect(), options)
+        })
+    }
+
+    #[test]
+    fn the_proxy_writes_what_bounds_an_answer() {
+        let set = |name: &str, most| vec![(name.to_owned(), most)];
+        for (path, body, output, bounds) in [
+            ("/v1/chat/completions", "{}", 2_000, set("max_tokens", 2_000)),
+            ("/v1/responses", "{}", 2_000, set("max_output_tokens", 2_000)),
+            ("/v1/messages", "{}", 2_000, set("max_tokens", 2_000)),
+            ("/completion", "{}", 2_000, set("n_predict", 2_000)),
+            ("/generate", "{}", 2_000, vec![]),
+            ("/v1/completions", r#"{"max_tokens":7}"#, 7, vec![]),
+            ("/v1/completions", r#"{"max_tokens":0}"#, 2_000, set("max_tokens", 2_000)),
+            ("/v1/completions", r#"{"max_tokens":9999}"#, 2_000, set("max_tokens", 2_000)),
+            ("/v1/completions", r#"{"max_completion_tokens":9}"#, 9, set("max_tokens", 9)),
+        ] {
+            assert_eq!(sized(path, body), Ok((output, bounds, None)), "{path} {body}");
+        }
+    }
+
+    #[test]
+    fn streams_are_asked_for_their_usage() {
+        let options = |body| sized("/v1/chat/completions", body).unwrap().2;
+        let asked = r#"{"include_usage":true}"#.to_owned();
+        assert_eq!(options(r#"{"stream":true}"#), Some(asked.clone()));
+        assert_eq!(options(r#"{"stream":true,"stream_options":null}"#), Some(asked.clone()));
+        assert_eq!(
+            options(r#"{"stream":true,"stream_options":{"include_usage":false,"a":{"b":[1]}}}"#),
+            Some(r#"{"a":{"b":[1]},"include_usage":true}"#.to_owned())
+        );
+        let own = r#"{"stream":true,"stream_options":{"include_usage":true}}"#;
+        assert_eq!(options(own), Some(asked.clone()));
+        assert_eq!(options("{}"), None);
+        assert_eq!(sized("/v1/messages", r#"{"stream":true}"#).unwrap().2, None);
+    }
+
+    #[test]
+    fn what_the_proxy_cannot_write_is_refused() {
+        for (body, reason) in [
+            (r#"{"seed":9007199254740993}"#, Reason::MalformedRequest),
+            (r#"{"background":true}"#, Reason::FieldForbidden),
+            (r#"{"sampling_params":{"max_new_tokens":3000}}"#, Reason::FieldForbidden),
+        ] {
+            assert_eq!(sized("/v1/completions", body), Err(reason), "{body}");
+        }
     }
 
     #[test]

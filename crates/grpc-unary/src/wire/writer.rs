@@ -1,6 +1,6 @@
 //! Writes a message once, front to back.
 
-use super::LENGTH_DELIMITED;
+use super::{FIXED64, LENGTH_DELIMITED};
 
 /// Appends the fields of a message to a buffer. Messages nest: each is written into the same
 /// buffer, and its length is put in front of it afterwards, so that nothing is measured first.
@@ -54,6 +54,12 @@ impl MessageWriter {
                 self.0.extend_from_slice(&[field << 3, low | 0x80, (number >> 7).to_le_bytes()[0]])
             }
         }
+    }
+
+    /// Writes a number in floating point.
+    pub fn double(&mut self, field: u8, number: f64) {
+        self.0.push(field << 3 | FIXED64);
+        self.0.extend_from_slice(&number.to_le_bytes());
     }
 
     /// Writes a message whose fields `write` writes.

@@ -4,9 +4,12 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use thiserror::Error;
 
-use crate::request::body::{
-    bounds_answer,
-    members::{Class, Count, TableId, Tables},
+use crate::{
+    request::body::{
+        bounds_answer,
+        members::{Class, Count, TableId, Tables},
+    },
+    rule::size::{Api, WRITTEN},
 };
 
 /// Why the tables cannot be used, which a test keeps from happening.
@@ -110,6 +113,16 @@ impl Catalog {
                 member.class == Class::Capped(Count::Tokens) && bounds_answer(name)
             })
         })
+    }
+
+    /// The members of a document that bound its answer and ask for its usage.
+    pub fn api(&self, root: Option<TableId>) -> Api {
+        let table = root.and_then(|root| self.tables.get(root));
+        let has = |name: &str| table.is_some_and(|table| table.members.contains_key(name));
+        Api::Known {
+            bound: WRITTEN.into_iter().find(|name| has(name)),
+            asks_usage: has("stream_options"),
+        }
     }
 
     /// The groups that `open` may name for members of a file's routes.
