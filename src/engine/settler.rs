@@ -167,3 +167,95 @@ impl Task {
         );
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use tollgate_core::{
+        admission::{AdmitRequest, Usage},
+        limit::{
+            Counter, Hold,
+            reservation::{Reservation, ReservationId},
+        },
+        time::{Span, Timestamp},
+    };
+    use tollgate_testkit::wait::until_async;
+
+    use super::*;
+    use crate::{config, engine::Engine, observe};
+
+    fn engine(store: &str) -> Engine {
+        let text = format!(
+            "audit: {{ to: none }}\nroutes: [{{ match: {{ paths: [/a] }}, public: true }}]\n{store}"
+        );
+        let engine =
+            Engine::start(config::compile(&text, &|_| None).unwrap(), Arc::new(observe::now));
+        let engine = engine.unwrap();
+        engine.settler().show_counters();
+        engine
+    }
+
+    fn reservation(number: usize) -> Reservation {
+        let now = observe::now();
+        Reservation {
+            id: ReservationId((number as u128).to_be_bytes()),
+            issued: now,
+            life: Span::from_secs(60),
+            holds: vec![Hold {
+                limit: "day".into(),
+                counter_id: "alice".into(),
+                counter: Counter::Budget {
+                    limit: 1_000_000,
+                    ends: Timestamp::from_secs(now.secs() + 3600),
+                },
+                amount: 10,
+                unreported: 10,
+                by_principal: true,
+            }],
+        }
+    }
+
+    fn settlement(number: usize) -> Settlement {
+        Settlement { reservation: reservation(number), usage: Usage::Final(1) }
+    }
+
+    fn counted(engine: &Engine, series: &str) -> u64 {
+        let text = engine.observer().exposition(engine.status()).unwrap();
+        let line = text.lines().find_map(|line| line.strip_prefix(series)).unwrap();
+        line.trim().parse().unwrap()
+    }
+
+    #[tokio::test]
+    async fn what_waits_is_settled_before_the_engine_is_closed() {
+        let engine = engine("");
+        for number in 0..3 * BATCH {
+            let reservation = Some(Box::new(reservation(number)));
+            let request = AdmitRequest { reservation, ..AdmitRequest::default() };
+            engine.store().admit(&request).await.unwrap();
+            engine.settler().submit(settlement(number));
+        }
+        engine.settler().submit(settlement(0));
+        engine.close().await;
+        let charged = "tollgate_settlements_total{result=\"charged\"}";
+        assert_eq!(counted(&engine, charged), 3 * BATCH as u64);
+        assert_eq!(counted(&engine, "tollgate_settlements_total{result=\"repeated\"}"), 1);
+    }
+
+    #[tokio::test]
+    async fn what_the_queue_has_no_room_for_is_dropped_and_counted() {
+        let engine = engine("");
+        // Nothing is sent meanwhile: the task runs on this thread.
+        (0..QUEUE + 5).for_each(|number| engine.settler().submit(settlement(number)));
+        assert_eq!(counted(&engine, "tollgate_settlements_dropped_total{cause=\"queue\"}"), 5);
+        engine.close().await;
+    }
+
+    #[tokio::test]
+    async fn a_store_that_does_not_answer_is_called_again_and_holds_up_no_caller() {
+        let engine = engine("store: { redis: { url: 'unix:/nonexistent/redis.sock' } }");
+        engine.settler().submit(settlement(0));
+        let failures = || counted(&engine, "tollgate_settlement_failures_total");
+        until_async("two calls", async || (failures() >= 2).then_some(())).await;
+        engine.settler().submit(settlement(1));
+        assert!(!engine.settler().close(Duration::from_millis(1)).await, "they still wait");
+    }
+}
