@@ -17,6 +17,7 @@ mod head_check;
 mod key_rotation;
 mod large_bodies;
 mod mcp;
+mod metering;
 mod oldest_envoy;
 mod openai_client;
 mod previous_version;

@@ -167,14 +167,8 @@ impl Metered {
             script.map_or_else(|| Answer::Whole(Reply::new(500, "no script")), |script| script())
         });
         let envoy = Envoy::start(dir.path(), upstream.port, CURRENT, |_| {
-            let socket = format!("{}/access-log.sock", dir.path().display());
-            let config = replace_once(
-                METERED.to_owned(),
-                "path: /run/tollgate/access-log.sock",
-                &format!("path: \"{socket}\""),
-            );
             replace_once(
-                edit(config),
+                edit(METERED.to_owned()),
                 "access_log_flush_interval: 10s",
                 "access_log_flush_interval: 0.1s",
             )

@@ -21,6 +21,8 @@ const ADMIN: &str = "pipe: { path: /run/tollgate/envoy-admin.sock, mode: 384 }";
 const UPSTREAM: &str = "address: 127.0.0.1, port_value: 8000";
 /// The address of Tollgate.
 pub(crate) const TOLLGATE: &str = "pipe: { path: /run/tollgate/authz.sock }";
+/// The address of Tollgate's listener for the access log.
+const ACCESS_LOG: &str = "pipe: { path: /run/tollgate/access-log.sock }";
 
 /// A running Envoy.
 pub(crate) struct Envoy {
@@ -70,6 +72,13 @@ impl Envoy {
         let config = replace_once(replace_once(config, INGRESS, free), ADMIN, &admin);
         let config = if config.contains(TOLLGATE) {
             replace_once(config, TOLLGATE, &socket)
+        } else {
+            config
+        };
+
+        let config = if config.contains(ACCESS_LOG) {
+            let socket = format!("pipe: {{ path: \"{}/access-log.sock\" }}", dir.display());
+            replace_once(config, ACCESS_LOG, &socket)
         } else {
             config
         };

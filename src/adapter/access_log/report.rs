@@ -71,7 +71,10 @@ pub(super) fn read(entry: &HttpAccessLogEntry, keys: &ReservationKeys) -> Result
     let mut reading = usage::read(metadata);
     reading.is_continuous |= asks_for_continuous_usage(metadata);
     let (usage, unmetered) = usage_of(ending, reading);
-    let (usage, is_clamped) = clamped(usage, &reservation);
+    let most = reservation.holds.iter().filter_map(tokens).max();
+    // A place among the requests in flight needs no count.
+    let unmetered = unmetered.filter(|_| most.is_some());
+    let (usage, is_clamped) = clamped(usage, most);
     let settlement = Settlement { reservation, usage };
     Ok(Report { settlement, unmetered, is_absurd: reading.is_absurd, is_clamped })
 }
@@ -96,16 +99,15 @@ fn usage_of(ending: Ending, reading: Reading) -> (Usage, Option<Unmetered>) {
     }
 }
 
+/// The tokens of a hold; `None` for one that is not of tokens.
+fn tokens(hold: &Hold) -> Option<u64> {
+    matches!(hold.counter, Counter::Bucket { .. } | Counter::Budget { .. }).then_some(hold.amount)
+}
+
 /// Bounds a count by the largest hold of tokens: the request was capped at it, so that a larger
 /// count is a mistake or a lie of the upstream.
-fn clamped(usage: Usage, reservation: &Reservation) -> (Usage, bool) {
-    let tokens = |hold: &Hold| {
-        matches!(hold.counter, Counter::Bucket { .. } | Counter::Budget { .. })
-            .then_some(hold.amount)
-    };
-    let Some(most) = reservation.holds.iter().filter_map(tokens).max() else {
-        return (usage, false);
-    };
+fn clamped(usage: Usage, most: Option<u64>) -> (Usage, bool) {
+    let most = most.unwrap_or(u64::MAX);
     match usage {
         Usage::Running(tokens) if tokens > most => (Usage::Running(most), true),
         Usage::Final(tokens) if tokens > most => (Usage::Final(most), true),

@@ -468,6 +468,8 @@ fn a_count_above_the_hold_is_charged_as_the_hold() {
     leaf("total_tokens", 1001.0)(&mut entry);
     let report = report::read(&entry, &keys(1)).unwrap();
     assert_eq!((report.settlement.usage, report.is_clamped), (Usage::Final(1001), false));
+    entry.response.as_mut().unwrap().response_code_details = "response_timeout".into();
+    assert_eq!(report::read(&entry, &keys(1)).unwrap().unmetered, None);
 }
 
 #[test]
