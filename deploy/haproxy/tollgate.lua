@@ -24,7 +24,8 @@ local identity = {
 local denial = {
     "content-type", "cache-control", "www-authenticate", "retry-after", "retry-after-ms", "x-should-retry",
     "x-tollgate-decision-id",
-    "x-ratelimit-limit-requests", "x-ratelimit-remaining-requests", "x-ratelimit-reset-requests", "ratelimit",
+    "x-ratelimit-limit-requests", "x-ratelimit-remaining-requests", "x-ratelimit-reset-requests",
+    "x-ratelimit-limit-tokens", "x-ratelimit-remaining-tokens", "x-ratelimit-reset-tokens", "ratelimit",
     "ratelimit-policy",
 }
 

@@ -7,7 +7,7 @@ const IDENTITY = ['subject', 'tenant', 'scopes', 'credential', 'model', 'issuer'
 const DENIAL = ['Content-Type', 'WWW-Authenticate', 'Retry-After', 'Retry-After-Ms', 'X-Should-Retry'];
 const LIMITS = [
     'X-Tollgate-Decision-Id', 'X-RateLimit-Limit-Requests', 'X-RateLimit-Remaining-Requests', 'X-RateLimit-Reset-Requests',
-    'RateLimit', 'RateLimit-Policy',
+    'X-RateLimit-Limit-Tokens', 'X-RateLimit-Remaining-Tokens', 'X-RateLimit-Reset-Tokens', 'RateLimit', 'RateLimit-Policy',
 ];
 
 async function check(r) {

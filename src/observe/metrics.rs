@@ -19,7 +19,7 @@ use tollgate_core::{
     config::{Errors, Path},
     credential::api_key::KeyState,
     identity::{CredentialKind, Principal},
-    limit::{Limit, LimitStatus},
+    limit::LimitStatus,
     policy::Policy,
     route::OnOutage,
     time::Timestamp,
@@ -310,8 +310,8 @@ impl Metrics {
             for name in policy.models.names() {
                 series.models.entry(name.to_owned()).or_default();
             }
-            for limit in &policy.limits {
-                series.limits.entry(limit.name().to_owned()).or_default();
+            for limit in policy.limit_names() {
+                series.limits.entry(limit.to_owned()).or_default();
             }
             series
         });
@@ -324,7 +324,7 @@ impl Metrics {
         let issuers: BTreeSet<&str> =
             policy.issuers.list().iter().map(|issuer| &*issuer.name).collect();
         let models: BTreeSet<&str> = policy.models.names().collect();
-        let limits: BTreeSet<&str> = policy.limits.iter().map(Limit::name).collect();
+        let limits: BTreeSet<&str> = policy.limit_names().collect();
         self.series.rcu(|series| {
             let mut series = Series::clone(series);
             series.routes.retain(|name, _| name == NO_ROUTE || routes.contains(name.as_str()));

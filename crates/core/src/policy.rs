@@ -120,6 +120,13 @@ impl Policy {
         issuers.map(|issuer| issuer.longest_life()).chain(keys).max().unwrap_or(MAX_LIFETIME)
     }
 
+    /// The names of all limits, and of the one that tokens have in a claim.
+    pub fn limit_names(&self) -> impl Iterator<Item = &str> {
+        let has_budgets =
+            self.limits.iter().any(|limit| limit.counts_tokens() && limit.is_settled());
+        self.limits.iter().map(Limit::name).chain(has_budgets.then_some(TOKEN_BUDGET))
+    }
+
     /// Whether a limit has this name, and a quota the form of its kind.
     pub fn has_limit(&self, name: &str, quota: Quota) -> bool {
         self.limits.iter().any(|limit| limit.name() == name && limit.fits(quota))

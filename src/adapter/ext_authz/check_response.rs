@@ -225,7 +225,7 @@ mod tests {
     fn what_the_proxy_writes_into_a_body_is_written_as_numbers_and_objects() {
         let options = serde_json::json!({ "a": [1.5, null, { "b": "c" }], "include_usage": true });
         let changes = BodyChanges {
-            bounds: vec![("max_tokens".into(), 70_000)],
+            bounds: vec![("max_tokens", 70_000)],
             stream_options: options.as_object().cloned(),
         };
         let metadata = Metadata { facts: [("", None); 7], changes: Some(&changes) };

@@ -19,8 +19,6 @@
 //!
 //! **Both** are within the context for each answer.
 
-use std::sync::Arc;
-
 use serde_json::{Map, Value};
 
 use crate::{
@@ -106,7 +104,7 @@ pub struct SizedRequest {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct BodyChanges {
     /// The members that bound an answer, with their numbers.
-    pub bounds: Vec<(Arc<str>, u64)>,
+    pub bounds: Vec<(&'static str, u64)>,
     /// The whole `stream_options`.
     pub stream_options: Option<Map<String, Value>>,
 }
@@ -155,18 +153,16 @@ impl SizedRequest {
         }
         size = size.with_output(size.output.min(model.max_output), model.context);
         let (bound, asks_usage) = api.members(path);
-        let mut bounds: Vec<(Arc<str>, u64)> = outline
+        let mut bounds: Vec<(&'static str, u64)> = outline
             .bounds
             .iter()
-            .filter(|(name, value)| {
-                WRITTEN.contains(&&**name) && (*value == 0 || *value > size.output)
-            })
-            .map(|(name, _)| (Arc::from(&**name), size.output))
+            .filter(|(name, value)| WRITTEN.contains(name) && (*value == 0 || *value > size.output))
+            .map(|(name, _)| (*name, size.output))
             .collect();
         if let Some(bound) = bound
-            && !outline.bounds.iter().any(|(name, _)| name == bound)
+            && !outline.bounds.iter().any(|(name, _)| *name == bound)
         {
-            bounds.push((bound.into(), size.output));
+            bounds.push((bound, size.output));
         }
         let asked = asks_usage && outline.is_streamed;
         let stream_options = if asked { Some(stream_options(outline)?) } else { None };
@@ -180,7 +176,7 @@ fn is_written(number: &CappedNumber, outline: &Outline<'_>) -> bool {
         && outline
             .bounds
             .iter()
-            .any(|(name, value)| *name == *number.name && *value == number.value)
+            .any(|(name, value)| **name == *number.name && *value == number.value)
 }
 
 /// Returns the `stream_options` of the client with the wish for usage.
@@ -342,15 +338,14 @@ mod tests {
 
     const CHAT: Sizing = Sizing { generates: true, api: Some(Api::OfPath) };
 
-    fn sized(path: &str, body: &str) -> Result<(u64, Vec<(String, u64)>, Option<String>), Reason> {
+    /// The tokens of an answer, the members that bound it, and `stream_options`.
+    type Found = (u64, Vec<(String, u64)>, Option<String>);
+
+    fn sized(path: &str, body: &str) -> Result<Found, Reason> {
         let document = crate::request::body::outline_of(body.as_bytes());
         let mut facts = facts(1, &[]);
         for (name, value) in &document.bounds {
-            facts.caps.push(CappedNumber {
-                cap: Cap::Tokens,
-                name: (&**name).into(),
-                value: *value,
-            });
+            facts.caps.push(CappedNumber { cap: Cap::Tokens, name: (*name).into(), value: *value });
         }
         if body.contains("max_new_tokens") {
             let name = "max_new_tokens".into();

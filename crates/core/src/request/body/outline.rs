@@ -5,7 +5,7 @@ use std::borrow::Cow;
 use super::{
     content::{Kind, kind},
     json_error::{DEPTH, JsonError, KEYS, LENGTH},
-    plan::bounds_answer,
+    plan::answer_bound,
     scan::{RawString, Scanner},
     seen_keys::SeenKeys,
 };
@@ -30,7 +30,7 @@ pub struct Outline<'a> {
     /// The members of `stream_options`, with their JSON.
     pub stream_options: Vec<(Cow<'a, str>, &'a str)>,
     /// The members of the document that bound an answer, with their values.
-    pub bounds: Vec<(Cow<'a, str>, u64)>,
+    pub bounds: Vec<(&'static str, u64)>,
     /// The images, clips and videos that are parts of messages.
     pub media: u64,
     /// The bytes of those that are part of the body: no server reads them as text.
@@ -286,10 +286,10 @@ impl<'a> Reader<'a> {
     }
 
     /// Notes a member of the document.
-    fn member(&mut self, key: &Cow<'a, str>, value: &Value<'a>) {
+    fn member(&mut self, key: &str, value: &Value<'a>) {
         let outline = &mut self.outline;
         let is_set = !matches!(value, Value::Scalar("null"));
-        match (&**key, value) {
+        match (key, value) {
             ("messages" | "input", Value::List(count)) => {
                 outline.messages = outline.messages.saturating_add(*count);
             }
@@ -303,9 +303,9 @@ impl<'a> Reader<'a> {
             }
             // A prompt that is stored at the server.
             ("prompt", Value::Object) => outline.is_open = true,
-            (name, Value::Scalar(scalar)) if bounds_answer(name) => {
-                if let Ok(number) = scalar.parse() {
-                    outline.bounds.push((key.clone(), number));
+            (name, Value::Scalar(scalar)) => {
+                if let Some((name, number)) = answer_bound(name).zip(scalar.parse().ok()) {
+                    outline.bounds.push((name, number));
                 }
             }
             _ => {}
@@ -342,7 +342,7 @@ mod tests {
         );
         assert_eq!((chat.messages, chat.has_tools, chat.is_streamed), (2, true, true));
         assert_eq!(chat.stream_options, [("chunk_size".into(), "2"), ("x".into(), r#"{"a":[1]}"#)]);
-        assert_eq!(chat.bounds, [("max_tokens".into(), 5), ("max_completion_tokens".into(), 9)]);
+        assert_eq!(chat.bounds, [("max_tokens", 5), ("max_completion_tokens", 9)]);
         assert!(chat.is_exact && !chat.is_open && !chat.is_background);
         let plain = outline(
             r#"{"input":"a","tools":[],"stream":false,"max_tokens":null,"background":false}"#,

@@ -306,7 +306,12 @@ const PROMPTS: [&str; 18] = [
 
 /// Whether a number of tokens under this name bounds an answer.
 pub fn bounds_answer(name: &str) -> bool {
-    TOKENS.iter().any(|place| place.rsplit('/').next() == Some(name))
+    answer_bound(name).is_some()
+}
+
+/// Returns the name, where a number of tokens under it bounds an answer.
+pub(super) fn answer_bound(name: &str) -> Option<&'static str> {
+    TOKENS.iter().filter_map(|place| place.rsplit('/').next()).find(|known| *known == name)
 }
 
 /// The names of capped numbers at the top of a document.

@@ -45,9 +45,9 @@ proptest! {
                     .with_retry_after(Span::from_micros(retry_after));
                 let mut evidence = Outcome::refused(denial.clone()).evidence;
                 evidence.dialect = dialect;
-                evidence.limits = limits.iter().map(|name| LimitStatus {
+                evidence.limits = limits.iter().enumerate().map(|(at, name)| LimitStatus {
                     name: name.as_str().into(),
-                    kind: LimitKind::Requests,
+                    kind: [LimitKind::TokenBudget, LimitKind::Requests, LimitKind::InFlight][at % 3],
                     limit,
                     window,
                     verdict: Verdict { admitted: false, remaining, retry_after, reset },
