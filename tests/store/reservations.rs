@@ -76,6 +76,9 @@ struct Model {
     tat: Option<u64>,
 }
 
+/// All data in Redis: each key, the milliseconds that it has left (0: no end), and its value.
+type Snapshot = Vec<(String, i64, Vec<u8>)>;
+
 /// A check of a history: whether it is charged to the rate, and its reservation.
 type Check<'a> = (bool, Option<&'a Reservation>);
 
@@ -239,7 +242,7 @@ impl Real {
     }
 
     /// All data, with the time they have left.
-    fn snapshot(&mut self) -> Vec<(String, i64, Vec<u8>)> {
+    fn snapshot(&mut self) -> Snapshot {
         let client = &mut self.client;
         let keys: Vec<String> = redis::cmd("KEYS").arg("*").query(client).unwrap();
         let entry = |key: String| {
@@ -250,7 +253,7 @@ impl Real {
         keys.into_iter().filter_map(entry).collect()
     }
 
-    fn restore(&mut self, snapshot: &[(String, i64, Vec<u8>)]) {
+    fn restore(&mut self, snapshot: &Snapshot) {
         redis::cmd("FLUSHALL").exec(&mut self.client).unwrap();
         for (key, left, data) in snapshot {
             redis::cmd("RESTORE").arg(key).arg(left).arg(data).exec(&mut self.client).unwrap();
@@ -335,7 +338,7 @@ fn history(real: &mut Real, seed: u64) -> usize {
     let mut model = Model::default();
     redis::cmd("FLUSHALL").exec(&mut real.client).unwrap();
     let mut known: Vec<Reservation> = Vec::new();
-    let mut saved: Option<(u64, Model, Vec<(String, i64, Vec<u8>)>)> = None;
+    let mut saved: Option<(u64, Model, Snapshot)> = None;
     let first = now;
     let started = Instant::now();
     for step in 0..STEPS {
