@@ -108,7 +108,7 @@ impl Chain {
     }
 }
 
-/// What is left of the limit, as an allowed request is told.
+/// What is left of the limit, by the headers of an allowed request.
 fn left(reply: &Reply) -> u64 {
     assert_eq!(reply.status, 200, "{}", reply.text());
     reply.one("x-ratelimit-remaining-tokens").unwrap().parse().unwrap()
