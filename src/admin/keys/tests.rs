@@ -308,6 +308,21 @@ async fn a_rotation_keeps_the_id_and_the_secret_before_for_a_grace() {
 }
 
 #[tokio::test]
+async fn a_secret_that_has_ended_does_not_come_back_with_a_rotation() {
+    let (bench, memory) = bench();
+    let (id, _) = created(&bench, r#"{"subject":"ci"}"#).await;
+    let mut ended = memory.record(&id);
+    ended.created = Timestamp::from_secs(1);
+    ended.current.issued = ended.created;
+    ended.expires = Timestamp::from_secs(9);
+    memory.records()[0].1 = ended.to_stored().unwrap();
+    let path = format!("{PATH}/{id}/rotate");
+    let (status, json) = bench.call("POST", &path, r#"{"grace":"30d"}"#).await;
+    assert_eq!((status, json["record"]["state"].as_str()), (200, Some("active")));
+    assert!(memory.record(&id).previous.is_none());
+}
+
+#[tokio::test]
 async fn an_imported_key_is_weak_until_it_is_rotated() {
     let (bench, memory) = bench();
     let body = json!({ "subject": "bot", "digest": KeyDigest::of(b"sk-old").to_string() });

@@ -114,8 +114,9 @@ impl KeyRecord {
         self.expires.min(lifetimes.latest(self.current.issued))
     }
 
-    /// Puts another secret in force. The one before it is accepted until `grace_ends`; one of an
-    /// earlier rotation is not accepted any more, so that there are two at most.
+    /// Puts another secret in force. The one before it is accepted until `grace_ends`, and never
+    /// beyond its own end; one of an earlier rotation is not accepted any more, so that there are two
+    /// at most.
     #[must_use]
     pub fn rotated(
         self,
@@ -124,8 +125,8 @@ impl KeyRecord {
         grace_ends: Timestamp,
         expires: Timestamp,
     ) -> Self {
-        let previous = (grace_ends > now)
-            .then_some(PreviousSecret { secret: self.current, until: grace_ends });
+        let until = grace_ends.min(self.expires);
+        let previous = (until > now).then_some(PreviousSecret { secret: self.current, until });
         let current = KeySecret { digest, issued: now, weak: false };
         Self { current, previous, expires, ..self }
     }

@@ -257,6 +257,24 @@ fn two_secrets_work_during_the_grace_and_never_three() {
 }
 
 #[test]
+fn a_rotation_does_not_extend_the_secret_before() {
+    let (first, second) = (made(1, 2), made(1, 3));
+    let ends = |at| KeyRecord { expires: after(at), ..record(&first) };
+    // Its end is within the grace.
+    let rotated = ends(20).rotated(second.digest(), after(10), after(10 + DAY), after(90 * DAY));
+    let tables = [Some(table([rotated]))];
+    assert_eq!(verified(first.expose(), &tables, after(11)).unwrap().validity().until, after(20));
+    assert_eq!(cause(first.expose(), &tables, after(20)).0, Check::Times);
+    assert!(verified(second.expose(), &tables, after(20)).is_ok());
+    // It has ended before the rotation, and does not come back.
+    for at in [9, 10] {
+        let grace = after(10 + DAY);
+        let rotated = ends(at).rotated(second.digest(), after(10), grace, after(90 * DAY));
+        assert!(rotated.previous.is_none(), "{at}");
+    }
+}
+
+#[test]
 fn a_foreign_key_is_found_by_its_digest_and_is_weak() {
     let text = "sk-litellm-0123456789";
     let key = made(1, 2);
