@@ -9,6 +9,7 @@ use tollgate_core::{
     credential::api_key::{HolderSpec, KeyDigest, KeyLifetimes, KeySpec, PREFIX},
     identity::KeyId,
     network::Networks,
+    secret::Secret,
     time::{Quota, Span, rfc3339::Rfc3339},
 };
 
@@ -283,7 +284,16 @@ pub(super) struct Import {
 impl Import {
     pub(super) fn run(self, out: &mut dyn Write) -> anyhow::Result<ExitCode> {
         let digest = match (&self.key, self.digest) {
-            (Some(key), _) => digest(key)?,
+            (Some(key), _) => {
+                let key = read_key(key)?;
+                if key.expose().starts_with(PREFIX.as_bytes()) {
+                    bail!(
+                        "this is a key of Tollgate, which is found by its id and not by its \
+                         digest; copy its record"
+                    );
+                }
+                KeyDigest::of(key.expose())
+            }
             (None, Some(digest)) => digest,
             (None, None) => bail!("name the key with --key or --digest"),
         };
@@ -315,14 +325,14 @@ pub(super) struct Hash {
 
 impl Hash {
     pub(super) fn run(self, out: &mut dyn Write) -> anyhow::Result<ExitCode> {
-        writeln!(out, "{}", digest(&self.key)?)?;
+        writeln!(out, "{}", KeyDigest::of(read_key(&self.key)?.expose()))?;
         Ok(ExitCode::SUCCESS)
     }
 }
 
-/// Returns the digest of the key in a file or on standard input. A key is never an argument: other
-/// users of the machine see those.
-fn digest(key: &str) -> anyhow::Result<KeyDigest> {
+/// Reads the key in a file or on standard input. A key is never an argument: other users of the
+/// machine see those.
+fn read_key(key: &str) -> anyhow::Result<Secret> {
     if key != "-" && !key.starts_with('@') {
         bail!("write `@FILE`, or `-` for standard input: arguments are visible to other users");
     }
@@ -331,7 +341,7 @@ fn digest(key: &str) -> anyhow::Result<KeyDigest> {
     if bytes.is_empty() || !bytes.iter().all(u8::is_ascii_graphic) {
         bail!("a key is one word of printable ASCII");
     }
-    Ok(KeyDigest::of(bytes))
+    Ok(key)
 }
 
 /// List the keys of a file, or those of Redis by the moment of their creation.
@@ -384,8 +394,10 @@ struct Named {
     output: Output,
 }
 
+/// Reads an id. Of a whole key the id is read, because an error would show the secret.
 fn id(text: &str) -> Result<KeyId, tollgate_core::identity::KeyIdError> {
-    text.strip_prefix(PREFIX).unwrap_or(text).parse()
+    let Some(rest) = text.strip_prefix(PREFIX) else { return text.parse() };
+    rest.split_once('_').map_or(rest, |(id, _)| id).parse()
 }
 
 impl Named {

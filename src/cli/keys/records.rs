@@ -1,7 +1,10 @@
 //! The place of the records: a file, the Redis of a configuration, or the admin API of a running
 //! Tollgate.
 
-use std::path::{Path, PathBuf};
+use std::{
+    io::{self, Write as _},
+    path::{Path, PathBuf},
+};
 
 use anyhow::bail;
 use clap::Args;
@@ -11,7 +14,7 @@ use tollgate_core::{
     time::Timestamp,
 };
 
-use super::{admin_store::AdminStore, file_store::FileStore, redis_store::RedisStore};
+use super::{admin_store::AdminStore, change, file_store::FileStore, redis_store::RedisStore};
 
 /// The place of the records.
 #[derive(Debug, Args)]
@@ -162,7 +165,11 @@ impl OwnRecords {
         match self {
             Self::File(file) => {
                 file.put(record.clone());
-                file.write()
+                file.write()?;
+                if let Some(note) = change::note_on_life(record) {
+                    writeln!(io::stderr().lock(), "{note}")?;
+                }
+                Ok(())
             }
             Self::Redis(redis) => redis.add(record),
         }
@@ -176,7 +183,11 @@ impl OwnRecords {
         match self {
             Self::File(file) => {
                 file.put(record.clone());
-                file.write()
+                file.write()?;
+                if let Some(note) = change::note_on_life(record) {
+                    writeln!(io::stderr().lock(), "{note}")?;
+                }
+                Ok(())
             }
             Self::Redis(redis) => redis.replace(record),
         }

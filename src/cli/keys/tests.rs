@@ -67,6 +67,10 @@ fn a_key_is_made_rotated_listed_and_removed() {
     let text = std::fs::read_to_string(&path).unwrap();
     assert!(!text.contains(&key[17..]), "{text}");
     assert!(text.contains(&KeyDigest::of(key.as_bytes()).to_string()), "{text}");
+    // The id is also read from a key, which no message shows.
+    for text in [&format!("tgk_{id}"), key] {
+        assert_eq!(json(&["show", text, "--file", file])["id"], id);
+    }
     let shown = json(&["show", id, "--file", file]);
     for (name, value) in [
         ("subject", serde_json::json!("ci")),
@@ -118,6 +122,12 @@ fn a_key_of_another_system_is_stored_by_its_digest() {
     let digest = KeyDigest::of(b"sk-foreign-123").to_string();
     assert_eq!((&imported["digest"], &imported["weak"]), (&digest.clone().into(), &true.into()));
     assert_eq!(run(&["hash", &at]).1.trim_end(), digest);
+    // A key of Tollgate is found by its id, so that the record of its digest would never be used.
+    let own = directory.path().join("own.txt");
+    std::fs::write(&own, json(&["create", "--subject", "ci"])["key"].as_str().unwrap()).unwrap();
+    let own = format!("@{}", own.display());
+    let refused = fails(&["import", "--file", file, "--subject", "bot", "--key", &own]);
+    assert!(refused.contains("a key of Tollgate"), "{refused}");
     // The same key twice would be two identities.
     let twice = fails(&["import", "--file", file, "--subject", "other", "--digest", &digest]);
     assert!(twice.contains("digest"), "{twice}");
