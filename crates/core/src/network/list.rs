@@ -5,6 +5,8 @@ use std::net::IpAddr;
 use ipnet::IpNet;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
+use super::MAPPED_LENGTH;
+
 /// Addresses and networks, as `10.1.2.3` or `10.0.0.0/8`.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Networks(Vec<IpNet>);
@@ -84,7 +86,14 @@ fn net(text: &str) -> Result<IpNet, NetworksError> {
     if net.trunc() != net {
         return Err(NetworksError::BitsBeyondPrefix(text.to_owned(), net.trunc()));
     }
-    Ok(net)
+    Ok(canonical(net))
+}
+
+/// Returns the IPv4 network of one in `::ffff:0:0/96`: addresses are compared in this form.
+fn canonical(net: IpNet) -> IpNet {
+    let IpAddr::V4(address) = net.addr().to_canonical() else { return net };
+    let length = net.prefix_len().checked_sub(MAPPED_LENGTH);
+    length.and_then(|length| IpNet::new(address.into(), length).ok()).unwrap_or(net)
 }
 
 #[cfg(test)]
@@ -102,6 +111,28 @@ mod tests {
             ("::2", false),
         ] {
             assert_eq!(Networks::loopback().contains(address.parse().unwrap()), expected);
+        }
+    }
+
+    #[test]
+    fn an_ipv4_network_has_two_notations() {
+        for (text, shown) in [
+            ("::ffff:192.0.2.0/120", "192.0.2.0/24"),
+            ("::ffff:192.0.2.7", "192.0.2.7/32"),
+            ("::ffff:0:0/96", "0.0.0.0/0"),
+            ("192.0.2.0/24", "192.0.2.0/24"),
+            // It contains other addresses of IPv6 as well.
+            ("::/0", "::/0"),
+            ("2001:db8::/32", "2001:db8::/32"),
+        ] {
+            let networks = Networks::parse(&[text]).unwrap();
+            assert_eq!(networks.iter().next().unwrap().to_string(), shown, "{text}");
+        }
+        let mapped = Networks::parse(&["::ffff:192.0.2.0/120"]).unwrap();
+        for (address, expected) in
+            [("192.0.2.7", true), ("::ffff:192.0.2.7", true), ("192.0.3.7", false)]
+        {
+            assert_eq!(mapped.contains(address.parse().unwrap()), expected, "{address}");
         }
     }
 }
