@@ -133,8 +133,10 @@ impl KeyWatch {
         }
     }
 
-    /// Merges the waiting uses, and reports the networks that are new.
+    /// Merges the waiting uses, and reports the networks that are new. Those of a revoked key are
+    /// dropped: what Redis had of it was removed with its record, and is not to be written again.
     async fn merge_uses(&mut self, snapshot: &Snapshot, now: Timestamp) {
+        self.waiting.retain(|id, _| may_exist(snapshot, id));
         while !self.waiting.is_empty() {
             let batch: Vec<KeyUpdate> = self.waiting.values().take(MOST_UPDATES).cloned().collect();
             let new: Vec<(KeyId, Network)> = match &self.redis {
@@ -264,6 +266,50 @@ fn record<'s>(snapshot: &'s Snapshot, id: &KeyId) -> Option<&'s Arc<KeyRecord>> 
     snapshot.api_keys.iter().flatten().find_map(|table| table.get(id))
 }
 
+/// Whether a source has the record of an id, or may have it: one that is not read is not known.
+fn may_exist(snapshot: &Snapshot, id: &KeyId) -> bool {
+    snapshot.api_keys.iter().any(|table| {
+        table.as_ref().is_none_or(|table| table.get(id).is_some() || table.is_uncopied(id))
+    })
+}
+
 fn lifetimes(policy: &Policy) -> KeyLifetimes {
     policy.api_keys.as_ref().map(|keys| keys.lifetimes).unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use tollgate_core::{
+        config::{Document, Errors},
+        policy::PolicyConfig,
+    };
+
+    use super::*;
+
+    #[test]
+    fn the_uses_of_a_revoked_key_are_not_merged() {
+        let id = |text: &str| text.parse::<KeyId>().unwrap();
+        let text = "api_keys: { file: /keys.json, redis: true }\n\
+                    routes: [{ match: { paths: [/health] }, public: true }]";
+        let document = Document::parse(text, &|_| None).unwrap();
+        let config: PolicyConfig = document.read().unwrap();
+        let policy = Policy::compile(&config, &mut Errors::default()).unwrap();
+        let mut snapshot = Snapshot::without_keys(Arc::new(policy));
+        let stored = r#"{"id":"7Jk2mN4pQ8rT","digest":"sha256:DIGEST","subject":"ci",
+                         "created":"2026-11-29T00:00:00Z"}"#;
+        let stored = stored.replace("DIGEST", &"a".repeat(64));
+        let record = KeyRecord::from_stored(id("7Jk2mN4pQ8rT"), &stored).unwrap();
+        let mut table = KeyTable::new();
+        table.insert(record).unwrap();
+        table.set_uncopied(id("8Jk2mN4pQ8rT"), []);
+        snapshot.api_keys = vec![Some(Arc::new(KeyTable::new())), Some(Arc::new(table))];
+        for (text, expected) in
+            [("7Jk2mN4pQ8rT", true), ("8Jk2mN4pQ8rT", true), ("9Jk2mN4pQ8rT", false)]
+        {
+            assert_eq!(may_exist(&snapshot, &id(text)), expected, "{text}");
+        }
+        // A source that is not read yet may have any key.
+        snapshot.api_keys = vec![Some(Arc::new(KeyTable::new())), None];
+        assert!(may_exist(&snapshot, &id("9Jk2mN4pQ8rT")));
+    }
 }

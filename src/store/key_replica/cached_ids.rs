@@ -13,10 +13,17 @@ const UNPROVEN: usize = 4;
 /// A bounded set of ids. Each part gives up the id that it has had for longest.
 #[derive(Debug)]
 pub(super) struct CachedIds {
-    entries: HashMap<KeyId, u64>,
+    entries: HashMap<KeyId, Entry>,
     unproven: Part,
     proven: Part,
     last_serial: u64,
+}
+
+/// The place of an id.
+#[derive(Clone, Copy, Debug)]
+struct Entry {
+    serial: u64,
+    is_proven: bool,
 }
 
 /// A part of the room: ids with the serial number of their entry. Another number in the entry, or
@@ -46,16 +53,16 @@ impl CachedIds {
     /// Adds an id that is not in the set. Returns the id that is given up for it.
     pub(super) fn add(&mut self, id: KeyId) -> Option<KeyId> {
         self.last_serial += 1;
-        self.entries.insert(id, self.last_serial);
+        self.entries.insert(id, Entry { serial: self.last_serial, is_proven: false });
         self.unproven.push(id, self.last_serial, &mut self.entries)
     }
 
-    /// Moves an id, of which a key was verified, to the end of its part. Returns the id that is given
-    /// up for it.
+    /// Moves an id to the part of those of which a key was verified. Returns the id that is given up
+    /// for it: none where it is in that part, so that many checks of one key take one place.
     pub(super) fn prove(&mut self, id: KeyId) -> Option<KeyId> {
-        let serial = self.entries.get_mut(&id)?;
+        let entry = self.entries.get_mut(&id).filter(|entry| !entry.is_proven)?;
         self.last_serial += 1;
-        *serial = self.last_serial;
+        *entry = Entry { serial: self.last_serial, is_proven: true };
         self.proven.push(id, self.last_serial, &mut self.entries)
     }
 
@@ -65,15 +72,18 @@ impl CachedIds {
 }
 
 impl Part {
-    fn push(&mut self, id: KeyId, serial: u64, entries: &mut HashMap<KeyId, u64>) -> Option<KeyId> {
+    fn push(
+        &mut self,
+        id: KeyId,
+        serial: u64,
+        entries: &mut HashMap<KeyId, Entry>,
+    ) -> Option<KeyId> {
         self.ids.push_back((id, serial));
         if self.ids.len() <= self.most {
             return None;
         }
         let (oldest, serial) = self.ids.pop_front()?;
-        if entries.get(&oldest) != Some(&serial) {
-            return None;
-        }
+        entries.get(&oldest).filter(|entry| entry.serial == serial)?;
         entries.remove(&oldest);
         Some(oldest)
     }
@@ -102,6 +112,18 @@ mod tests {
         // A seventh that is proven replaces the oldest of the proven, and not of the others.
         assert_eq!(ids.prove(id(999)), Some(id(0)));
         assert_eq!((ids.len(), ids.prove(id(0))), (7, None));
+    }
+
+    #[test]
+    fn an_id_that_is_proven_by_many_checks_takes_one_place() {
+        let mut ids = CachedIds::new(8);
+        for number in 0..6 {
+            ids.add(id(number));
+            for _ in 0..100 {
+                assert_eq!(ids.prove(id(number)), None, "{number}");
+            }
+        }
+        assert_eq!(ids.len(), 6);
     }
 
     #[test]

@@ -12,6 +12,9 @@ use super::cached_ids::CachedIds;
 /// The most records whose faults are logged.
 const MOST_LOGGED: usize = 100;
 
+/// The records that were looked up for which there is room under every bound.
+const LEAST_CACHED: usize = 4096;
+
 /// The most ids of the list that are no ids of keys, of which the texts are read.
 const MOST_INVALID: usize = 1000;
 
@@ -211,9 +214,11 @@ impl Records {
     }
 }
 
-/// The most records that were looked up, beside those that are copied.
+/// The most records that were looked up, beside those that are copied. A quarter of them may be of
+/// keys that were not verified: several batches of lookups, so that none of a batch is given up
+/// before the checks that wait for it are prepared again.
 const fn cache_size(max: usize) -> usize {
-    if max / 4 > 1000 { max / 4 } else { 1000 }
+    if max / 4 > LEAST_CACHED { max / 4 } else { LEAST_CACHED }
 }
 
 /// Returns the id of a key, where a text is one.
@@ -317,7 +322,7 @@ mod tests {
         for number in 2..3000 {
             assert!(records.set_looked_up(key(number), Some(&text(number))), "{number}");
         }
-        assert_eq!(counts(&records), [1, 251, 2748, 0]);
+        assert_eq!(counts(&records), [1, 1025, 1974, 0]);
         // Neither a copied record nor one of a verified key was given up for them.
         for (number, is_known) in [(0, true), (1, true), (2, false), (2999, true)] {
             assert_eq!(records.table().get(&key(number)).is_some(), is_known, "{number}");
@@ -326,12 +331,12 @@ mod tests {
         // What Redis does not have, or cannot be read, is not looked up again.
         assert!(!records.set_looked_up(key(2), None));
         assert!(!records.set_looked_up(key(3), Some("{")));
-        assert_eq!(counts(&records), [1, 251, 2746, 1]);
+        assert_eq!(counts(&records), [1, 1025, 1972, 1]);
         // A change or a revocation of a record that was looked up.
         records.set(&id(1), Some(&text(1).replace("\"ci\"", "\"cd\"")));
         assert_eq!(&*records.table().get(&key(1)).unwrap().subject, "cd");
         records.set(&id(1), None);
-        assert_eq!(counts(&records), [1, 250, 2746, 1]);
+        assert_eq!(counts(&records), [1, 1024, 1972, 1]);
     }
 
     #[test]

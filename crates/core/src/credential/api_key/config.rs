@@ -54,7 +54,7 @@ pub struct ApiKeysConfig {
 pub struct ReplicateKeysConfig {
     /// The most records in the copy, 1 to 10000000. With more in Redis, the oldest are copied, and of
     /// the others the ids: the record of such a key is looked up when the key is used, and kept
-    /// beside the copy. At most a quarter of `max` is kept, and 1000 at least. Default 100000.
+    /// beside the copy. At most a quarter of `max` is kept, and 4096 at least. Default 100000.
     pub max: usize,
     /// How long after a revocation or a change a key may still be used as before, 1s to 1h. Changes
     /// are pushed and usually apply within milliseconds. When Redis has not confirmed the copy for
