@@ -99,11 +99,6 @@ impl HoldLimit {
         matches!(self.kind, Kind::PerRequest(_) | Kind::Tokens(_))
     }
 
-    /// Whether requests are counted, and not only compared with a number.
-    pub fn is_counted(&self) -> bool {
-        !matches!(self.kind, Kind::PerRequest(_))
-    }
-
     /// Whether what a request holds is settled when its response has ended.
     pub fn is_settled(&self) -> bool {
         matches!(self.kind, Kind::Tokens(_) | Kind::Slots(_))

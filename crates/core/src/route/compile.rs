@@ -305,12 +305,10 @@ fn route(
     let scopes = config.scopes.clone().unwrap_or(ScopeRule::All(Vec::new()));
     let scopes = scopes.compile(&path.key("scopes"), errors);
     if config.on_outage == OnOutage::Local
-        && let Some(limit) = holds.iter().find(|limit| limit.is_counted())
+        && let Some(limit) = holds.iter().find(|limit| limit.is_settled())
     {
-        let message = format!(
-            "`local` cannot count `{}`, a budget that all replicas share; use `deny`",
-            limit.name
-        );
+        let message =
+            format!("`local` cannot settle `{}`, which all replicas share; use `deny`", limit.name);
         errors.push(&path.key("on_outage"), message);
     }
     let upstream_key = config.upstream_key.as_ref().map(|source| {
