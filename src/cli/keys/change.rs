@@ -58,7 +58,7 @@ pub(super) fn rotated(
     let own_end =
         record.expires.map_or_else(|| KeyLifetimes::UNBOUNDED.default_end(issued), |end| end.0);
     let until = end(now, Some(grace)).0.min(own_end);
-    let previous = (until > now).then(|| PreviousSpec {
+    let previous = (until > now).then_some(PreviousSpec {
         digest: record.digest,
         weak: record.weak,
         issued: record.issued,
