@@ -62,6 +62,15 @@ struct Content {
     looked_up: HashSet<KeyId>,
 }
 
+/// The result of lookups of records.
+#[derive(Debug, Default, PartialEq, Eq)]
+struct FinishedLookups {
+    /// The number of records that were found.
+    found: usize,
+    /// The ids whose texts were not used, and whose records are looked up again.
+    unused: Vec<KeyId>,
+}
+
 /// The state of a copy of the API keys.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct KeyReplicaStatus {
@@ -191,28 +200,30 @@ impl KeyReplica {
         self.content().looked_up = ids.iter().copied().collect();
     }
 
-    /// Takes over the texts of records that were looked up. Returns the number of records among
-    /// them.
+    /// Takes over the texts of records that were looked up.
     ///
-    /// INVARIANT: a text is not used where the record was read again meanwhile because of a change:
-    /// which of the two is the newer one is not known, and the one of the change always is.
+    /// INVARIANT: a text is not used where the record was read again meanwhile because of a change,
+    /// or all records were: which of the two is the newer one is not known, and the one of the change
+    /// always is.
     fn finish_lookups<'i>(
         &self,
         texts: impl Iterator<Item = (&'i KeyId, Option<String>)>,
-    ) -> usize {
+    ) -> FinishedLookups {
+        let mut finished = FinishedLookups::default();
         let mut content = self.content();
         // The copy was emptied meanwhile.
         if content.table.is_none() {
-            return 0;
+            return finished;
         }
-        let mut found = 0;
         for (id, text) in texts {
             if content.looked_up.remove(id) {
-                found += usize::from(content.records.set_looked_up(*id, text.as_deref()));
+                finished.found += usize::from(content.records.set_looked_up(*id, text.as_deref()));
+            } else if content.records.table().is_uncopied(id) {
+                finished.unused.push(*id);
             }
         }
         self.publish(content);
-        found
+        finished
     }
 
     /// Takes over the texts of records that changed.
@@ -262,5 +273,72 @@ impl KeyReplica {
 
     fn content(&self) -> std::sync::MutexGuard<'_, Content> {
         self.content.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio_util::sync::CancellationToken;
+    use tollgate_core::credential::api_key::KeyDigest;
+
+    use super::{records::Listing, *};
+
+    fn id(number: u32) -> KeyId {
+        format!("key{number:09}").parse().unwrap()
+    }
+
+    /// Records of which none is copied.
+    fn uncopied(numbers: &[u32]) -> Records {
+        let mut listing = Listing::default();
+        // The oldest is selected to be copied.
+        for number in [0].iter().chain(numbers) {
+            listing.add(u64::from(*number), id(*number).digits().to_vec());
+        }
+        let mut records = Records::new(1);
+        records.select(listing);
+        records
+    }
+
+    fn replica(records: Records) -> KeyReplica {
+        let replica = KeyReplica {
+            content: Mutex::new(Content {
+                bounds: ReplicateKeysConfig::default(),
+                records: Records::new(1),
+                table: None,
+                looked_up: HashSet::new(),
+            }),
+            changes: watch::Sender::new(0),
+            freshness: Arc::new(Freshness::new()),
+            lookups: Arc::new(RecordLookups::new()),
+            max_stale: Duration::from_secs(1),
+            _alive: CancellationToken::new().drop_guard(),
+        };
+        replica.replace(records);
+        replica
+    }
+
+    #[test]
+    fn a_lookup_during_a_reading_of_all_records_is_made_again() {
+        let text = |number: u32| {
+            let digest = KeyDigest::of(b"key");
+            let id = id(number);
+            Some(format!(
+                r#"{{"id":"{id}","digest":"{digest}","subject":"ci","created":"2026-11-29T00:00:00Z"}}"#
+            ))
+        };
+        let replica = replica(uncopied(&[1, 2, 3]));
+        let ids = [id(1), id(2), id(3)];
+        replica.begin_lookups(&ids);
+        // All records are read meanwhile, and the third was revoked.
+        replica.replace(uncopied(&[1, 2]));
+        let texts = || ids.iter().zip([1, 2, 3].map(text));
+        let unused = vec![id(1), id(2)];
+        assert_eq!(replica.finish_lookups(texts()), FinishedLookups { found: 0, unused });
+        assert!(replica.table().unwrap().is_uncopied(&id(1)));
+        replica.begin_lookups(&ids[..2]);
+        let finished = replica.finish_lookups(texts().take(2));
+        assert_eq!(finished, FinishedLookups { found: 2, unused: Vec::new() });
+        let table = replica.table().unwrap();
+        assert!(ids[..2].iter().all(|id| table.get(id).is_some()) && table.get(&id(3)).is_none());
     }
 }

@@ -18,7 +18,7 @@ use thiserror::Error;
 use tokio::sync::{Notify, oneshot};
 use tollgate_core::{admission::Outage, identity::KeyId};
 
-use super::{KeyReplica, lookup_budget::LookupBudget};
+use super::{FinishedLookups, KeyReplica, lookup_budget::LookupBudget};
 use crate::store::Redis;
 
 /// The most ids in one call.
@@ -144,6 +144,14 @@ impl RecordLookups {
         queue.ids.drain(..most).collect()
     }
 
+    /// Puts ids that were taken before all others, to be looked up again.
+    fn put_back(&self, ids: &[KeyId]) {
+        let mut queue = self.queue();
+        for id in ids.iter().rev() {
+            queue.ids.push_front(*id);
+        }
+    }
+
     /// Answers the checks that wait for ids.
     fn answer(&self, ids: &[KeyId], result: Result<(), Outage>) {
         let mut queue = self.queue();
@@ -180,7 +188,7 @@ pub(super) async fn run(
     loop {
         lookups.wake.notified().await;
         loop {
-            let ids = lookups.take();
+            let mut ids = lookups.take();
             if ids.is_empty() {
                 break;
             }
@@ -192,7 +200,12 @@ pub(super) async fn run(
             let result = texts.as_ref().map(|_| ()).map_err(|outage| *outage);
             match texts {
                 Ok(texts) => {
-                    let found = replica.finish_lookups(ids.iter().zip(texts));
+                    let FinishedLookups { found, unused } =
+                        replica.finish_lookups(ids.iter().zip(texts));
+                    if !unused.is_empty() {
+                        ids.retain(|id| !unused.contains(id));
+                        lookups.put_back(&unused);
+                    }
                     lookups.count(LookupResult::Found, found as u64);
                     lookups.count(LookupResult::Missing, ids.len().saturating_sub(found) as u64);
                 }
@@ -236,6 +249,9 @@ mod tests {
         // A check that comes while its id is looked up waits for the same call.
         let late = lookups.enqueue(id(1)).unwrap();
         assert!(lookups.take().is_empty());
+        // What was taken is looked up again before the others.
+        lookups.put_back(&[id(0), id(1)]);
+        assert_eq!(lookups.take(), [id(0), id(1)]);
         lookups.answer(&[id(0), id(1)], Err(Outage::Deadline));
         assert_eq!(late.now_or_never(), Some(Ok(Err(Outage::Deadline))));
         assert!(lookups.enqueue(id(1)).is_some() && lookups.take() == [id(1)]);
