@@ -214,6 +214,21 @@ async fn changes_that_were_trimmed_are_read_with_all_others() {
 }
 
 #[tokio::test]
+async fn what_is_no_record_is_removed_too() {
+    let server = redis_server::start(&[]);
+    let redis = redis_server::open(&server.unix());
+    let (value, listed) = (made(1).id(), made(2).id());
+    let mut client = server.client();
+    let _: () = client.lpush(format!("{{tollgate}}:key:{value}"), "a").unwrap();
+    for id in [value, listed] {
+        let _: () = client.zadd("{tollgate}:keys", id.as_str(), 1).unwrap();
+        assert_eq!(redis.remove_key(&id).await, Ok(true), "{id}");
+        assert_eq!(redis.remove_key(&id).await, Ok(false), "{id}");
+    }
+    assert_eq!(redis.list_keys(None, 10).await.unwrap().total, 0);
+}
+
+#[tokio::test]
 async fn broken_records_stop_no_other() {
     let server = redis_server::start(&[]);
     let redis = redis_server::open(&server.unix());

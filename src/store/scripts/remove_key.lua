@@ -3,14 +3,14 @@
 --
 -- KEYS  the record, the ids, the digests, the changes (see write_key.lua), the format marker
 -- ARGV  id
--- Returns the record, or nil if there was none.
+-- Returns 1, or nil if there was neither a record nor an id in the list.
 local id = ARGV[1]
-local known = redis.call('GET', KEYS[1])
+-- A value that is no text is none here, and is removed as well.
+local text = redis.call('MGET', KEYS[1])[1]
+if text then forget_digests(KEYS[3], id, text) end
+local removed = redis.call('DEL', KEYS[1])
 local listed = redis.call('ZREM', KEYS[2], id)
-if known then
-  forget_digests(KEYS[3], id, known)
-  redis.call('DEL', KEYS[1])
-  redis.call('DEL', '{tollgate}:key-use:' .. id)
-end
-if known or listed == 1 then redis.call('XADD', KEYS[4], 'MAXLEN', '~', 10000, '*', '-', id) end
-return known
+redis.call('DEL', '{tollgate}:key-use:' .. id)
+if removed == 0 and listed == 0 then return nil end
+redis.call('XADD', KEYS[4], 'MAXLEN', '~', 10000, '*', '-', id)
+return 1
