@@ -140,13 +140,20 @@ async fn the_newest_use_wins_and_a_notice_is_given_once() {
     // A value of another program is replaced, and stops no other key.
     let mut client = server.client();
     let key = format!("{{tollgate}}:key-use:{}", made(1).id());
-    for text in ["no JSON", "[1]", r#"{"last":"x","networks":7,"noticed":"y"}"#] {
+    for text in
+        ["no JSON", "[1]", r#"{"last":"x","networks":7,"noticed":"y"}"#, r#"{"other":1e999}"#]
+    {
         client.set::<_, _, ()>(&key, text).unwrap();
         assert_eq!(redis.last_uses(&ids[..1]).await.unwrap(), [None], "{text}");
         let updates = [update(1, Some(50), &["192.0.2.0/24"]), update(2, Some(400), &[])];
         assert_eq!(merged(&redis, &updates).await, [], "{text}");
         assert_eq!(redis.last_uses(&ids[..1]).await.unwrap(), [Some(end(50))], "{text}");
     }
+    // A value that is no text.
+    let _: () = client.del(&key).unwrap();
+    let _: () = client.lpush(&key, "a").unwrap();
+    assert_eq!(merged(&redis, &[update(1, Some(50), &["192.0.2.0/24"])]).await, []);
+    assert_eq!(redis.last_uses(&ids[..1]).await.unwrap(), [Some(end(50))]);
     let life: i64 = client.ttl(&key).unwrap();
     assert!((399 * 86_400..=400 * 86_400).contains(&life), "{life}");
 }

@@ -11,7 +11,8 @@ local updates, most = cjson.decode(ARGV[1]), tonumber(ARGV[2])
 local today = math.floor(now / 1000000)
 local found = {}
 for index, update in ipairs(updates) do
-  local text = redis.call('GET', KEYS[index])
+  -- A value that is no text is none here.
+  local text = redis.call('MGET', KEYS[index])[1]
   local read, use = pcall(cjson.decode, text or '{}')
   if not read or type(use) ~= 'table' then use = {} end
   if type(use.networks) ~= 'table' then use.networks = {} end
@@ -41,6 +42,9 @@ for index, update in ipairs(updates) do
       found[#found + 1] = { index, kind }
     end
   end
-  redis.call('SET', KEYS[index], cjson.encode(use), 'EX', ARGV[4])
+  -- A number that JSON cannot express (`1e999`) is not one of this script.
+  local written, value = pcall(cjson.encode, use)
+  if not written then value = cjson.encode({ last = update.last }) end
+  redis.call('SET', KEYS[index], value, 'EX', ARGV[4])
 end
 return found
