@@ -179,11 +179,11 @@ fn take_entry(entry: &HttpAccessLogEntry, settler: &Settler) {
         return settler.count_problem(ReportProblem::NoSecret);
     };
     match report::read(entry, &keys) {
-        Ok(Report { settlement, unmetered, is_absurd, is_clamped }) => {
+        Ok(Report { settlement, unmetered, is_absurd, is_beyond_hold }) => {
             if is_absurd {
                 settler.count_problem(ReportProblem::Absurd);
             }
-            if is_clamped {
+            if is_beyond_hold {
                 settler.count_problem(ReportProblem::BeyondHold);
             }
             if let Some(unmetered) = unmetered {

@@ -22,6 +22,9 @@ const CHECK: &str = "envoy.filters.http.ext_authz";
 /// The key of the reservation's text.
 const RESERVATION: &str = "reservation";
 
+/// A count of more than so many holds is no usage of the request, which was capped at its hold.
+const ABSURD: u64 = 16;
+
 /// What an entry reports.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Report {
@@ -31,8 +34,8 @@ pub(super) struct Report {
     pub(super) unmetered: Option<Unmetered>,
     /// Whether a count was ignored, as negative, not whole, or too large.
     pub(super) is_absurd: bool,
-    /// Whether the count was above what the reservation holds, and is charged as that.
-    pub(super) is_clamped: bool,
+    /// Whether the count is above what the reservation holds. It is charged all the same.
+    pub(super) is_beyond_hold: bool,
 }
 
 /// The reason why a request that reached an upstream has no count of its tokens.
@@ -70,13 +73,20 @@ pub(super) fn read(entry: &HttpAccessLogEntry, keys: &ReservationKeys) -> Result
     let reservation = Reservation::open(text, keys)?;
     let mut reading = usage::read(metadata);
     reading.is_continuous |= asks_for_continuous_usage(metadata);
+    let held = reservation.holds.iter().filter_map(tokens).max();
+    let is_above = |holds: u64| {
+        let held = held.map(|held| held.saturating_mul(holds));
+        reading.tokens.zip(held).is_some_and(|(tokens, most)| tokens > most)
+    };
+    let is_beyond_hold = is_above(1);
+    if is_above(ABSURD) {
+        reading = Reading { tokens: None, is_whole: false, is_absurd: true, ..reading };
+    }
     let (usage, unmetered) = usage_of(ending, reading);
-    let most = reservation.holds.iter().filter_map(tokens).max();
     // A place among the requests in flight needs no count.
-    let unmetered = unmetered.filter(|_| most.is_some());
-    let (usage, is_clamped) = clamped(usage, most);
+    let unmetered = unmetered.filter(|_| held.is_some());
     let settlement = Settlement { reservation, usage };
-    Ok(Report { settlement, unmetered, is_absurd: reading.is_absurd, is_clamped })
+    Ok(Report { settlement, unmetered, is_absurd: reading.is_absurd, is_beyond_hold })
 }
 
 /// The table of what is charged.
@@ -102,18 +112,6 @@ fn usage_of(ending: Ending, reading: Reading) -> (Usage, Option<Unmetered>) {
 /// The tokens of a hold; `None` for one that is not of tokens.
 fn tokens(hold: &Hold) -> Option<u64> {
     matches!(hold.counter, Counter::Bucket { .. } | Counter::Budget { .. }).then_some(hold.amount)
-}
-
-/// Bounds a count by the largest hold of tokens: the request was capped at it, so that a larger
-/// count is a mistake or a lie of the upstream.
-fn clamped(usage: Usage, most: Option<u64>) -> (Usage, bool) {
-    let most = most.unwrap_or(u64::MAX);
-    match usage {
-        Usage::Running(tokens) if tokens > most => (Usage::Running(most), true),
-        Usage::Final(tokens) if tokens > most => (Usage::Final(most), true),
-        Usage::Unreported(tokens) if tokens > most => (Usage::Unreported(most), true),
-        usage => (usage, false),
-    }
 }
 
 /// A text that the check returned.

@@ -150,7 +150,7 @@ fn charges(what: &str, changes: &[Change<'_>], usage: Usage, unmetered: Option<U
     let report = report::read(&entry, &keys(1)).unwrap();
     assert_eq!(report.settlement.reservation, of_tokens(), "{what}");
     assert_eq!((report.settlement.usage, report.unmetered), (usage, unmetered), "{what}");
-    assert!(!report.is_clamped, "{what}");
+    assert!(!report.is_beyond_hold, "{what}");
 }
 
 #[test]
@@ -448,18 +448,29 @@ fn absurd_counts_are_ignored_and_lower_nothing() {
 }
 
 #[test]
-fn a_count_above_the_hold_is_charged_as_the_hold() {
+fn a_count_above_the_hold_is_charged_unless_it_is_absurd() {
     for (change, usage) in [
-        (Box::new(|_: &mut HttpAccessLogEntry| {}) as Box<dyn Fn(&mut _)>, Usage::Final(HELD)),
-        (Box::new(periodic), Usage::Running(HELD)),
-        (Box::new(ended(200, "response_timeout")), Usage::Unreported(HELD)),
+        (
+            Box::new(|_: &mut HttpAccessLogEntry| {}) as Box<dyn Fn(&mut _)>,
+            [Usage::Final(HELD + 1), Usage::Final(16 * HELD), Usage::Unreported(0)],
+        ),
+        (
+            Box::new(periodic),
+            [Usage::Running(HELD + 1), Usage::Running(16 * HELD), Usage::Running(0)],
+        ),
+        (
+            Box::new(ended(200, "response_timeout")),
+            [Usage::Unreported(HELD + 1), Usage::Unreported(16 * HELD), Usage::Unreported(0)],
+        ),
     ] {
-        let mut entry = entry();
-        leaf("total_tokens", 1001.0)(&mut entry);
-        change(&mut entry);
-        let report = report::read(&entry, &keys(1)).unwrap();
-        assert!(report.is_clamped);
-        assert_eq!(report.settlement.usage, usage);
+        for (count, usage) in [1001.0, 16_000.0, 16_001.0].into_iter().zip(usage) {
+            let mut entry = entry();
+            leaf("total_tokens", count)(&mut entry);
+            change(&mut entry);
+            let report = report::read(&entry, &keys(1)).unwrap();
+            assert_eq!((report.is_beyond_hold, report.is_absurd), (true, count > 16_000.0));
+            assert_eq!(report.settlement.usage, usage);
+        }
     }
     // A slot holds no tokens.
     let mut entry = entry();
@@ -467,7 +478,7 @@ fn a_count_above_the_hold_is_charged_as_the_hold() {
     set(&mut entry, "envoy.filters.http.ext_authz", "reservation", Kind::StringValue(text));
     leaf("total_tokens", 1001.0)(&mut entry);
     let report = report::read(&entry, &keys(1)).unwrap();
-    assert_eq!((report.settlement.usage, report.is_clamped), (Usage::Final(1001), false));
+    assert_eq!((report.settlement.usage, report.is_beyond_hold), (Usage::Final(1001), false));
     entry.response.as_mut().unwrap().response_code_details = "response_timeout".into();
     assert_eq!(report::read(&entry, &keys(1)).unwrap().unmetered, None);
 }
