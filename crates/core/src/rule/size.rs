@@ -14,8 +14,9 @@
 //!
 //! **Output.** A server stops at the number that the request names. Several members may name one,
 //! and servers differ in which they read, so the largest counts; 0 counts as left out, because some
-//! servers read it so. Otherwise the answer ends at the model's `max_output`. Each of `n` answers,
-//! each of `best_of` candidates, and each prompt of a list has an answer of its own.
+//! servers read it so. Otherwise the answer ends at the model's `max_output`, which the proxy writes;
+//! where it cannot, at the context. Each of `n` answers, each of `best_of` candidates, and each prompt
+//! of a list has an answer of its own.
 //!
 //! **Both** are within the context for each answer.
 
@@ -30,6 +31,9 @@ use crate::{
 /// at the top.
 pub(crate) const WRITTEN: [&str; 4] =
     ["max_tokens", "max_completion_tokens", "max_output_tokens", "n_predict"];
+
+/// The option of a stream that asks for the usage in each event.
+const CONTINUOUS_USAGE: &str = "continuous_usage_stats";
 
 /// Tokens that a chat template adds to one message at most.
 const MESSAGE: u64 = 16;
@@ -139,20 +143,26 @@ impl SizedRequest {
                 .with_listed_member("background")
                 .with_message("`background` may not be sent here"));
         }
-        if let Some(nested) = facts.caps.iter().find(|number| {
-            number.cap == Cap::Tokens
-                && number.value > model.max_output
-                && !is_written(number, outline)
-        }) {
-            let CappedNumber { name, value, .. } = nested;
-            let most = model.max_output;
+        let most = model.max_output;
+        let capped = facts.caps.iter().filter(|number| {
+            number.cap == Cap::Tokens && number.value > most && !is_written(number, outline)
+        });
+        let capped = capped.map(|CappedNumber { name, value, .. }| (&**name, *value)).next();
+        // A member of the document may have the same name and number, which the proxy lowers.
+        let nested = outline.nested_bound.filter(|(_, value)| *value > most);
+        if let Some((name, value)) = capped.or(nested) {
             let cause = format!("`{name}` is {value}, over the {most} of one answer");
             return Err(Denial::new(Reason::FieldForbidden, cause)
-                .with_listed_member(&**name)
+                .with_listed_member(name)
                 .with_message(format!("`{name}` may be at most {most} here")));
         }
-        size = size.with_output(size.output.min(model.max_output), model.context);
         let (bound, asks_usage) = api.members(path);
+        let is_bounded = bound.is_some()
+            || outline.bounds.iter().any(|(name, _)| WRITTEN.contains(name))
+            || largest(facts, |cap| cap == Cap::Tokens).is_some_and(|tokens| tokens > 0);
+        // Nothing in the forwarded request ends an answer without a bound before the context.
+        let output = if is_bounded { size.output.min(most) } else { model.context };
+        size = size.with_output(output, model.context);
         let mut bounds: Vec<(&'static str, u64)> = outline
             .bounds
             .iter()
@@ -165,7 +175,8 @@ impl SizedRequest {
             bounds.push((bound, size.output));
         }
         let asked = asks_usage && outline.is_streamed;
-        let stream_options = if asked { Some(stream_options(outline)?) } else { None };
+        let stream_options =
+            if asked { Some(stream_options(outline, size.answers)?) } else { None };
         Ok(Self { size, changes: BodyChanges { bounds, stream_options } })
     }
 }
@@ -179,8 +190,10 @@ fn is_written(number: &CappedNumber, outline: &Outline<'_>) -> bool {
             .any(|(name, value)| **name == *number.name && *value == number.value)
 }
 
-/// Returns the `stream_options` of the client with the wish for usage.
-fn stream_options(outline: &Outline<'_>) -> Result<Map<String, Value>, Denial> {
+/// Returns the `stream_options` of the client with the wish for usage. With several answers, an
+/// event counts the answer that it is part of, so that the usage of a stream that is cut is not
+/// known: only the end of the stream counts all of them.
+fn stream_options(outline: &Outline<'_>, answers: u64) -> Result<Map<String, Value>, Denial> {
     let mut options = Map::new();
     for (name, json) in &outline.stream_options {
         let value = serde_json::from_str(json)
@@ -188,6 +201,11 @@ fn stream_options(outline: &Outline<'_>) -> Result<Map<String, Value>, Denial> {
         options.insert(name.to_string(), value);
     }
     options.insert("include_usage".to_owned(), Value::Bool(true));
+    if answers > 1
+        && let Some(continuous) = options.get_mut(CONTINUOUS_USAGE)
+    {
+        *continuous = Value::Bool(false);
+    }
     Ok(options)
 }
 
@@ -351,6 +369,9 @@ mod tests {
             let name = "max_new_tokens".into();
             facts.caps.push(CappedNumber { cap: Cap::Tokens, name, value: 3_000 });
         }
+        if body.contains(r#""n":2"#) {
+            facts.caps.push(CappedNumber { cap: Cap::Choices, name: "n".into(), value: 2 });
+        }
         let sized = SizedRequest::of(CHAT, path, MODEL, &facts, &document);
         sized.map_err(|denial| denial.reason).map(|SizedRequest { size, changes }| {
             let bounds = changes.bounds.iter().map(|(name, most)| (name.to_string(), *most));
@@ -367,7 +388,9 @@ mod tests {
             ("/v1/responses", "{}", 2_000, set("max_output_tokens", 2_000)),
             ("/v1/messages", "{}", 2_000, set("max_tokens", 2_000)),
             ("/completion", "{}", 2_000, set("n_predict", 2_000)),
-            ("/generate", "{}", 2_000, vec![]),
+            ("/generate", "{}", 10_000, vec![]),
+            ("/generate", r#"{"max_tokens":0}"#, 2_000, set("max_tokens", 2_000)),
+            ("/generate", r#"{"max_tokens":7}"#, 7, vec![]),
             ("/v1/completions", r#"{"max_tokens":7}"#, 7, vec![]),
             ("/v1/completions", r#"{"max_tokens":0}"#, 2_000, set("max_tokens", 2_000)),
             ("/v1/completions", r#"{"max_tokens":9999}"#, 2_000, set("max_tokens", 2_000)),
@@ -387,6 +410,13 @@ mod tests {
             options(r#"{"stream":true,"stream_options":{"include_usage":false,"a":{"b":[1]}}}"#),
             Some(r#"{"a":{"b":[1]},"include_usage":true}"#.to_owned())
         );
+        let continuous =
+            r#"{"stream":true,"stream_options":{"continuous_usage_stats":true},"n":1}"#;
+        let both =
+            |own| Some(format!(r#"{{"continuous_usage_stats":{own},"include_usage":true}}"#));
+        assert_eq!(options(continuous), both(true));
+        let several = continuous.replace(r#""n":1"#, r#""n":2"#);
+        assert_eq!(options(&several), both(false), "each event counts one of the answers");
         let own = r#"{"stream":true,"stream_options":{"include_usage":true}}"#;
         assert_eq!(options(own), Some(asked.clone()));
         assert_eq!(options("{}"), None);
@@ -399,6 +429,11 @@ mod tests {
             (r#"{"seed":9007199254740993}"#, Reason::MalformedRequest),
             (r#"{"background":true}"#, Reason::FieldForbidden),
             (r#"{"sampling_params":{"max_new_tokens":3000}}"#, Reason::FieldForbidden),
+            // The proxy lowers the member of the document only.
+            (
+                r#"{"max_tokens":3000,"sampling_params":{"max_tokens":3000}}"#,
+                Reason::FieldForbidden,
+            ),
         ] {
             assert_eq!(sized("/v1/completions", body), Err(reason), "{body}");
         }

@@ -5,7 +5,7 @@ use std::borrow::Cow;
 use super::{
     content::{Kind, kind},
     json_error::{DEPTH, JsonError, KEYS, LENGTH},
-    plan::answer_bound,
+    plan::{SETTINGS, answer_bound},
     scan::{RawString, Scanner},
     seen_keys::SeenKeys,
 };
@@ -31,6 +31,8 @@ pub struct Outline<'a> {
     pub stream_options: Vec<(Cow<'a, str>, &'a str)>,
     /// The members of the document that bound an answer, with their values.
     pub bounds: Vec<(&'static str, u64)>,
+    /// The largest number that bounds an answer in an object of settings, with its name.
+    pub nested_bound: Option<(&'static str, u64)>,
     /// The images, clips and videos that are parts of messages.
     pub media: u64,
     /// The bytes of those that are part of the body: no server reads them as text.
@@ -72,6 +74,8 @@ enum Place {
     Part,
     /// A member of a part that holds a medium.
     Medium,
+    /// An object of settings in the document, or a list of them.
+    Settings,
     /// Any other place, below which there is no message.
     Other,
 }
@@ -81,6 +85,7 @@ impl Place {
     fn of_member(self, key: &str) -> Self {
         match (self, key) {
             (Self::Document, "messages" | "input") => Self::Messages,
+            (Self::Document, name) if SETTINGS.contains(&name) => Self::Settings,
             (Self::Message | Self::Part, "content") => Self::Content,
             (
                 Self::Part,
@@ -97,6 +102,7 @@ impl Place {
         match self {
             Self::Messages => Self::Message,
             Self::Content => Self::Part,
+            Self::Settings => Self::Settings,
             _ => Self::Other,
         }
     }
@@ -182,8 +188,10 @@ impl<'a> Reader<'a> {
                 self.stream_options()?;
             } else {
                 let value = self.value(place.of_member(&key), depth + 1)?;
-                if place == Place::Document {
-                    self.member(&key, &value);
+                match place {
+                    Place::Document => self.member(&key, &value),
+                    Place::Settings => self.setting(&key, &value),
+                    _ => {}
                 }
                 if let (Place::Part, "type", Value::Text(text)) = (place, &*key, &value)
                     && let Some(part) = &mut self.part
@@ -303,13 +311,23 @@ impl<'a> Reader<'a> {
             }
             // A prompt that is stored at the server.
             ("prompt", Value::Object) => outline.is_open = true,
-            (name, Value::Scalar(scalar)) => {
-                if let Some((name, number)) = answer_bound(name).zip(scalar.parse().ok()) {
-                    outline.bounds.push((name, number));
-                }
-            }
-            _ => {}
+            (name, value) => outline.bounds.extend(bound_of(name, value)),
         }
+    }
+
+    /// Notes a member of an object of settings.
+    fn setting(&mut self, key: &str, value: &Value<'a>) {
+        let known = self.outline.nested_bound.take();
+        let bounds = [known, bound_of(key, value)].into_iter().flatten();
+        self.outline.nested_bound = bounds.max_by_key(|(_, number)| *number);
+    }
+}
+
+/// Returns a number that bounds an answer, with the name of its member.
+fn bound_of(name: &str, value: &Value<'_>) -> Option<(&'static str, u64)> {
+    match value {
+        Value::Scalar(scalar) => answer_bound(name).zip(scalar.parse().ok()),
+        _ => None,
     }
 }
 
@@ -343,6 +361,7 @@ mod tests {
         assert_eq!((chat.messages, chat.has_tools, chat.is_streamed), (2, true, true));
         assert_eq!(chat.stream_options, [("chunk_size".into(), "2"), ("x".into(), r#"{"a":[1]}"#)]);
         assert_eq!(chat.bounds, [("max_tokens", 5), ("max_completion_tokens", 9)]);
+        assert_eq!(chat.nested_bound, Some(("num_predict", 3)));
         assert!(chat.is_exact && !chat.is_open && !chat.is_background);
         let plain = outline(
             r#"{"input":"a","tools":[],"stream":false,"max_tokens":null,"background":false}"#,

@@ -280,6 +280,8 @@ const TOKENS: [&str; 11] = [
     "/options/num_predict",
     "/max_length",
 ];
+/// The objects of a document that contain such members.
+pub(super) const SETTINGS: [&str; 3] = ["sampling_params", "parameters", "options"];
 const CHOICES: [&str; 3] = ["/n", "/sampling_params/n", "/n_cmpl"];
 const BEST_OF: [&str; 3] = ["/best_of", "/sampling_params/best_of", "/parameters/best_of"];
 /// The members that contain a prompt or a list of prompts.
