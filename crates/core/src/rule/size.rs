@@ -6,7 +6,7 @@
 //! models encode bytes and do not expand them. Each byte of text takes at least one byte of the
 //! body: an escape such as `\u00e9` is longer than what it decodes to. A prompt in token ids takes a
 //! digit and a comma for each. So the text of a request has no more tokens than its body has bytes.
-//! A chat template adds its own text: [`MESSAGE`] tokens for a message at most, which is less than
+//! A chat template adds its own text: `MESSAGE` tokens for a message at most, which is less than
 //! the JSON around it, and `template_tokens` of the model for a prompt. Declared tools may be
 //! written with another layout than the client's, and count twice. An image, a clip or a file counts
 //! `max_tokens_per_media`; the bytes of an image or a clip that is part of a message are no text. Without that, and where the prompt continues one that
