@@ -52,17 +52,14 @@ impl EnvoyAuthorization {
         headers: &HeaderMap,
         message: &[u8],
     ) -> Result<FramedMessage, Status> {
-        self.check_call(ProxyCall { headers, since: Instant::now() }, message).await
+        let call = ProxyCall { headers, since: Instant::now() };
+        self.check_call(call, message).await.map(|encoded| encoded.message)
     }
 
-    async fn check_call(
-        &self,
-        call: ProxyCall<'_>,
-        message: &[u8],
-    ) -> Result<FramedMessage, Status> {
+    async fn check_call(&self, call: ProxyCall<'_>, message: &[u8]) -> Result<Encoded, Status> {
         let read = || read_check_request(message);
         if is_head_check(message) {
-            let pass = || Ok(check_response::head_passed());
+            let pass = || Ok(Encoded::from(check_response::head_passed()));
             return self.checker.check_head(Some(call), read, encode, pass);
         }
         self.checker.check(Some(call), read, encode).await
@@ -78,6 +75,14 @@ impl EnvoyAuthorization {
         headers: &HeaderMap,
         message: ChargedBytes,
     ) -> Result<FramedMessage, Status> {
+        self.check_large_call(headers, message).await.map(|encoded| encoded.message)
+    }
+
+    async fn check_large_call(
+        &self,
+        headers: &HeaderMap,
+        message: ChargedBytes,
+    ) -> Result<Encoded, Status> {
         let call = ProxyCall { headers, since: message.since() };
         if is_head_check(message.bytes()) {
             return self.check_call(call, message.bytes()).await;
@@ -87,7 +92,7 @@ impl EnvoyAuthorization {
     }
 
     /// The denial for a message that is not read.
-    fn refuse(&self, refusal: Refusal) -> Result<FramedMessage, Status> {
+    fn refuse(&self, refusal: Refusal) -> Result<Encoded, Status> {
         let denial = match refusal {
             Refusal::TooLarge => {
                 Denial::new(Reason::BodyTooLarge, "the CheckRequest is larger than body.max allows")
@@ -119,23 +124,47 @@ impl UnaryMethod for EnvoyAuthorization {
         headers: &HeaderMap,
         body: &mut RequestBody,
     ) -> Result<FramedMessage, Status> {
-        match self.budget.read_message(headers, body).await {
+        let encoded = match self.budget.read_message(headers, body).await {
             // The message is charged until there is an answer, or until the call is dropped.
             Ok(message) if message.bytes().len() <= INLINE => {
                 let call = ProxyCall { headers, since: message.since() };
                 self.check_call(call, message.bytes()).await
             }
-            Ok(message) => Box::pin(self.check_large(headers, message)).await,
+            Ok(message) => Box::pin(self.check_large_call(headers, message)).await,
             Err(MessageError::Refused(refusal)) => self.refuse(refusal),
             Err(MessageError::Failed(status)) => Err(status),
+        };
+        let Encoded { message, reservation } = encoded?;
+        // Envoy reports the end of a request only if it has the reservation, which it does not read
+        // for a client that is gone.
+        if let Some(reservation) = reservation {
+            let checker = Arc::clone(&self.checker);
+            body.on_unused_answer(move || checker.release(&reservation));
         }
+        Ok(message)
     }
 }
 
-fn encode(answered: CheckAnswer<'_>) -> Result<FramedMessage, Status> {
+/// A `CheckResponse` as it is sent.
+struct Encoded {
+    message: FramedMessage,
+    /// The text of the reservation in it.
+    reservation: Option<Box<str>>,
+}
+
+impl From<FramedMessage> for Encoded {
+    fn from(message: FramedMessage) -> Self {
+        Self { message, reservation: None }
+    }
+}
+
+fn encode(answered: CheckAnswer<'_>) -> Result<Encoded, Status> {
     match &answered.answer {
-        Answer::Allow(answer) => Ok(check_response::allowed(answer, &answered.metadata)),
-        Answer::Deny(answer) => Ok(check_response::denied(answer, &answered.metadata)),
+        Answer::Allow(answer) => Ok(Encoded {
+            message: check_response::allowed(answer, &answered.metadata),
+            reservation: answered.metadata.reservation().map(Box::from),
+        }),
+        Answer::Deny(answer) => Ok(check_response::denied(answer, &answered.metadata).into()),
         Answer::Fail(failure) => Err(Status::unavailable(failure.cause.clone())),
     }
 }

@@ -31,7 +31,11 @@ use tollgate_core::{
     },
     denial::{Denial, Reason},
     identity::Principal,
-    limit::{Charge, refusal::Refusal, reservation::ReservationId},
+    limit::{
+        Charge,
+        refusal::Refusal,
+        reservation::{Reservation, ReservationId},
+    },
     request::{Headers, RawBody, RawRequest},
     rule::size::BodyChanges,
     snapshot::Snapshot,
@@ -211,6 +215,9 @@ pub enum Answer<'a> {
     Fail(&'a Failure),
 }
 
+/// The fact with the text of a reservation.
+const RESERVATION: &str = "reservation";
+
 /// The facts of a check: decision id, route, subject, tenant, model, reason, reservation; and what
 /// the proxy writes into the body.
 #[derive(Clone, Copy, Debug)]
@@ -221,6 +228,11 @@ pub struct Metadata<'a> {
 }
 
 impl<'a> Metadata<'a> {
+    /// The text of the reservation that an allowed request has.
+    pub fn reservation(&self) -> Option<&'a str> {
+        self.iter().find(|(name, _)| *name == RESERVATION).map(|(_, text)| text)
+    }
+
     /// Returns the known facts by name.
     pub fn iter(&self) -> impl Iterator<Item = (&'static str, &'a str)> {
         self.facts.iter().filter_map(|(name, value)| Some((*name, (*value)?)))
@@ -336,6 +348,15 @@ impl Checker {
             Err(_) => record.start_trace(call.map(|call| call.headers), &Headers::default()),
         }
         Some(self.answer(&outcome, &state, record, encode))
+    }
+
+    /// Releases the reservation of an answer that the proxy does not use, by its text. This needs a
+    /// runtime.
+    pub fn release(&self, reservation: &str) {
+        let Some(keys) = self.live.load().snapshot.reservation_keys.clone() else { return };
+        if let Ok(reservation) = Reservation::open(reservation, &keys) {
+            Unanswered::release(&self.store, reservation);
+        }
     }
 
     /// Answers a request that an adapter did not read, such as one that is too large.
@@ -655,7 +676,7 @@ fn shape<'a>(
         ("tenant", principal.and_then(|principal| principal.tenant())),
         ("model", evidence.model.as_deref()),
         ("reason", reason.map(Reason::code)),
-        ("reservation", grant.and_then(Grant::reservation)),
+        (RESERVATION, grant.and_then(Grant::reservation)),
     ];
     let changes = grant.and_then(Grant::changes);
     CheckAnswer { answer, metadata: Metadata { facts, changes } }

@@ -1,6 +1,7 @@
 //! The request body of one call, and the message in it.
 
 use std::{
+    fmt,
     future::poll_fn,
     pin::Pin,
     sync::Arc,
@@ -14,6 +15,7 @@ use tonic::Status;
 
 use crate::{
     activity::{Activity, Answering},
+    resets::Unused,
     withheld::Withheld,
 };
 
@@ -21,12 +23,12 @@ use crate::{
 const PREFIX_BYTES: usize = 5;
 
 /// The bytes that a peer sends for one call.
-#[derive(Debug)]
 pub struct RequestBody<B = H2Body> {
     body: B,
     activity: Option<Arc<Activity>>,
     /// Set when the message has arrived.
     answering: Option<Answering>,
+    unused: Option<Unused>,
 }
 
 /// A request body as h2 receives it.
@@ -47,7 +49,18 @@ where
 {
     /// Wraps any body, for callers and tests that have no h2 stream.
     pub fn new(body: B) -> Self {
-        Self { body, activity: None, answering: None }
+        Self { body, activity: None, answering: None, unused: None }
+    }
+
+    /// Runs `unused` if the peer resets the call although it is answered, because it does not use
+    /// the answer.
+    pub fn on_unused_answer(&mut self, unused: impl FnOnce() + Send + 'static) {
+        self.unused = Some(Box::new(unused));
+    }
+
+    /// Removes what runs if the answer is not used.
+    pub(crate) fn take_unused(&mut self) -> Option<Unused> {
+        self.unused.take()
     }
 
     /// What the peer withholds, for a message that has not arrived.
@@ -89,6 +102,12 @@ where
             }
         }
         Ok(None)
+    }
+}
+
+impl<B: fmt::Debug> fmt::Debug for RequestBody<B> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("RequestBody").field("body", &self.body).finish_non_exhaustive()
     }
 }
 

@@ -23,6 +23,7 @@ use crate::{
     batch::OpenCalls,
     coalesced::CoalescedWrites,
     read_slices::{ReadSlices, Slice},
+    resets::{ObservedResets, Resets},
     services::Services,
 };
 
@@ -134,7 +135,9 @@ where
 {
     let mut shutdown = pin!(shutdown);
     let slice = Slice::new();
-    let stream = CoalescedWrites::new(ReadSlices::new(stream, slice.clone()));
+    let resets = Resets::new(limits.concurrent_streams as usize);
+    let stream = ObservedResets::new(ReadSlices::new(stream, slice.clone()), resets.clone());
+    let stream = CoalescedWrites::new(stream);
     let mut connection = tokio::select! {
         connection = limits.builder().handshake(stream) => connection?,
         () = shutdown.as_mut() => return Ok(()),
@@ -149,9 +152,9 @@ where
                 activity.record_call();
                 arrived.push(call);
             }
-            let calls = arrived
-                .drain(..)
-                .map(|(request, respond)| services.call(request, respond, activity, limits));
+            let calls = arrived.drain(..).map(|(request, respond)| {
+                services.call(request, respond, (activity, &resets), limits)
+            });
             // Responses are written when the connection is polled again.
             if !open.poll(calls, cx) {
                 if slice.is_used_up() {

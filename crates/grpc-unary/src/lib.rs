@@ -61,6 +61,7 @@ mod coalesced;
 mod connection;
 mod framing;
 mod read_slices;
+mod resets;
 mod services;
 mod streaming;
 pub mod wire;

@@ -19,6 +19,7 @@ use crate::{
     connection::Http2Limits,
     framing,
     framing::FramedMessage,
+    resets::Resets,
     streaming,
 };
 
@@ -119,12 +120,12 @@ impl Services {
         &self,
         request: Request<RecvStream>,
         respond: SendResponse<Bytes>,
-        activity: &Arc<Activity>,
+        connection: (&Arc<Activity>, &Resets),
         limits: &Http2Limits,
     ) -> BoxFuture<'static, ()> {
         let path = request.uri().path();
         match self.entries.iter().find(|(pattern, _)| pattern.matches(path)) {
-            Some((_, handler)) => handler.call(request, respond, activity, limits),
+            Some((_, handler)) => handler.call(request, respond, connection, limits),
             None => fail(Status::unimplemented("unknown method"), respond),
         }
     }
@@ -164,7 +165,7 @@ trait CallHandler: Send + Sync {
         &self,
         request: Request<RecvStream>,
         respond: SendResponse<Bytes>,
-        activity: &Arc<Activity>,
+        connection: (&Arc<Activity>, &Resets),
         limits: &Http2Limits,
     ) -> BoxFuture<'static, ()>;
 }
@@ -183,7 +184,7 @@ impl<M: UnaryMethod> CallHandler for Unary<M> {
         &self,
         request: Request<RecvStream>,
         mut respond: SendResponse<Bytes>,
-        activity: &Arc<Activity>,
+        (activity, resets): (&Arc<Activity>, &Resets),
         _: &Http2Limits,
     ) -> BoxFuture<'static, ()> {
         let method = Arc::clone(&self.0);
@@ -191,9 +192,13 @@ impl<M: UnaryMethod> CallHandler for Unary<M> {
         let (head, body) = request.into_parts();
         let headers = head.headers;
         let mut body = RequestBody::of_call(body, activity);
+        let resets = resets.clone();
         Box::pin(async move {
             let answer = method.call(&headers, &mut body);
             if let Some(response) = unless_reset(&mut respond, answer).await {
+                if let Some(unused) = body.take_unused() {
+                    resets.watch(respond.stream_id().as_u32(), unused);
+                }
                 let _ = framing::send(response, respond);
             }
         })
@@ -215,7 +220,7 @@ where
         &self,
         request: Request<RecvStream>,
         mut respond: SendResponse<Bytes>,
-        activity: &Arc<Activity>,
+        (activity, _): (&Arc<Activity>, &Resets),
         limits: &Http2Limits,
     ) -> BoxFuture<'static, ()> {
         let open = activity.open_generated(limits.generated_calls);

@@ -27,6 +27,11 @@ impl Unanswered {
         Some(Self { store: Arc::clone(store), reservation: Some(reservation) })
     }
 
+    /// Releases a reservation whose answer is not used.
+    pub(super) fn release(store: &Arc<dyn Store>, reservation: Reservation) {
+        drop(Self { store: Arc::clone(store), reservation: Some(reservation) });
+    }
+
     /// The answer has arrived: the request is forwarded with the reservation, or nothing is held.
     pub(super) fn answered(mut self) {
         self.reservation = None;
