@@ -83,7 +83,8 @@ impl Budgets {
     /// Sends a request that is answered with this body, and returns the request as the upstream got
     /// it and what is left of the day's tokens.
     fn answered(&self, body: &Json, kind: &str, answer: &str) -> (Json, u64) {
-        let head = format!("HTTP/1.1 200 OK\r\ncontent-type: {kind}\r\n");
+        // The upstream closes the connection, and Envoy must not send the next request on it.
+        let head = format!("HTTP/1.1 200 OK\r\ncontent-type: {kind}\r\nconnection: close\r\n");
         let whole = format!("{head}content-length: {}\r\n\r\n{answer}", answer.len());
         let (bytes, response) = mpsc::channel();
         bytes.send(whole.into_bytes()).unwrap();

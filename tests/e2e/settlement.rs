@@ -325,8 +325,11 @@ fn raw(kind: &str, parts: Vec<String>, ends: bool) -> Answer {
 }
 
 fn pieces(kind: &str, parts: Vec<String>, ends: bool) -> Vec<Vec<u8>> {
-    let head =
-        format!("HTTP/1.1 200 OK\r\ncontent-type: {kind}\r\ntransfer-encoding: chunked\r\n\r\n");
+    // The upstream closes the connection, and Envoy must not send the next request on it.
+    let close = if ends { "connection: close\r\n" } else { "" };
+    let head = format!(
+        "HTTP/1.1 200 OK\r\ncontent-type: {kind}\r\n{close}transfer-encoding: chunked\r\n\r\n"
+    );
     let chunks = parts.into_iter().map(|part| format!("{:x}\r\n{part}\r\n", part.len()));
     let end = ends.then(|| "0\r\n\r\n".to_owned());
     [head].into_iter().chain(chunks).chain(end).map(String::into_bytes).collect()
