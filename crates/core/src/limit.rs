@@ -4,6 +4,7 @@
 //! models are [`mod@reference`] for the bucket of a charge, and [`counters`] for holds: the memory
 //! store runs them, and the Lua scripts are tested against them.
 
+mod amount;
 mod bucket;
 mod bucket_size;
 pub mod config;
@@ -15,7 +16,6 @@ mod hold_limit;
 mod kind;
 pub mod lease;
 pub mod metering;
-mod per_request;
 pub mod rate;
 pub mod reference;
 pub mod refusal;
@@ -24,7 +24,6 @@ pub mod reservation;
 mod selector;
 pub mod settlement;
 mod sizes;
-mod slots;
 mod tokens;
 mod verdict;
 mod window;

@@ -3,17 +3,16 @@
 use std::sync::Arc;
 
 use super::{
+    amount::Amount,
     bucket::BucketId,
     bucket_size::BucketSize,
     config::{LimitConfig, SizeKeys},
     counted_by::{ChargeSubject, CountedBy},
     hold::{Counter, Hold},
     kind::{LimitKind, Unit},
-    per_request::PerRequest,
     requests::RequestWindows,
     selector::Selector,
     sizes::Sizes,
-    slots::Slots,
     tokens::{TokenSize, Tokens},
     window::{Window, Windows},
 };
@@ -37,8 +36,8 @@ pub struct HoldLimit {
 enum Kind {
     Requests(RequestWindows),
     Tokens(Tokens),
-    Slots(Sizes<Slots>),
-    PerRequest(Sizes<PerRequest>),
+    Slots(Sizes<Amount>),
+    PerRequest(Sizes<Amount>),
 }
 
 /// What a limit demands of a request.
@@ -168,11 +167,11 @@ impl HoldLimit {
                 }
             }
             Kind::Slots(sizes) => {
-                let Slots(limit) = sizes.of(&self.name, holder)?;
+                let Amount(limit) = sizes.of(&self.name, holder)?;
                 self.held(id, Counter::Slots { limit }, 1, (LimitKind::InFlight, 0))
             }
             Kind::PerRequest(sizes) => {
-                let PerRequest(most) = sizes.of(&self.name, holder)?;
+                let Amount(most) = sizes.of(&self.name, holder)?;
                 return Ok(if tokens > most { Demand::TooLarge(most) } else { Demand::Nothing });
             }
         }))

@@ -1,4 +1,5 @@
-//! Requests in flight: a slot is held from the check to the end of the response.
+//! Sizes that are one number: the most requests in flight (`concurrent`), and the most tokens of one
+//! request (`tokens_per_request`).
 
 use super::{config::SizeKeys, sizes::Size};
 use crate::{
@@ -6,11 +7,11 @@ use crate::{
     time::Quota,
 };
 
-/// The most requests at once.
+/// The most of something at once.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Slots(pub(super) u64);
+pub(super) struct Amount(pub(super) u64);
 
-impl Size for Slots {
+impl Size for Amount {
     fn compile(keys: SizeKeys, path: &Path, errors: &mut Errors) -> Option<Self> {
         if keys.burst.is_some() {
             errors.push(
@@ -18,7 +19,7 @@ impl Size for Slots {
                 "only a `rate` and `tokens` per time have a burst; remove this",
             );
         }
-        keys.concurrent.map(Self)
+        keys.concurrent.or(keys.tokens_per_request).map(Self)
     }
 
     fn replaced(self, quota: Quota) -> Option<Self> {
