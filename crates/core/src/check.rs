@@ -6,8 +6,15 @@
 //! before its scopes, and the body is only read for a principal who may use the route and is not
 //! known to be beyond a limit.
 
+mod holds;
+mod limits;
+
 use std::{borrow::Cow, net::IpAddr, sync::Arc};
 
+use self::{
+    holds::{holds, reserve},
+    limits::{check_limits, statuses},
+};
 use crate::{
     admission::{AdmitRequest, AdmitResponse, Outage},
     authenticate::{self, Verified},
@@ -20,21 +27,19 @@ use crate::{
     denial::{Denial, Reason, listed, malformed},
     details::{Details, NormalizedRequest},
     identity::{CredentialKind, Principal},
-    json::Json,
     limit::{
-        self, Charge, ChargeSubject, Demand, Held, LimitKind, LimitStatus, TOKEN_BUDGET, Verdict,
+        Charge, ChargeSubject, Held, LimitStatus, Verdict,
         refusal::Refusal,
-        reservation::{Reservation, ReservationId, ReservationKeys},
+        reservation::{ReservationId, ReservationKeys},
     },
     pattern::Captures,
     permit::{self, Permit, Progress, RequestContext, RoutePermit},
     policy::Policy,
     request::{Body, RawBody, RawHead, RawRequest, Request},
     route::{OnOutage, Route},
-    rule::size::RequestSize,
     snapshot::Snapshot,
     stage::{Check, Stage},
-    time::{MAX_COUNT, Span, Timestamp},
+    time::{Span, Timestamp},
 };
 
 /// The places of a check where its caller takes part.
@@ -486,12 +491,12 @@ impl CheckedHead<'_> {
                 Some(LimitStatus::of(charge, verdict))
             });
         let refused: Vec<LimitStatus> = refused.collect();
-        let Err(decision) = check_limits(&refused, ", as remembered from an earlier check") else {
+        let Err(denial) = check_limits(&refused, ", as remembered from an earlier check") else {
             return Ok(self);
         };
         self.evidence.stage = Stage::Refusals;
         self.evidence.limits = refused;
-        Err(Outcome { decision, evidence: self.evidence })
+        Err(self.refuse(denial))
     }
 
     /// Continues with the body: model, conditions, content, and what to count by. A route that
@@ -551,86 +556,11 @@ fn authorize(
     } else {
         let now = context.now;
         let held = holds(&permit, &subject, now, &mut evidence.limits)?;
-        let reservation = reserve(&held, snapshot, now, hooks)?;
+        let reservation = reserve(&held, snapshot, now, || hooks.reservation_id())?;
         (held, reservation)
     };
     let revocation = permit.principal().map(|principal| Arc::clone(principal.revocation()));
     Ok((permit, AdmitRequest { revocation, address, charges, reservation }, held))
-}
-
-/// What a request holds of the limits of its route. A limit that it cannot be within is recorded in
-/// `limits`.
-fn holds(
-    permit: &Permit,
-    subject: &ChargeSubject<'_>,
-    now: Timestamp,
-    limits: &mut Vec<LimitStatus>,
-) -> Result<Vec<Held>, Denial> {
-    let size = permit.sized().map(|sized| sized.size);
-    let tokens = size.map_or(0, |size| size.total);
-    let mut held = Vec::with_capacity(permit.route().holds.len() + 1);
-    for limit in &permit.route().holds {
-        match limit.demand(subject, tokens, now)? {
-            Demand::Hold(units) => held.push(units),
-            Demand::Nothing => {}
-            Demand::TooLarge(most) => {
-                limits.push(LimitStatus::too_large(&limit.name, most));
-                return Err(too_large(&limit.name, most, size));
-            }
-        }
-    }
-    let is_charged = permit.route().holds.iter().any(|limit| limit.charges_tokens());
-    if let Some(principal) = subject.principal.filter(|_| is_charged)
-        && let Some(budget) = principal.claim(TOKEN_BUDGET)
-    {
-        let Json::Integer(budget) = budget else { return Err(bad_budget()) };
-        let budget = u64::try_from(*budget).map_err(|_| bad_budget())?;
-        held.push(limit::token_budget(principal, budget.min(MAX_COUNT), tokens));
-    }
-    Ok(held)
-}
-
-fn bad_budget() -> Denial {
-    let cause = format!("the claim `{TOKEN_BUDGET}` is no whole number of tokens");
-    Denial::new(Reason::InvalidClaim, cause)
-}
-
-/// The denial of a request that may use more tokens than one request may.
-fn too_large(name: &str, most: u64, size: Option<RequestSize>) -> Denial {
-    let RequestSize { input, output, answers, total } = size.unwrap_or_default();
-    let cause = format!(
-        "the request may use {total} tokens ({input} of input and {answers} times {output} of \
-         output), over the {most} of `{name}`"
-    );
-    let message = format!(
-        "the request may use {total} tokens, and `{name}` allows {most} for one request; send less, \
-         or a smaller max_tokens"
-    );
-    Denial::new(Reason::BudgetExhausted, cause).with_message(message)
-}
-
-/// Reserves what a request holds.
-fn reserve(
-    held: &[Held],
-    snapshot: &Snapshot,
-    now: Timestamp,
-    hooks: &mut impl CheckHooks,
-) -> Result<Option<Box<Reservation>>, Denial> {
-    if held.is_empty() {
-        return Ok(None);
-    }
-    let id = hooks.reservation_id().ok_or_else(|| {
-        Denial::new(Reason::Internal, "there is no randomness for the id of a reservation")
-    })?;
-    let holds = held.iter().map(|held| held.hold.clone()).collect();
-    let life = snapshot.policy.metering.as_ref().map_or(Span::from_secs(0), |it| it.life);
-    let reservation = Reservation { id, issued: now, life, holds };
-    if reservation.is_settled() && snapshot.reservation_keys.is_none() {
-        let cause =
-            "no secret of `metering.secrets` can be used, so that no usage could be reported";
-        return Err(Denial::new(Reason::NotReady, cause));
-    }
-    Ok(Some(Box::new(reservation)))
 }
 
 /// One charge for each rate of the route.
@@ -759,7 +689,7 @@ impl Pending {
                 if verdicts.len() == charges.len() + held.len() =>
             {
                 evidence.limits = statuses(charges, held, verdicts);
-                let checked = check_limits(&evidence.limits, "");
+                let checked = check_limits(&evidence.limits, "").map_err(Decision::Deny);
                 if checked.is_ok() {
                     sealed =
                         reservation.zip(keys).map(|(reservation, keys)| reservation.seal(&keys));
@@ -802,96 +732,6 @@ fn banned(ban: Ban, now: Timestamp) -> Denial {
             until.micros().saturating_sub(now.micros()).max(1_000_000),
         )),
         None => denial,
-    }
-}
-
-/// The state of each limit after a check: of the rates, then of the limits that hold units.
-fn statuses(charges: Vec<Charge>, held: Vec<Held>, verdicts: Vec<Verdict>) -> Vec<LimitStatus> {
-    let mut verdicts = verdicts.into_iter();
-    let mut statuses = Vec::with_capacity(verdicts.len());
-    // The shorter one comes first, so that no verdict is lost.
-    statuses.extend(
-        charges
-            .into_iter()
-            .zip(&mut verdicts)
-            .map(|(charge, verdict)| LimitStatus::of(charge, verdict)),
-    );
-    statuses.extend(
-        held.into_iter().zip(verdicts).map(|(held, verdict)| LimitStatus::of_hold(held, verdict)),
-    );
-    statuses
-}
-
-/// Whether every limit has room; otherwise the denial of the one that takes longest to have it.
-/// `basis` is added to its cause.
-fn check_limits(limits: &[LimitStatus], basis: &str) -> Result<(), Decision> {
-    let Some(worst) = limits
-        .iter()
-        .filter(|status| !status.verdict.admitted)
-        .max_by_key(|status| status.verdict.retry_after)
-    else {
-        return Ok(());
-    };
-    let room = match worst.retry_after() {
-        Some(span) => format!("it has room in {}", rounded_up(span)),
-        None => "it admits no requests".to_owned(),
-    };
-    let others = limits.iter().filter(|status| !status.verdict.admitted);
-    let others = listed(others.map(|status| &*status.name).filter(|name| **name != *worst.name));
-    let others = if others.is_empty() { others } else { format!("; so is {others}") };
-    let left = left(worst);
-    let cause = format!("limit `{}` is used up{basis}{left}; {room}{others}", worst.name);
-    let denial = Denial::new(worst.kind.reason(), cause).with_message(message(worst));
-    Err(Decision::Deny(match worst.retry_after() {
-        Some(span) => denial.with_retry_after(span),
-        None => denial,
-    }))
-}
-
-/// What is left of the limit that refused a request.
-fn left(status: &LimitStatus) -> String {
-    let LimitStatus { kind, limit, verdict, .. } = status;
-    match kind {
-        LimitKind::Rate => String::new(),
-        LimitKind::Requests => {
-            format!(": {} of {limit} requests are left", verdict.remaining)
-        }
-        LimitKind::TokenRate => format!(": {} of {limit} tokens are left", verdict.remaining),
-        LimitKind::TokenBudget => format!(
-            ": {} of {limit} tokens are left until its window ends in {}",
-            verdict.remaining,
-            rounded_up(Span::from_micros(verdict.reset)),
-        ),
-        LimitKind::InFlight => format!(": {limit} requests are in flight, as many as it allows"),
-        LimitKind::PerRequest => format!(": it allows {limit} tokens for one request"),
-    }
-}
-
-/// What a client reads about the limit that refused its request.
-fn message(status: &LimitStatus) -> String {
-    let name = &status.name;
-    let left = left(status);
-    match (status.kind, status.retry_after().map(rounded_up)) {
-        (LimitKind::Rate, Some(span)) => {
-            format!("rate limit `{name}` reached; retry in {span}")
-        }
-        (LimitKind::Rate, None) => format!("rate limit `{name}` admits no requests"),
-        (LimitKind::Requests, Some(span)) => {
-            format!("budget `{name}`{left}; the next window begins in {span}")
-        }
-        (LimitKind::InFlight, Some(span)) => format!("`{name}`{left}; retry in {span}"),
-        (LimitKind::InFlight, None) => format!("`{name}` admits no requests"),
-        (_, Some(span)) => format!("budget `{name}`{left}; retry in {span}"),
-        (_, None) => format!("budget `{name}` admits no such request{left}"),
-    }
-}
-
-/// A span for a client, rounded up.
-fn rounded_up(span: Span) -> String {
-    if span < Span::from_secs(1) {
-        format!("{}ms", span.micros().div_ceil(1000))
-    } else {
-        format!("{}s", span.micros().div_ceil(1_000_000))
     }
 }
 

@@ -1,0 +1,101 @@
+//! The state of the limits after a check, and the denial of one without room.
+
+use crate::{
+    denial::{Denial, listed},
+    limit::{Charge, Held, LimitKind, LimitStatus, Verdict},
+    time::Span,
+};
+
+/// The state of each limit after a check: of the rates, then of the limits that hold units.
+pub(super) fn statuses(
+    charges: Vec<Charge>,
+    held: Vec<Held>,
+    verdicts: Vec<Verdict>,
+) -> Vec<LimitStatus> {
+    let mut verdicts = verdicts.into_iter();
+    let mut statuses = Vec::with_capacity(verdicts.len());
+    // The shorter one comes first, so that no verdict is lost.
+    statuses.extend(
+        charges
+            .into_iter()
+            .zip(&mut verdicts)
+            .map(|(charge, verdict)| LimitStatus::of(charge, verdict)),
+    );
+    statuses.extend(
+        held.into_iter().zip(verdicts).map(|(held, verdict)| LimitStatus::of_hold(held, verdict)),
+    );
+    statuses
+}
+
+/// Whether every limit has room; otherwise the denial of the one that takes longest to have it.
+/// `basis` is added to its cause.
+pub(super) fn check_limits(limits: &[LimitStatus], basis: &str) -> Result<(), Denial> {
+    let Some(worst) = limits
+        .iter()
+        .filter(|status| !status.verdict.admitted)
+        .max_by_key(|status| status.verdict.retry_after)
+    else {
+        return Ok(());
+    };
+    let room = match worst.retry_after() {
+        Some(span) => format!("it has room in {}", rounded_up(span)),
+        None => "it admits no requests".to_owned(),
+    };
+    let others = limits.iter().filter(|status| !status.verdict.admitted);
+    let others = listed(others.map(|status| &*status.name).filter(|name| **name != *worst.name));
+    let others = if others.is_empty() { others } else { format!("; so is {others}") };
+    let left = left(worst);
+    let cause = format!("limit `{}` is used up{basis}{left}; {room}{others}", worst.name);
+    let denial = Denial::new(worst.kind.reason(), cause).with_message(message(worst));
+    Err(match worst.retry_after() {
+        Some(span) => denial.with_retry_after(span),
+        None => denial,
+    })
+}
+
+/// What is left of the limit that refused a request.
+fn left(status: &LimitStatus) -> String {
+    let LimitStatus { kind, limit, verdict, .. } = status;
+    match kind {
+        LimitKind::Rate => String::new(),
+        LimitKind::Requests => {
+            format!(": {} of {limit} requests are left", verdict.remaining)
+        }
+        LimitKind::TokenRate => format!(": {} of {limit} tokens are left", verdict.remaining),
+        LimitKind::TokenBudget => format!(
+            ": {} of {limit} tokens are left until its window ends in {}",
+            verdict.remaining,
+            rounded_up(Span::from_micros(verdict.reset)),
+        ),
+        LimitKind::InFlight => format!(": {limit} requests are in flight, as many as it allows"),
+        LimitKind::PerRequest => format!(": it allows {limit} tokens for one request"),
+    }
+}
+
+/// What a client reads about the limit that refused its request.
+fn message(status: &LimitStatus) -> String {
+    let name = &status.name;
+    let left = left(status);
+    match (status.kind, status.retry_after().map(rounded_up)) {
+        (LimitKind::Rate, Some(span)) => {
+            format!("rate limit `{name}` reached; retry in {span}")
+        }
+        (LimitKind::Rate, None) => format!("rate limit `{name}` admits no requests"),
+        (LimitKind::Requests, Some(span)) => {
+            format!("budget `{name}`{left}; the next window begins in {span}")
+        }
+        (LimitKind::InFlight, Some(span)) => format!("`{name}`{left}; retry in {span}"),
+        (LimitKind::InFlight, None) => format!("`{name}` admits no requests"),
+        (_, Some(span)) => format!("budget `{name}`{left}; retry in {span}"),
+        (_, None) => format!("budget `{name}` admits no such request{left}"),
+    }
+}
+
+/// A span for a client, rounded up.
+fn rounded_up(span: Span) -> String {
+    if span < Span::from_secs(1) {
+        format!("{}ms", span.micros().div_ceil(1000))
+    } else {
+        format!("{}s", span.micros().div_ceil(1_000_000))
+    }
+}
