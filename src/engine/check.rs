@@ -1,6 +1,7 @@
 //! One check around the core: the snapshot, [`prepare`], one call to the store,
 //! [`conclude`](Pending::conclude), the encoded answer, and one record.
 
+mod client_shares;
 mod large;
 mod lookup;
 mod unanswered;
@@ -30,7 +31,6 @@ use tollgate_core::{
         answer::{self, AllowedAnswer, DeniedAnswer},
     },
     denial::{Denial, Reason},
-    identity::Principal,
     limit::{
         Charge,
         refusal::Refusal,
@@ -44,14 +44,16 @@ use tollgate_core::{
 };
 
 pub use self::large::LargeRequest;
-use self::unanswered::Unanswered;
-pub(crate) use super::{body_pool::INLINE, deadline::CHECK_WITHIN};
+use self::{
+    client_shares::{ClientShares, owner},
+    unanswered::Unanswered,
+};
 use super::{
-    body_pool::{BodyPool, CLIENT_PLACES},
+    body_pool::BodyPool,
     deadline::Deadline,
     live::{Live, State},
-    shares::{Owner, Share, Shares},
 };
+pub(crate) use super::{body_pool::INLINE, deadline::CHECK_WITHIN};
 use crate::{
     observe::{CheckRecord, Observer, trace::Trace},
     store::{LocalFallback, Store},
@@ -144,48 +146,6 @@ impl CheckBounds {
 /// Bytes that each call is charged: its task, its HTTP/2 headers, its decoded headers, and a
 /// message of up to this size.
 pub(crate) const CALL: u32 = 32 << 10;
-
-/// The shares of one client of what waiting checks hold, so that it cannot use up all of it.
-#[derive(Debug)]
-struct ClientShares {
-    /// An eighth of the checks that may be in flight.
-    calls: Shares,
-    /// A quarter of the bytes of messages, and a quarter of the places in a lane of the pool.
-    bodies: Shares,
-    /// The least that a large body counts as.
-    least_body: u32,
-}
-
-impl ClientShares {
-    fn new(bounds: CheckBounds) -> Self {
-        let narrow = |number: usize| u32::try_from(number).unwrap_or(u32::MAX);
-        let calls = narrow(bounds.calls()) / CALL / 8;
-        let bodies = narrow((bounds.max_in_flight - bounds.calls()) / 4);
-        Self {
-            calls: Shares::new(calls.max(1)),
-            bodies: Shares::new(bodies),
-            least_body: bodies / CLIENT_PLACES,
-        }
-    }
-
-    /// Takes the place of a check that waits for the store.
-    fn call(&self, owner: Owner) -> Option<Share<'_>> {
-        self.calls.take(owner, 1)
-    }
-
-    /// Takes the bytes of a large body, and its place in the pool.
-    fn body(&self, owner: Owner, bytes: usize) -> Option<Share<'_>> {
-        self.bodies.take(owner, u32::try_from(bytes).unwrap_or(u32::MAX).max(self.least_body))
-    }
-}
-
-/// The client that a check belongs to.
-fn owner(principal: Option<&Arc<Principal>>, record: &CheckRecord<'_>) -> Owner {
-    match principal {
-        Some(principal) => Owner::Subject(principal.revocation().subject().fingerprint()),
-        None => Owner::of_address(record.address()),
-    }
-}
 
 /// The denial of a check for which there is no room or no time.
 fn overloaded(cause: impl Into<Cow<'static, str>>) -> Denial {
