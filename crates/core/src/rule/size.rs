@@ -9,8 +9,9 @@
 //! A chat template adds its own text: `MESSAGE` tokens for a message at most, which is less than
 //! the JSON around it, and `template_tokens` of the model for a prompt. Declared tools may be
 //! written with another layout than the client's, and count twice. An image, a clip or a file counts
-//! `max_tokens_per_media`; the bytes of an image or a clip that is part of a message are no text. Without that, and where the prompt continues one that
-//! the server stores, the bound is the context of the model: a server refuses a longer prompt.
+//! `max_tokens_per_media`; the bytes of an image or a clip that is part of a message are no text.
+//! Without that, and where the prompt continues one that the server stores, the bound is the context
+//! of the model: a server refuses a longer prompt.
 //!
 //! **Output.** A server stops at the number that the request names. Several members may name one,
 //! and servers differ in which they read, so the largest counts; 0 counts as left out, because some

@@ -6,9 +6,9 @@ use crate::{
     time::Span,
 };
 
-/// Writes `x-ratelimit-*` for the limits of requests and of tokens with least room (OpenAI's names and
-/// durations), and
-/// `RateLimit` and `RateLimit-Policy` (draft-ietf-httpapi-ratelimit-headers) for all limits.
+/// Writes `x-ratelimit-*` for the limits of requests and of tokens with least room (OpenAI's names
+/// and durations), and `RateLimit` and `RateLimit-Policy` (draft-ietf-httpapi-ratelimit-headers) for
+/// all limits.
 pub(super) fn rate_limit_headers(limits: &[LimitStatus], to: &mut impl HeaderSink) {
     let of = |unit| tightest(limits.iter().filter(move |status| status.kind.unit() == unit));
     if let Some(requests) = of(Unit::Requests) {
