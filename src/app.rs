@@ -1,12 +1,9 @@
 //! The sidecar: an [`Engine`] behind gRPC and HTTP servers, until a signal ends it.
 
+mod operators;
 mod servers;
 
-use std::{
-    path::PathBuf,
-    sync::{Arc, OnceLock},
-    time::Duration,
-};
+use std::{path::PathBuf, sync::Arc, time::Duration};
 
 use anyhow::Context as _;
 use tokio::{
@@ -14,22 +11,20 @@ use tokio::{
     task::JoinSet,
 };
 use tokio_util::sync::CancellationToken;
-use tollgate_core::secret::Secret;
 
-use self::servers::{AdminToken, Servers};
+pub use self::operators::{AdminSecret, OperatorServers};
+use self::{
+    operators::BoundOperators,
+    servers::{AdminToken, Servers},
+};
 use crate::{
     adapter::{forward_auth::ForwardAuth, in_flight::InFlight},
-    admin::{self, Admin, keys::KeyRecords, store::StoreRevocations},
-    config::{AdminListenConfig, Loaded},
+    config::Loaded,
     engine::{Engine, check::Clock, watch::Watch},
-    health::{self, Health, ReadinessReport},
-    listener::{Address, Limits, Peer, Tls},
+    listener::{Address, Limits, Tls},
     log_list::LogList,
-    observe::{
-        self,
-        exposition::{CertificateStatus, InFlightStatus, Status},
-    },
-    secrets::{SecretError, WatchedSecret},
+    observe::{self, exposition::InFlightStatus},
+    secrets::WatchedSecret,
 };
 
 /// How long a load balancer may take to notice that readiness is off, before connections are asked
@@ -108,6 +103,7 @@ impl App {
         let (listen, body) = (server.listen.clone(), server.body);
         let (drain, max_stale) = (server.drain_timeout.std(), server.secrets.max_stale.std());
         let engine = Arc::new(Engine::start(loaded, clock)?);
+        let admin_secret = AdminSecret::read(&listen, max_stale)?;
         let (max, max_in_flight) = (body.max.0 as u64, body.max_in_flight.0 as u64);
         let in_flight = InFlight::new(max, max_in_flight)?;
         let mut servers = Servers::new(drain);
@@ -130,26 +126,15 @@ impl App {
             let key = format!("listen.http[{index}]");
             http.push(servers.http(&key, &config.listener(), Limits::default(), handler).await?);
         }
-        // Set below, when every listener is bound.
-        let certificates: Arc<OnceLock<Vec<Tls>>> = Arc::default();
-        let health = Arc::new(health_of(&engine, in_flight, Arc::clone(&certificates)));
-        let handler = move |request| {
-            let health = Arc::clone(&health);
-            async move { health::handle(&health, request).await }
+        let in_flight = move || InFlightStatus {
+            bytes: in_flight.taken() as u64,
+            limit: in_flight.total() as u64,
         };
-        let ops = servers.http("listen.ops", &listen.ops, Limits::for_operators(), handler).await?;
-        let (admin, admin_token) = match &listen.admin {
-            Some(config) => {
-                let secret = admin_token(config, max_stale)?;
-                let token = AdminToken::new(&secret, engine.observer().metrics());
-                let address = serve_admin(&mut servers, config, token.clone(), &engine).await?;
-                (Some(address), Some((secret, token)))
-            }
-            None => (None, None),
-        };
-        let Servers { tasks, stop, certificates: bound, .. } = servers;
-        certificates.get_or_init(|| bound.clone());
-        let certificates = bound;
+        let operators =
+            operators::bind(&mut servers, &engine, &listen, admin_secret, in_flight).await?;
+        operators.show_certificates(&servers);
+        let BoundOperators { ops, admin, token: admin_token, .. } = operators;
+        let Servers { tasks, stop, certificates, .. } = servers;
         Ok(Self {
             grpc,
             access_log,
@@ -194,74 +179,4 @@ impl App {
         }
         watch
     }
-}
-
-/// The handlers of health and metrics.
-fn health_of(
-    engine: &Arc<Engine>,
-    in_flight: InFlight,
-    certificates: Arc<OnceLock<Vec<Tls>>>,
-) -> Health {
-    let readiness = Arc::clone(engine.readiness());
-    let for_status = Arc::clone(engine);
-    let status = move || Status {
-        in_flight: Some(InFlightStatus {
-            bytes: in_flight.taken() as u64,
-            limit: in_flight.total() as u64,
-        }),
-        certificates: certificates.get().into_iter().flatten().filter_map(certificate).collect(),
-        ..for_status.status()
-    };
-    let report = move || {
-        let mut missing = readiness.missing();
-        let ready = missing.is_empty();
-        if ready {
-            missing = readiness.unusable();
-        }
-        ReadinessReport { ready, missing }
-    };
-    Health::new(Arc::clone(engine.observer()), report, status)
-}
-
-/// The state of the certificates of a listener.
-fn certificate(tls: &Tls) -> Option<CertificateStatus> {
-    let validity = tls.validity()?;
-    Some(CertificateStatus {
-        listener: tls.key().to_owned(),
-        not_before: validity.not_before.as_secs(),
-        not_after: validity.not_after.as_secs(),
-    })
-}
-
-async fn serve_admin(
-    servers: &mut Servers,
-    config: &AdminListenConfig,
-    token: AdminToken,
-    engine: &Engine,
-) -> anyhow::Result<Address> {
-    let revocations = StoreRevocations(Arc::clone(engine.store()));
-    let audit = Arc::clone(engine.observer().audit());
-    let admin = Admin::new(revocations, move || token.get(), engine.longest_life(), audit);
-    let records = engine.redis().map(|redis| Arc::clone(redis) as Arc<dyn KeyRecords>);
-    let admin = admin.with_issuers(engine.issuers()).with_keys(records, engine.policy());
-    let admin = admin.with_credentials(engine.admin_credentials());
-    let handlers = Arc::new(admin);
-    let handler = move |request: http::Request<_>| {
-        let handlers = Arc::clone(&handlers);
-        let peer = request.extensions().get::<Peer>().and_then(Peer::ip);
-        async move { admin::handle(&handlers, peer, request).await }
-    };
-    servers.http("listen.admin", &config.listener(), Limits::for_operators(), handler).await
-}
-
-/// Reads the admin token for the start.
-///
-/// # Errors
-/// A token that cannot be read or is too weak.
-fn admin_token(config: &AdminListenConfig, max_stale: Duration) -> anyhow::Result<WatchedSecret> {
-    let check = |token: &Secret| {
-        admin::check_token(token).map_err(|weak| SecretError::Unusable(Box::new(weak)))
-    };
-    WatchedSecret::start(&config.token, max_stale, check)
-        .map_err(|error| anyhow::anyhow!("listen.admin.token: {error}"))
 }
