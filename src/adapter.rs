@@ -5,3 +5,4 @@ pub mod ext_authz;
 pub mod forward_auth;
 pub mod grpc_health;
 pub mod in_flight;
+pub mod response_meter;

@@ -8,10 +8,10 @@
 //! its reservation. The stream is read as fast as it arrives and never waits for the store: Envoy
 //! would keep what is not read in its memory, without a bound.
 
-mod ending;
+pub(super) mod ending;
 mod messages;
-mod report;
-mod usage;
+pub(super) mod report;
+pub(super) mod usage;
 
 use std::{
     convert::Infallible,
@@ -34,7 +34,7 @@ use tonic::{Status, body::Body, metadata::GRPC_CONTENT_TYPE, server::NamedServic
 
 use self::{
     messages::{Messages, Part},
-    report::{Refused, Report, Unmetered},
+    report::Refused,
 };
 use crate::{
     engine::settler::{ReportProblem, Settler},
@@ -179,18 +179,7 @@ fn take_entry(entry: &HttpAccessLogEntry, settler: &Settler) {
         return settler.count_problem(ReportProblem::NoSecret);
     };
     match report::read(entry, &keys) {
-        Ok(Report { settlement, unmetered, is_absurd, is_beyond_hold }) => {
-            if is_absurd {
-                settler.count_problem(ReportProblem::Absurd);
-            }
-            if is_beyond_hold {
-                settler.count_problem(ReportProblem::BeyondHold);
-            }
-            if let Some(unmetered) = unmetered {
-                settler.count_unmetered(unmetered == Unmetered::Complete);
-            }
-            settler.submit(settlement);
-        }
+        Ok(report) => report.submit(settler),
         Err(Refused::NoReservation) => settler.count_problem(ReportProblem::NoReservation),
         Err(Refused::OtherEvent) => settler.count_problem(ReportProblem::OtherEvent),
         Err(Refused::Reservation(_)) => settler.count_problem(ReportProblem::Forged),

@@ -59,7 +59,7 @@ impl EnvoyAuthorization {
     async fn check_call(&self, call: ProxyCall<'_>, message: &[u8]) -> Result<Encoded, Status> {
         let read = || read_check_request(message);
         if is_head_check(message) {
-            let pass = || Ok(Encoded::from(check_response::head_passed()));
+            let pass = |_| Ok(Encoded::from(check_response::head_passed()));
             return self.checker.check_head(Some(call), read, encode, pass);
         }
         self.checker.check(Some(call), read, encode).await

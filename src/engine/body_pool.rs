@@ -25,7 +25,7 @@ use tokio::{
 /// The slowest bodies are read at 0.18 GB/s (`cargo bench -p tollgate-core --bench body`), so that a
 /// check delays another by a third of a millisecond at most. Chats are shorter, and would take
 /// longer to be handed over than to be read.
-pub(crate) const INLINE: usize = 64 << 10;
+pub const INLINE: usize = 64 << 10;
 
 /// Bodies up to this size do not wait behind larger ones.
 const MIDDLE: usize = 1 << 20;

@@ -48,12 +48,13 @@ use self::{
     client_shares::{ClientShares, owner},
     unanswered::Unanswered,
 };
+pub use super::body_pool::INLINE;
+pub(crate) use super::deadline::CHECK_WITHIN;
 use super::{
     body_pool::BodyPool,
     deadline::Deadline,
     live::{Live, State},
 };
-pub(crate) use super::{body_pool::INLINE, deadline::CHECK_WITHIN};
 use crate::{
     observe::{CheckRecord, Observer, trace::Trace},
     store::{LocalFallback, Store},
@@ -150,6 +151,21 @@ pub(crate) const CALL: u32 = 32 << 10;
 /// The denial of a check for which there is no room or no time.
 fn overloaded(cause: impl Into<Cow<'static, str>>) -> Denial {
     Denial::new(Reason::Overloaded, cause).with_retry_after(Span::from_secs(1))
+}
+
+/// What a request needs whose head has passed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum PassedHead {
+    /// The check of the whole request, with its body.
+    NeedsBody,
+    /// The check of the whole request: no rule of its route reads the body.
+    Complete,
+}
+
+impl PassedHead {
+    fn of(reads_body: bool) -> Self {
+        if reads_body { Self::NeedsBody } else { Self::Complete }
+    }
 }
 
 /// Returns the time that a check is decided at.
@@ -256,14 +272,14 @@ impl Checker {
     }
 
     /// Checks the head of a request. A denial is answered and recorded as by [`check`](Self::check).
-    /// A head that passes is answered with `pass`: nothing is charged or recorded, because the
+    /// A head that passes is answered with `pass`, which gets what the request needs then: nothing is charged or recorded, because the
     /// proxy sends the request again with its body.
     pub fn check_head<'a, T>(
         &'a self,
         call: Option<ProxyCall<'_>>,
         read: impl Fn() -> Result<RawRequest<'a>, Denial>,
         encode: impl Fn(CheckAnswer<'_>) -> T,
-        pass: impl FnOnce() -> T,
+        pass: impl FnOnce(PassedHead) -> T,
     ) -> T {
         let checked = AssertUnwindSafe(|| self.head_denial(call, read, &encode));
         match std::panic::catch_unwind(checked) {
@@ -278,7 +294,7 @@ impl Checker {
         call: Option<ProxyCall<'_>>,
         read: impl Fn() -> Result<RawRequest<'a>, Denial>,
         encode: impl Fn(CheckAnswer<'_>) -> T,
-    ) -> Option<T> {
+    ) -> Result<T, PassedHead> {
         let state = self.live.load();
         let outcome = match read() {
             Err(denial) => Outcome::refused(denial),
@@ -290,15 +306,27 @@ impl Checker {
                     PreparedHead::Complete(Prepared::Decided(outcome))
                         if outcome.evidence.missing_record().is_some() =>
                     {
-                        return None;
+                        let route = outcome.evidence.route.as_ref();
+                        return Err(PassedHead::of(route.is_some_and(|route| route.reads_body())));
                     }
                     PreparedHead::Complete(Prepared::Decided(outcome)) => outcome,
-                    PreparedHead::Complete(Prepared::Pending(_)) | PreparedHead::NeedsBody(_) => {
-                        return None;
+                    PreparedHead::Complete(Prepared::Pending(_)) => {
+                        return Err(PassedHead::Complete);
                     }
+                    PreparedHead::NeedsBody(_) => return Err(PassedHead::NeedsBody),
                 }
             }
         };
+        let record = self.record_of(call, read);
+        Ok(self.answer(&outcome, &state, record, encode))
+    }
+
+    /// Begins the record of a request that is decided already.
+    fn record_of<'a>(
+        &'a self,
+        call: Option<ProxyCall<'_>>,
+        read: impl Fn() -> Result<RawRequest<'a>, Denial>,
+    ) -> CheckRecord<'a> {
         let mut record = self.observer.begin((self.clock)());
         match read() {
             Ok(raw) => {
@@ -307,7 +335,12 @@ impl Checker {
             }
             Err(_) => record.start_trace(call.map(|call| call.headers), &Headers::default()),
         }
-        Some(self.answer(&outcome, &state, record, encode))
+        record
+    }
+
+    /// Whether the store is remote: a check may wait for it.
+    pub fn is_remote(&self) -> bool {
+        self.remote
     }
 
     /// Releases the reservation of an answer that the proxy does not use, by its text. This needs a
@@ -324,6 +357,18 @@ impl Checker {
         let outcome = Outcome::refused(denial);
         let mut record = self.observer.begin((self.clock)());
         record.start_trace(None, &Headers::default());
+        self.answer(&outcome, &self.live.load(), record, encode)
+    }
+
+    /// Answers a request that an adapter denies itself, such as one whose body it does not hold.
+    pub fn refuse_request<'a, T>(
+        &'a self,
+        read: impl Fn() -> Result<RawRequest<'a>, Denial>,
+        denial: Denial,
+        encode: impl Fn(CheckAnswer<'_>) -> T,
+    ) -> T {
+        let outcome = Outcome::refused(denial);
+        let record = self.record_of(None, read);
         self.answer(&outcome, &self.live.load(), record, encode)
     }
 

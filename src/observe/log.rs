@@ -99,8 +99,8 @@ impl LogLevel {
 
 /// Sets up the log of the process, and a panic hook that logs where a panic happened. The hook does
 /// not log the message: that of a failed string operation quotes the string, which may be a token.
-/// `variable` is the value of [`LEVEL_VARIABLE`]. Only the command line calls this: a library must
-/// not install global hooks.
+/// `variable` is the value of [`LEVEL_VARIABLE`]. Only the command line and the Envoy module call
+/// this, which have a standard library of their own: a library must not install global hooks.
 ///
 /// # Errors
 /// Returns [`LogError`] where the variable holds no level, or the log was set up before.

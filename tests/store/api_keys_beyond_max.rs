@@ -341,7 +341,7 @@ async fn a_key_of_a_request_with_a_body_is_looked_up_too() {
     let head = |key: &GeneratedKey| {
         let request = Large(key.expose().to_owned());
         let head = || request.read();
-        checker.check_head(None, head, encode, || "pass".to_owned())
+        checker.check_head(None, head, encode, |_| "pass".to_owned())
     };
     let large = async |key: &GeneratedKey| {
         checker.check_large(None, &Arc::new(Large(key.expose().to_owned())), encode).await

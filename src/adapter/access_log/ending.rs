@@ -11,11 +11,11 @@ use crate::proto::envoy::data::accesslog::v3::{
 };
 
 /// The details of a response that arrived as a whole.
-const VIA_UPSTREAM: &str = "via_upstream";
+pub(in crate::adapter) const VIA_UPSTREAM: &str = "via_upstream";
 
 /// How a request ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Ending {
+pub(in crate::adapter) enum Ending {
     /// The response still arrives.
     Running,
     /// The response arrived as a whole.
@@ -75,6 +75,6 @@ fn was_not_sent(common: &AccessLogCommon) -> bool {
 
 /// Whether the status is one that a server sends before it works: a redirect, or an error of the
 /// client. A server that gave up waiting (408, 499) may have worked.
-fn is_rejection(code: u32) -> bool {
+pub(in crate::adapter) fn is_rejection(code: u32) -> bool {
     matches!(code, 300..=499) && !matches!(code, 408 | 499)
 }

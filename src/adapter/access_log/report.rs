@@ -14,7 +14,10 @@ use super::{
     ending::{self, Ending},
     usage::{self, Reading},
 };
-use crate::proto::envoy::{config::core::v3::Metadata, data::accesslog::v3::HttpAccessLogEntry};
+use crate::{
+    engine::settler::{ReportProblem, Settler},
+    proto::envoy::{config::core::v3::Metadata, data::accesslog::v3::HttpAccessLogEntry},
+};
 
 /// The namespace in which Envoy stores what a check returned.
 const CHECK: &str = "envoy.filters.http.ext_authz";
@@ -27,20 +30,20 @@ const ABSURD: u64 = 16;
 
 /// What an entry reports.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Report {
+pub(in crate::adapter) struct Report {
     /// The settlement for the store.
-    pub(super) settlement: Settlement,
+    pub(in crate::adapter) settlement: Settlement,
     /// The request ended without a count of its tokens.
-    pub(super) unmetered: Option<Unmetered>,
+    pub(in crate::adapter) unmetered: Option<Unmetered>,
     /// Whether a count was ignored, as negative, not whole, or too large.
-    pub(super) is_absurd: bool,
+    pub(in crate::adapter) is_absurd: bool,
     /// Whether the count is above what the reservation holds. It is charged all the same.
-    pub(super) is_beyond_hold: bool,
+    pub(in crate::adapter) is_beyond_hold: bool,
 }
 
 /// The reason why a request that reached an upstream has no count of its tokens.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Unmetered {
+pub(in crate::adapter) enum Unmetered {
     /// The response is complete, and its usage was not found.
     Complete,
     /// The response was cut before its usage.
@@ -73,20 +76,47 @@ pub(super) fn read(entry: &HttpAccessLogEntry, keys: &ReservationKeys) -> Result
     let reservation = Reservation::open(text, keys)?;
     let mut reading = usage::read(metadata);
     reading.is_continuous |= asks_for_continuous_usage(metadata);
-    let held = reservation.holds.iter().filter_map(tokens).max();
-    let is_above = |holds: u64| {
-        let held = held.map(|held| held.saturating_mul(holds));
-        reading.tokens.zip(held).is_some_and(|(tokens, most)| tokens > most)
-    };
-    let is_beyond_hold = is_above(1);
-    if is_above(ABSURD) {
-        reading = Reading { tokens: None, is_whole: false, is_absurd: true, ..reading };
+    Ok(Report::of(reservation, ending, reading))
+}
+
+impl Report {
+    /// Decides the settlement of a reservation, by the end of its request and what is known of its
+    /// tokens.
+    pub(in crate::adapter) fn of(
+        reservation: Reservation,
+        ending: Ending,
+        mut reading: Reading,
+    ) -> Self {
+        let held = reservation.holds.iter().filter_map(tokens).max();
+        let is_above = |holds: u64| {
+            let held = held.map(|held| held.saturating_mul(holds));
+            reading.tokens.zip(held).is_some_and(|(tokens, most)| tokens > most)
+        };
+        let is_beyond_hold = is_above(1);
+        if is_above(ABSURD) {
+            reading = Reading { tokens: None, is_whole: false, is_absurd: true, ..reading };
+        }
+        let (usage, unmetered) = usage_of(ending, reading);
+        // A place among the requests in flight needs no count.
+        let unmetered = unmetered.filter(|_| held.is_some());
+        let settlement = Settlement { reservation, usage };
+        Self { settlement, unmetered, is_absurd: reading.is_absurd, is_beyond_hold }
     }
-    let (usage, unmetered) = usage_of(ending, reading);
-    // A place among the requests in flight needs no count.
-    let unmetered = unmetered.filter(|_| held.is_some());
-    let settlement = Settlement { reservation, usage };
-    Ok(Report { settlement, unmetered, is_absurd: reading.is_absurd, is_beyond_hold })
+
+    /// Counts what is odd about the report, and sends its settlement.
+    pub(in crate::adapter) fn submit(self, settler: &Settler) {
+        let Self { settlement, unmetered, is_absurd, is_beyond_hold } = self;
+        if is_absurd {
+            settler.count_problem(ReportProblem::Absurd);
+        }
+        if is_beyond_hold {
+            settler.count_problem(ReportProblem::BeyondHold);
+        }
+        if let Some(unmetered) = unmetered {
+            settler.count_unmetered(unmetered == Unmetered::Complete);
+        }
+        settler.submit(settlement);
+    }
 }
 
 /// The table of what is charged.

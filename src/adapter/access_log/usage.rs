@@ -26,56 +26,116 @@ const NAMESPACE: &str = "tollgate.usage";
 const TYPED_NAMESPACE: &str = "envoy.ai.token_usage";
 
 /// The keys of objects in a stream.
-const USAGE: &str = "usage";
-const ANTHROPIC_START: &str = "message_usage";
-const RESPONSES: &str = "response_usage";
-const SGLANG: &str = "meta_info";
-const LLAMA_CPP: &str = "timings";
+pub(in crate::adapter) const USAGE: &str = "usage";
+pub(in crate::adapter) const ANTHROPIC_START: &str = "message_usage";
+pub(in crate::adapter) const RESPONSES: &str = "response_usage";
+pub(in crate::adapter) const SGLANG: &str = "meta_info";
+pub(in crate::adapter) const LLAMA_CPP: &str = "timings";
 /// The key of SGLang's number of a response, which only a request for several responses has; the
 /// Lua filter sets it for a body that is a list of responses.
-const INDEX: &str = "index";
+pub(in crate::adapter) const INDEX: &str = "index";
 
 /// Counts above 2^53 are not exact in a double, and no request has so many tokens.
 const MOST_TOKENS: u64 = 1 << 53;
 
 /// What is known of the tokens of a response.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(super) struct Reading {
+pub(in crate::adapter) struct Reading {
     /// The tokens of input and output so far; `None` where none were reported.
-    pub(super) tokens: Option<u64>,
+    pub(in crate::adapter) tokens: Option<u64>,
     /// Whether the count is that of the whole response once it has ended. The first event of a
     /// stream of Anthropic's counts the input only.
-    pub(super) is_whole: bool,
+    pub(in crate::adapter) is_whole: bool,
     /// Whether the server reports its count with each event, by the form of the report.
-    pub(super) is_continuous: bool,
+    pub(in crate::adapter) is_continuous: bool,
     /// Whether a count was negative, not whole, or too large. It is ignored.
-    pub(super) is_absurd: bool,
+    pub(in crate::adapter) is_absurd: bool,
+}
+
+/// The members of a response that were read, by their keys.
+#[derive(Clone, Debug, Default)]
+pub(in crate::adapter) struct Members(BTreeMap<String, Member>);
+
+/// A member of a response.
+#[derive(Clone, Debug, PartialEq)]
+enum Member {
+    /// A number of a body.
+    Number(f64),
+    /// An object of a stream, as JSON text.
+    Object(String),
+    /// A value that counts nothing.
+    Null,
+    /// A value of another type.
+    Other,
+}
+
+impl Members {
+    /// Keeps the larger one of a number and the one that is known under its name.
+    pub(in crate::adapter) fn raise(&mut self, name: &str, number: f64) {
+        match self.0.get_mut(name) {
+            Some(Member::Number(known)) => *known = known.max(number),
+            _ => {
+                self.0.insert(name.to_owned(), Member::Number(number));
+            }
+        }
+    }
+
+    /// Keeps an object of a stream, in the place of an earlier one.
+    pub(in crate::adapter) fn replace(&mut self, key: &str, object: &str) {
+        match self.0.get_mut(key) {
+            Some(Member::Object(known)) => object.clone_into(known),
+            _ => {
+                self.0.insert(key.to_owned(), Member::Object(object.to_owned()));
+            }
+        }
+    }
+
+    fn of_metadata(metadata: &Metadata) -> Self {
+        let fields = metadata.filter_metadata.get(NAMESPACE).map(|members| &members.fields);
+        let member = |value: &prost_types::Value| match &value.kind {
+            Some(Kind::NumberValue(number)) => Member::Number(*number),
+            Some(Kind::StringValue(text)) => Member::Object(text.clone()),
+            Some(Kind::NullValue(_)) | None => Member::Null,
+            Some(_) => Member::Other,
+        };
+        let fields = fields.into_iter().flatten();
+        Self(fields.map(|(key, value)| (key.clone(), member(value))).collect())
+    }
+}
+
+/// Reads the usage in the members of a response.
+pub(in crate::adapter) fn of_members(members: &Members) -> Reading {
+    let (mut reading, partial) = reading_of(members);
+    reading.is_whole = reading.tokens.is_some() && !partial && !reading.is_absurd;
+    reading
+}
+
+/// Reads members, and whether what they count is a part.
+fn reading_of(Members(members): &Members) -> (Reading, bool) {
+    let mut reading = Reading { is_whole: true, ..Reading::default() };
+    let objects = Objects(members);
+    let body = Counts::of_members(members);
+    let start = objects.counts(ANTHROPIC_START);
+    let end = objects.counts(USAGE);
+    let sglang = objects.counts(SGLANG);
+    // Of a stream that has only begun, the end is not known.
+    let has_begun = start.as_ref().is_ok_and(|counts| !counts.0.is_empty());
+    let has_ended = end.as_ref().is_ok_and(|counts| counts.0.contains_key("output_tokens"));
+    // One of several responses counts itself only.
+    let is_one_of_several = members.contains_key(INDEX);
+    let partial = is_one_of_several || (has_begun && !has_ended);
+    reading.is_continuous =
+        !is_one_of_several && sglang.as_ref().is_ok_and(|counts| !counts.0.is_empty());
+    let whole = start.and_then(|start| Ok(start.merged(end?)));
+    for counts in [whole, objects.counts(RESPONSES), sglang, objects.counts(LLAMA_CPP), body] {
+        reading.add(counts.map(|counts| counts.tokens()));
+    }
+    (reading, partial)
 }
 
 /// Reads the usage in the metadata of a request.
 pub(super) fn read(metadata: &Metadata) -> Reading {
-    let mut reading = Reading { is_whole: true, ..Reading::default() };
-    let members = metadata.filter_metadata.get(NAMESPACE).map(|members| &members.fields);
-    let mut partial = false;
-    if let Some(members) = members {
-        let objects = Objects(members);
-        let body = Counts::of_members(members);
-        let start = objects.counts(ANTHROPIC_START);
-        let end = objects.counts(USAGE);
-        let sglang = objects.counts(SGLANG);
-        // Of a stream that has only begun, the end is not known.
-        let has_begun = start.as_ref().is_ok_and(|counts| !counts.0.is_empty());
-        let has_ended = end.as_ref().is_ok_and(|counts| counts.0.contains_key("output_tokens"));
-        // One of several responses counts itself only.
-        let is_one_of_several = members.contains_key(INDEX);
-        partial = is_one_of_several || (has_begun && !has_ended);
-        reading.is_continuous =
-            !is_one_of_several && sglang.as_ref().is_ok_and(|counts| !counts.0.is_empty());
-        let whole = start.and_then(|start| Ok(start.merged(end?)));
-        for counts in [whole, objects.counts(RESPONSES), sglang, objects.counts(LLAMA_CPP), body] {
-            reading.add(counts.map(|counts| counts.tokens()));
-        }
-    }
+    let (mut reading, mut partial) = reading_of(&Members::of_metadata(metadata));
     if let Some(typed) = metadata.typed_filter_metadata.get(TYPED_NAMESPACE) {
         match TokenUsage::decode(typed.value.as_slice()) {
             Ok(usage) => {
@@ -103,15 +163,12 @@ impl Reading {
 struct Absurd;
 
 /// The objects of a stream, which the filter stores as text.
-struct Objects<'a>(&'a BTreeMap<String, prost_types::Value>);
+struct Objects<'a>(&'a BTreeMap<String, Member>);
 
 impl Objects<'_> {
     /// Returns the counts of an object; none where it is absent or `null`.
     fn counts(&self, key: &str) -> Result<Counts, Absurd> {
-        let Some(Kind::StringValue(text)) = self.0.get(key).and_then(|value| value.kind.as_ref())
-        else {
-            return Ok(Counts::default());
-        };
+        let Some(Member::Object(text)) = self.0.get(key) else { return Ok(Counts::default()) };
         let object: serde_json::Value = serde_json::from_str(text).map_err(|_| Absurd)?;
         let Some(members) = object.as_object() else { return Ok(Counts::default()) };
         let mut counts = Counts::default();
@@ -148,7 +205,8 @@ const COUNTS: [&str; 14] = [
     "tokens_predicted",
 ];
 
-fn is_count(name: &str) -> bool {
+/// Whether a member counts tokens.
+pub(in crate::adapter) fn is_count(name: &str) -> bool {
     COUNTS.contains(&name)
 }
 
@@ -166,15 +224,15 @@ fn whole(value: f64) -> Option<u64> {
 
 impl Counts {
     /// Reads the numbers whose key is the name of a count.
-    fn of_members(members: &BTreeMap<String, prost_types::Value>) -> Result<Self, Absurd> {
+    fn of_members(members: &BTreeMap<String, Member>) -> Result<Self, Absurd> {
         let mut counts = Self::default();
         for (name, value) in members.iter().filter(|(name, _)| is_count(name)) {
-            match &value.kind {
-                Some(Kind::NumberValue(number)) => {
+            match value {
+                Member::Number(number) => {
                     counts.0.insert(name.clone(), whole(*number).ok_or(Absurd)?);
                 }
-                Some(Kind::NullValue(_)) | None => {}
-                Some(_) => return Err(Absurd),
+                Member::Null => {}
+                Member::Object(_) | Member::Other => return Err(Absurd),
             }
         }
         Ok(counts)

@@ -1,0 +1,264 @@
+//! Reads the usage of a response while it passes, without holding it: members of bodies and lines of
+//! JSON, and objects of the events of a stream.
+
+#[cfg(test)]
+mod tests;
+
+use std::mem;
+
+use serde::Deserialize;
+use serde_json::value::RawValue;
+
+use crate::adapter::access_log::usage::{
+    ANTHROPIC_START, INDEX, LLAMA_CPP, Members, RESPONSES, SGLANG, USAGE, is_count,
+};
+
+/// Bytes of an event above which it is not read.
+const MAX_EVENT: usize = 10 << 20;
+
+/// The bytes of a piece that are read again with the next one: more than a name with its number.
+const KEPT: usize = 128;
+
+/// Reads the pieces of one response.
+#[derive(Debug, Default)]
+pub(super) struct Scanner {
+    form: Form,
+    members: Members,
+}
+
+/// The form of a body.
+#[derive(Debug, Default)]
+enum Form {
+    /// A body that is not read.
+    #[default]
+    Unread,
+    /// JSON, or lines of JSON.
+    Json(Json),
+    /// A stream of events.
+    Events(Events),
+}
+
+impl Scanner {
+    /// Returns the scanner for a content type. A body that is encoded is not read.
+    pub(super) fn of(content_type: &[u8], is_encoded: bool) -> Self {
+        let kind = content_type.split(|byte| *byte == b';').next().unwrap_or_default();
+        let is = |name: &str| kind.trim_ascii().eq_ignore_ascii_case(name.as_bytes());
+        let form = if is_encoded {
+            Form::Unread
+        } else if is("text/event-stream") {
+            Form::Events(Events::default())
+        } else if is("application/json") || is("application/x-ndjson") || is("application/jsonl") {
+            Form::Json(Json { kept: Vec::new(), has_begun: false })
+        } else {
+            Form::Unread
+        };
+        Self { form, members: Members::default() }
+    }
+
+    /// What was read so far.
+    pub(super) fn members(&self) -> &Members {
+        &self.members
+    }
+
+    /// Reads a piece. Returns whether it had usage.
+    pub(super) fn read(&mut self, piece: &[u8]) -> bool {
+        match &mut self.form {
+            Form::Unread => false,
+            Form::Json(json) => json.read(piece, &mut self.members),
+            Form::Events(events) => events.read(piece, &mut self.members),
+        }
+    }
+}
+
+/// A body of JSON.
+#[derive(Debug)]
+struct Json {
+    /// The end of the last piece.
+    kept: Vec<u8>,
+    has_begun: bool,
+}
+
+impl Json {
+    fn read(&mut self, piece: &[u8], members: &mut Members) -> bool {
+        if !self.has_begun
+            && let Some(first) = piece.iter().find(|byte| !byte.is_ascii_whitespace())
+        {
+            self.has_begun = true;
+            // In a list of answers each one counts only itself.
+            if *first == b'[' {
+                members.raise(INDEX, 0.0);
+            }
+        }
+        let kept = self.kept.len();
+        self.kept.extend_from_slice(piece.get(..KEPT).unwrap_or(piece));
+        let mut found = counts(&self.kept, members);
+        found |= counts(piece, members);
+        if piece.len() >= KEPT {
+            self.kept.clear();
+            self.kept.extend_from_slice(piece.get(piece.len() - KEPT..).unwrap_or_default());
+        } else {
+            let surplus = (kept + piece.len()).saturating_sub(KEPT);
+            self.kept.drain(..surplus);
+        }
+        found
+    }
+}
+
+/// Reads every count in a text. A key is behind a brace, a comma or a space; inside of a text its
+/// quotes would be escaped. Of a count that occurs more often the largest one is kept: nothing that
+/// a server repeats of its request lowers it.
+fn counts(text: &[u8], members: &mut Members) -> bool {
+    let mut found = false;
+    let mut rest = text;
+    while let Some(quote) = rest.iter().position(|byte| *byte == b'"') {
+        let last = quote.checked_sub(1).and_then(|at| rest.get(at)).copied().unwrap_or(b'"');
+        let after = rest.get(quote + 1..).unwrap_or_default();
+        if (matches!(last, b'{' | b',') || last.is_ascii_whitespace())
+            && let Some((name, number)) = count(after)
+        {
+            members.raise(name, number);
+            found = true;
+        }
+        rest = after;
+    }
+    found
+}
+
+/// Reads a name of a count, the quote behind it, a colon and a number.
+fn count(text: &[u8]) -> Option<(&str, f64)> {
+    let length = text.iter().position(|byte| !byte.is_ascii_alphabetic() && *byte != b'_')?;
+    let name = std::str::from_utf8(text.get(..length)?).ok().filter(|name| is_count(name))?;
+    let rest = text.get(length..)?.strip_prefix(b"\"")?.trim_ascii_start();
+    let rest = rest.strip_prefix(b":")?.trim_ascii_start();
+    let is_of_number = |byte: &u8| byte.is_ascii_digit() || b".eE+-".contains(byte);
+    let length = rest.iter().position(|byte| !is_of_number(byte)).unwrap_or(rest.len());
+    let number = std::str::from_utf8(rest.get(..length)?).ok()?.parse().ok()?;
+    Some((name, number))
+}
+
+/// A stream of events.
+#[derive(Debug, Default)]
+struct Events {
+    /// The line that has not ended.
+    line: Vec<u8>,
+    /// The data of the event that has not ended.
+    data: Vec<u8>,
+    /// Whether the event is too large to be read.
+    is_skipped: bool,
+    /// Whether the last line ended with a carriage return, whose line feed may follow.
+    has_return: bool,
+}
+
+/// The members of an event that tell its usage.
+#[derive(Deserialize)]
+struct Event<'e> {
+    #[serde(borrow)]
+    usage: Option<&'e RawValue>,
+    #[serde(borrow)]
+    message: Option<&'e RawValue>,
+    #[serde(borrow)]
+    response: Option<&'e RawValue>,
+    #[serde(borrow)]
+    meta_info: Option<&'e RawValue>,
+    #[serde(borrow)]
+    index: Option<&'e RawValue>,
+    #[serde(borrow)]
+    timings: Option<&'e RawValue>,
+}
+
+/// The usage in an object of an event.
+#[derive(Deserialize)]
+struct Nested<'e> {
+    #[serde(borrow)]
+    usage: Option<&'e RawValue>,
+}
+
+impl Events {
+    fn read(&mut self, piece: &[u8], members: &mut Members) -> bool {
+        let mut found = false;
+        let mut rest = piece;
+        while let Some((first, after)) = rest.split_first() {
+            if mem::take(&mut self.has_return) && *first == b'\n' {
+                rest = after;
+                continue;
+            }
+            let end = rest.iter().position(|byte| matches!(byte, b'\n' | b'\r'));
+            let Some(end) = end else {
+                self.keep(rest);
+                break;
+            };
+            if end > 0 {
+                self.keep(rest.get(..end).unwrap_or_default());
+            }
+            self.has_return = rest.get(end) == Some(&b'\r');
+            rest = rest.get(end + 1..).unwrap_or_default();
+            found |= self.end_line(members);
+        }
+        found
+    }
+
+    /// Keeps a part of a line.
+    fn keep(&mut self, part: &[u8]) {
+        if self.line.len() + self.data.len() + part.len() > MAX_EVENT {
+            self.is_skipped = true;
+            self.line = Vec::new();
+            self.data = Vec::new();
+        }
+        if !self.is_skipped {
+            self.line.extend_from_slice(part);
+        } else if self.line.is_empty() {
+            // Distinguishes the line from an empty one, which ends the event.
+            self.line.push(b' ');
+        }
+    }
+
+    /// Takes the line that has ended; an empty one ends its event.
+    fn end_line(&mut self, members: &mut Members) -> bool {
+        if !self.line.is_empty() {
+            if let Some(data) = self.line.strip_prefix(b"data:").filter(|_| !self.is_skipped) {
+                if !self.data.is_empty() {
+                    self.data.push(b'\n');
+                }
+                self.data.extend_from_slice(data.strip_prefix(b" ").unwrap_or(data));
+            }
+            self.line.clear();
+            return false;
+        }
+        self.is_skipped = false;
+        let found = objects(&self.data, members);
+        self.data.clear();
+        found
+    }
+}
+
+/// Keeps the objects of an event that tell its usage.
+fn objects(data: &[u8], members: &mut Members) -> bool {
+    let Ok(event) = serde_json::from_slice::<Event<'_>>(data) else { return false };
+    let (message, response) = (nested(event.message), nested(event.response));
+    let mut found = false;
+    for (key, object) in [
+        (USAGE, text_of(event.usage)),
+        (ANTHROPIC_START, message),
+        (RESPONSES, response),
+        (SGLANG, text_of(event.meta_info)),
+        (INDEX, text_of(event.index)),
+        (LLAMA_CPP, text_of(event.timings)),
+    ] {
+        // A server writes `null` in the events before the one with its usage.
+        if let Some(object) = object.filter(|object| *object != "null") {
+            members.replace(key, object);
+            found |= key != INDEX;
+        }
+    }
+    found
+}
+
+/// Returns the usage in an object.
+fn nested(object: Option<&RawValue>) -> Option<&str> {
+    let object = object.filter(|object| object.get().starts_with('{'))?;
+    text_of(serde_json::from_str::<Nested<'_>>(object.get()).ok()?.usage)
+}
+
+fn text_of(object: Option<&RawValue>) -> Option<&str> {
+    object.map(RawValue::get)
+}
