@@ -403,6 +403,42 @@ fn the_transport_contains_no_policy() {
     assert!(!dependencies.contains("tollgate"), "crates/grpc-unary depends on a crate of Tollgate");
 }
 
+/// Code that can break the memory of a process is in the module for Envoy only, and there in the
+/// files that speak its interface.
+#[test]
+fn unsafe_code_is_in_the_interface_of_the_envoy_module() {
+    const UNSAFE: [&str; 3] = ["abi.rs", "abi/hooks.rs", "host.rs"];
+    let mut wrong = Vec::new();
+    for below in ["src", "crates/core/src", "crates/grpc-unary/src", "crates/testkit/src"] {
+        let found = all(below).into_iter().filter(|(_, text)| has_unsafe(&code(text)));
+        wrong.extend(found.map(|(path, _)| format!("{below}/{path}: `unsafe`")));
+    }
+    for (path, text) in all("crates/envoy-module/src") {
+        let is_listed = UNSAFE.contains(&path.as_str());
+        if has_unsafe(&code(&text)) != is_listed {
+            wrong.push(format!("crates/envoy-module/src/{path}: listed: {is_listed}"));
+        }
+    }
+    assert!(wrong.is_empty(), "\n{}", wrong.join("\n"));
+}
+
+fn has_unsafe(code: &str) -> bool {
+    ["unsafe {", "unsafe fn", "unsafe impl", "unsafe extern", "unsafe("]
+        .iter()
+        .any(|form| code.contains(form))
+}
+
+/// Hooks of Envoy read requests and carry out answers; what decides is the engine's.
+#[test]
+fn the_envoy_module_contains_no_policy() {
+    for (path, text) in all("crates/envoy-module/src") {
+        for policy in ["Decision::", "prepare(", "Store>", "redis::", "Policy"] {
+            let is_used = code(&text).contains(policy);
+            assert!(!is_used, "crates/envoy-module/src/{path}: `{policy}`");
+        }
+    }
+}
+
 #[test]
 fn allow_is_made_in_one_place() {
     let made = |below: &str, needle: &str| -> Vec<String> {
@@ -415,6 +451,7 @@ fn allow_is_made_in_one_place() {
     assert_eq!(made("crates/core/src", "Decision::Allow(Grant"), ["check.rs x1"]);
     assert_eq!(made("crates/core/src", "Grant::new("), ["check.rs x1"]);
     assert_eq!(made("src", "Decision::Allow(Grant"), [""; 0]);
+    assert_eq!(made("crates/envoy-module/src", "Decision::Allow("), [""; 0]);
 }
 
 #[test]

@@ -3,6 +3,7 @@
 
 mod browsers;
 mod chart;
+mod embedded;
 mod gateways;
 mod image;
 mod ingress;

@@ -12,6 +12,7 @@ mod cli;
 mod cli_output;
 mod denials;
 mod drain;
+mod embedded;
 mod files;
 mod head_check;
 mod key_rotation;

@@ -121,6 +121,12 @@ impl Rig {
         let issuer = Issuer::new("https://auth.example.com");
         issuer.publish(dir.path());
         let upstream = Upstream::start();
+        if envoy::is_embedded(version) {
+            Tollgate::write_embedded(dir.path(), config);
+            let mut envoy = Envoy::start(dir.path(), upstream.port, version, edit);
+            let tollgate = Tollgate::inside(dir.path(), &mut envoy.process);
+            return Self { envoy, tollgate, upstream, issuer, dir };
+        }
         let tollgate = Tollgate::start(dir.path(), config);
         let envoy = Envoy::start(dir.path(), upstream.port, version, edit);
         Self { envoy, tollgate, upstream, issuer, dir }

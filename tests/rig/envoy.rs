@@ -1,6 +1,9 @@
 //! Envoy with the shipped configuration.
 
-use std::{path::Path, process::Command};
+use std::{
+    path::{Path, PathBuf},
+    process::Command,
+};
 
 use super::{
     http::{Reply, Request},
@@ -23,6 +26,30 @@ const UPSTREAM: &str = "address: 127.0.0.1, port_value: 8000";
 pub(crate) const TOLLGATE: &str = "pipe: { path: /run/tollgate/authz.sock }";
 /// The address of Tollgate's listener for the access log.
 const ACCESS_LOG: &str = "pipe: { path: /run/tollgate/access-log.sock }";
+/// The path of the policy file, for Tollgate inside of Envoy.
+const POLICY_FILE: &str = "value: /etc/tollgate/tollgate.yaml";
+
+/// The prefix of the versions in which Tollgate is a module of Envoy.
+const EMBEDDED: &str = "embedded-";
+
+/// The module in Envoy's current version.
+pub(crate) const EMBEDDED_CURRENT: &str = "embedded-1.40.0";
+
+/// The module in the oldest version of Envoy that is tested.
+pub(crate) const EMBEDDED_OLDEST: &str = "embedded-1.39.3";
+
+/// Whether Tollgate is a module of this version.
+pub(crate) fn is_embedded(version: &str) -> bool {
+    version.starts_with(EMBEDDED)
+}
+
+/// The directory of the module that this build made.
+pub(crate) fn module_directory() -> PathBuf {
+    let directory = std::env::current_exe().unwrap().parent().unwrap().to_owned();
+    let module = directory.join("libtollgate_envoy.so");
+    assert!(module.exists(), "{} is missing: cargo builds it with the tests", module.display());
+    directory
+}
 
 /// A running Envoy.
 pub(crate) struct Envoy {
@@ -39,7 +66,11 @@ impl Envoy {
         version: &str,
         edit: impl FnOnce(String) -> String,
     ) -> Self {
-        let config = edit(include_str!("../../deploy/envoy/envoy.yaml").to_owned());
+        let shipped = match is_embedded(version) {
+            true => include_str!("../../deploy/envoy/envoy-embedded.yaml"),
+            false => include_str!("../../deploy/envoy/envoy.yaml"),
+        };
+        let config = edit(shipped.to_owned());
         let upstream = format!("address: 127.0.0.1, port_value: {upstream}");
         Self::run(dir, version, replace_once(config, UPSTREAM, &upstream))
     }
@@ -62,6 +93,18 @@ impl Envoy {
 
     /// Starts it with a configuration whose upstreams are replaced already.
     fn run(dir: &Path, version: &str, config: String) -> Self {
+        let mut environment: Vec<(&str, &Path)> = Vec::new();
+        let modules = module_directory_of(version);
+        let config = match &modules {
+            Some(modules) => {
+                environment.push(("ENVOY_DYNAMIC_MODULES_SEARCH_PATH", modules));
+                environment.push(("DIR", dir));
+                let file = format!("value: \"{}/tollgate.yaml\"", dir.display());
+                replace_once(config, POLICY_FILE, &file)
+            }
+            None => config,
+        };
+        let version = version.trim_start_matches(EMBEDDED);
         let program = part(
             &format!("envoy-{version}"),
             if version == CURRENT { "envoy" } else { "envoy-1.39.3" },
@@ -91,6 +134,7 @@ impl Envoy {
         let (path, address) = (dir.join(format!("{name}.yaml")), dir.join(format!("{name}.admin")));
         std::fs::write(&path, config).unwrap();
         let mut command = Command::new(program);
+        command.envs(environment);
         command.arg("-c").arg(&path).arg("--admin-address-path").arg(&address);
         command.args([
             "--disable-hot-restart",
@@ -124,6 +168,10 @@ impl Envoy {
     pub(crate) fn access_log(&self) -> Vec<serde_json::Value> {
         self.process.out().lines().filter_map(|line| serde_json::from_str(line).ok()).collect()
     }
+}
+
+fn module_directory_of(version: &str) -> Option<PathBuf> {
+    is_embedded(version).then(module_directory)
 }
 
 /// The failure policy of the proxy: a failed check lets the request through.

@@ -32,6 +32,14 @@ impl Process {
         Self { name: name.to_owned(), child, out, err }
     }
 
+    /// The part of another process that writes to files of its own: `name.out` and `name.err` of
+    /// `dir`.
+    pub(crate) fn within(dir: &Path, name: &str) -> Self {
+        let mut process = Self::start(dir, name, &mut Command::new("true"));
+        process.ended(SOON);
+        process
+    }
+
     /// Polls until `condition` returns a value; fails at once when the process has ended.
     pub(crate) fn until<T>(
         &mut self,

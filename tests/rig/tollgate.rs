@@ -59,6 +59,28 @@ impl Tollgate {
         Self { process, ops, admin, config: path }
     }
 
+    /// Writes the configuration of a Tollgate inside of Envoy, whose audit lines go to a file.
+    pub(crate) fn write_embedded(dir: &Path, config: &str) {
+        let audit = match config.contains("audit:") {
+            true => "",
+            false => "\naudit: { to: \"file:${DIR}/tollgate.out\" }\n",
+        };
+        write(dir, &format!("{config}{audit}"));
+    }
+
+    /// The Tollgate inside of an Envoy, when it is ready.
+    pub(crate) fn inside(dir: &Path, envoy: &mut Process) -> Self {
+        let line = envoy.until("line with the addresses of the module", |envoy| {
+            envoy.err().lines().find(|line| line.contains("listening")).map(str::to_owned)
+        });
+        let (ops, admin) = (port(&line, "ops").unwrap(), port(&line, "admin").unwrap_or_default());
+        envoy.until("readiness of the module", |_| {
+            (Request::get("/readyz").try_send(ops)?.status == 200).then_some(())
+        });
+        let process = Process::within(dir, "tollgate");
+        Self { process, ops, admin, config: dir.join("tollgate.yaml") }
+    }
+
     /// The port of its only HTTP listener.
     pub(crate) fn http_port(&self) -> u16 {
         let log = self.process.err();
