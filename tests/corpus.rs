@@ -1,6 +1,7 @@
 //! The decision corpus: every row of `tests/cases` through the core, and through gRPC.
 
 mod grpc;
+mod stored;
 
 use std::{collections::BTreeSet, path::PathBuf};
 

@@ -1,13 +1,7 @@
 //! The corpus through gRPC: every row as Envoy would send it, from bytes to bytes, compared with
 //! the same expectations as through the core.
 
-use std::{
-    net::IpAddr,
-    sync::{
-        Arc, Mutex,
-        atomic::{AtomicU64, Ordering},
-    },
-};
+use std::sync::{Arc, Mutex};
 
 use envoy_types::pb::envoy::{
     config::core::v3::{
@@ -20,7 +14,6 @@ use envoy_types::pb::envoy::{
         check_response::HttpResponse,
     },
 };
-use futures_util::future::{BoxFuture, Either, ready};
 use http_body_util::Full;
 use prost::Message as _;
 use tollgate::{
@@ -35,115 +28,13 @@ use tollgate::{
         metrics::{Metrics, ObserveConfig},
     },
     policy_test::{self, Body, Case, Ledger, Observed, Verdict, compare},
-    store::{
-        AdmitFuture, BanQuery, Circuit, Entry, NewBan, Page, Position, ReservationStatus,
-        Revocation, Store, StoreStatus,
-    },
 };
-use tollgate_core::{
-    admission::{AdmitRequest, Outage, Settled, Settlement},
-    ban::{self, Ban},
-    revocation::Target,
-    route::OnOutage,
-    snapshot::Snapshot,
-    time::Timestamp,
+use tollgate_core::{route::OnOutage, snapshot::Snapshot};
+
+use super::{
+    files, rows,
+    stored::{Moment, Stored},
 };
-
-use super::{files, rows};
-
-/// The store of a row: its ledger, or its outage.
-struct Stored {
-    ledger: Arc<Mutex<Ledger>>,
-    moment: Arc<Moment>,
-}
-
-/// The time and the outage of the request that is sent.
-#[derive(Default)]
-struct Moment {
-    micros: AtomicU64,
-    outage: Mutex<Option<Outage>>,
-}
-
-impl Moment {
-    fn set(&self, now: Timestamp, outage: Option<Outage>) {
-        self.micros.store(now.micros(), Ordering::Relaxed);
-        *self.outage.lock().unwrap() = outage;
-    }
-
-    fn now(&self) -> Timestamp {
-        Timestamp::from_micros(self.micros.load(Ordering::Relaxed))
-    }
-}
-
-impl Store for Stored {
-    fn admit<'a>(&'a self, demands: &'a AdmitRequest) -> AdmitFuture<'a> {
-        let answers = match *self.moment.outage.lock().unwrap() {
-            Some(outage) => Err(outage),
-            None => Ok(self.ledger.lock().unwrap().admit(demands, self.moment.now())),
-        };
-        Either::Left(ready(answers))
-    }
-
-    fn settle<'a>(&'a self, _: &'a [Settlement]) -> BoxFuture<'a, Result<Vec<Settled>, Outage>> {
-        panic!("a check settles nothing")
-    }
-
-    fn revoke<'a>(&'a self, _: &'a Revocation) -> BoxFuture<'a, Result<(), Outage>> {
-        panic!("a check revokes nothing")
-    }
-
-    fn reinstate<'a>(&'a self, _: &'a Target) -> BoxFuture<'a, Result<bool, Outage>> {
-        panic!("a check reinstates nothing")
-    }
-
-    fn list<'a>(
-        &'a self,
-        _: Option<&'a Position>,
-        _: usize,
-    ) -> BoxFuture<'a, Result<Page, Outage>> {
-        panic!("a check lists nothing")
-    }
-
-    fn network_ban(&self, address: IpAddr) -> Option<Ban> {
-        self.ledger.lock().unwrap().network_ban(address, self.moment.now())
-    }
-
-    fn ban<'a>(&'a self, _: &'a NewBan) -> BoxFuture<'a, Result<Entry, Outage>> {
-        panic!("a check bans nothing")
-    }
-
-    fn lift<'a>(&'a self, _: &'a ban::Target) -> BoxFuture<'a, Result<bool, Outage>> {
-        panic!("a check lifts nothing")
-    }
-
-    fn list_bans<'a>(
-        &'a self,
-        _: Option<&'a Position>,
-        _: usize,
-    ) -> BoxFuture<'a, Result<Page, Outage>> {
-        panic!("a check lists nothing")
-    }
-
-    fn bans_of<'a>(&'a self, _: &'a BanQuery) -> BoxFuture<'a, Result<Vec<Entry>, Outage>> {
-        panic!("a check finds nothing")
-    }
-
-    fn status(&self) -> StoreStatus {
-        StoreStatus {
-            remote: false,
-            up: true,
-            circuit: Circuit::Closed,
-            connections: 0,
-            last_error: None,
-            buckets: None,
-            revocations: None,
-            replica: None,
-            bans: None,
-            leases: None,
-            reservations: ReservationStatus { open: None, expired: 0 },
-        }
-    }
-}
 
 /// Why gRPC cannot express a row, and where the row is tested instead.
 fn cannot_be_sent(case: &Case, snapshot: &Snapshot) -> Option<&'static str> {
@@ -341,7 +232,7 @@ async fn every_row_has_its_result(reading: Reading) {
         }
         let moment = Arc::<Moment>::default();
         let ledger = Arc::new(Mutex::new(Ledger::new(&row.case.revoked, &row.case.banned)));
-        let store = Stored { ledger: Arc::clone(&ledger), moment: Arc::clone(&moment) };
+        let store = Stored::new(&ledger, &moment);
         let observer = Arc::new(Observer::new(
             Arc::new(Metrics::new(&ObserveConfig::default())),
             Arc::new(Audit::off()),
