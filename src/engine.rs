@@ -117,7 +117,8 @@ use crate::{
     store::{self, Opened, StoreError},
 };
 
-/// How long the store may take to return leased units. Units that are not returned expire.
+/// How long the store may take to return leased units, and those in escrow. Units that are not
+/// returned expire.
 const RETURN_LEASES: Duration = Duration::from_secs(2);
 
 /// How long the last settlements may take to reach the store. The holds of the others expire.
@@ -222,8 +223,11 @@ impl Engine {
         let live = Arc::new(live);
         live.replace_reservation_keys(reservation_secrets.keys());
         redis_keys.installed(&policy, replica, &live);
-        let settler =
-            Settler::start(Arc::clone(&store.store), Arc::clone(&live), Arc::clone(&observer));
+        let settler = Settler::start(
+            (Arc::clone(&store.store), store.local.clone()),
+            Arc::clone(&live),
+            Arc::clone(&observer),
+        );
         let checker = Arc::new(Checker::new(
             Arc::clone(&live),
             Arc::clone(&store.store),
@@ -359,8 +363,10 @@ impl Engine {
         if !self.settler.close(LAST_SETTLEMENTS).await {
             tracing::warn!("some settlements did not reach the store; their holds expire");
         }
-        if timeout(RETURN_LEASES, self.store.store.close()).await.is_err() {
-            tracing::warn!("some leased units were not returned to the store; they expire");
+        if timeout(RETURN_LEASES, self.store.close()).await.is_err() {
+            tracing::warn!(
+                "some units that this replica holds were not returned to the store; they expire"
+            );
         }
         self.stop.cancel();
         if let Some(tracer) = self.observer.tracer()

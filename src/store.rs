@@ -9,6 +9,7 @@
 mod ban;
 mod ban_map;
 mod config;
+mod escrow;
 mod follower;
 mod key_replica;
 mod key_use;
@@ -41,6 +42,7 @@ pub use self::{
         LocalConfig, MemoryConfig, RedisConfig, RedisUrl, RedisUrlError, ReplicateConfig,
         StoreConfig,
     },
+    escrow::EscrowStatus,
     key_replica::{KeyLookupError, KeyReplica, KeyReplicaStatus},
     key_use::{KeyUpdate, MOST_NETWORKS, MOST_UPDATES, SeenNetworks},
     local::{LocalFallback, LocalStatus},
@@ -206,6 +208,14 @@ impl Opened {
         self.redis.as_ref().is_none_or(|redis| redis.has_tried_bans())
     }
 
+    /// Releases the escrow and returns all leased units, when the process ends and checks are over.
+    pub async fn close(&self) {
+        if let Some(local) = &self.local {
+            local.close(&*self.store).await;
+        }
+        self.store.close().await;
+    }
+
     /// Starts to copy the API keys of the store, until the copy is dropped or `stop`; `None` in
     /// memory, where there are none. Without an answer of Redis for `max_stale` the copy is emptied.
     pub fn copy_keys(
@@ -266,8 +276,11 @@ pub fn open(config: &StoreConfig, stop: CancellationToken) -> Result<Opened, Sto
             let source = Arc::downgrade(&store);
             replica::spawn_follower(source, Arc::clone(&replica), refresh, stop.clone());
             redis::spawn_give_back(Arc::downgrade(&store), stop.clone());
-            redis::spawn_sweep(Arc::downgrade(&store), stop);
+            redis::spawn_sweep(Arc::downgrade(&store), stop.clone());
             let local = local.map(|local| Arc::new(LocalFallback::new(local, replica)));
+            if let Some(local) = &local {
+                escrow::spawn_escrows(Arc::downgrade(&store), local, stop);
+            }
             let redis = Some(Arc::clone(&store));
             Ok(Opened { store, local, redis })
         }

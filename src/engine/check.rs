@@ -21,7 +21,7 @@ use futures_util::FutureExt as _;
 use http::HeaderMap;
 use tokio::time::timeout;
 use tollgate_core::{
-    admission::{AdmitResponse, Outage},
+    admission::{AdmitResponse, Outage, Settlement, Usage},
     authenticate::Verified,
     ban::Ban,
     check::{CheckHooks, Pending, Prepared, PreparedHead, prepare, prepare_head},
@@ -37,6 +37,7 @@ use tollgate_core::{
         reservation::{Reservation, ReservationId},
     },
     request::{Headers, RawBody, RawRequest},
+    route::OnOutage,
     rule::size::BodyChanges,
     snapshot::Snapshot,
     stage::Stage,
@@ -347,8 +348,10 @@ impl Checker {
     /// runtime.
     pub fn release(&self, reservation: &str) {
         let Some(keys) = self.live.load().snapshot.reservation_keys.clone() else { return };
-        if let Ok(reservation) = Reservation::open(reservation, &keys) {
-            Unanswered::release(&self.store, reservation);
+        let Ok(reservation) = Reservation::open(reservation, &keys) else { return };
+        let settlement = Settlement { reservation, usage: Usage::Released };
+        if !self.local.as_ref().is_some_and(|local| local.settle(&settlement)) {
+            Unanswered::release(&self.store, settlement.reservation);
         }
     }
 
@@ -472,17 +475,12 @@ impl Checker {
         (call, now): (Option<ProxyCall<'_>>, Instant),
     ) -> Outcome {
         if pending.admit_request().is_empty() {
-            return self.conclude(
-                pending,
-                Ok(AdmitResponse::Counted(Vec::new())),
-                state,
-                record.now(),
-            );
+            return conclude(pending, Ok(AdmitResponse::Counted(Vec::new())), state, record.now());
         }
         if !self.remote {
             let answers = self.store.admit(pending.admit_request()).await;
             record.store_call_finished(answers.as_ref().err().copied());
-            return self.conclude(pending, answers, state, record.now());
+            return conclude(pending, answers, state, record.now());
         }
         let Some(share) = self.shares.call(owner(pending.principal(), record)) else {
             return pending.refuse(overloaded("the client has too many checks that wait"));
@@ -494,14 +492,9 @@ impl Checker {
             self.ask(&pending, Deadline::of(call.map(|call| call.headers)), since, now).await;
         let answers =
             if has_stale_key(&pending, state) { unless_admitted(answers) } else { answers };
-        if answers.is_ok()
-            && let Some(unanswered) = unanswered
-        {
-            unanswered.answered();
-        }
         record.store_call_finished(answers.as_ref().err().copied());
         drop(share);
-        self.conclude(pending, answers, state, record.now())
+        self.conclude_remote(pending, answers, unanswered, (state, record.now()))
     }
 
     /// Logs that the proxy may not wait as long as the store may take, at powers of two.
@@ -542,25 +535,58 @@ impl Checker {
         Box::pin(timeout(left, admitted)).await.unwrap_or(Err(Outage::Starved))
     }
 
-    fn conclude(
+    /// Decides with what the remote store answered, or without it.
+    fn conclude_remote(
         &self,
         pending: Pending,
         answers: Result<AdmitResponse, Outage>,
-        state: &State,
-        now: Timestamp,
+        unanswered: Option<Unanswered>,
+        (state, now): (&State, Timestamp),
     ) -> Outcome {
         match (answers, &self.local) {
             (Err(outage), Some(local)) if pending.counts_locally(outage) => {
                 let answers = local.admit(pending.admit_request());
+                // INVARIANT: a request that is admitted in an outage is settled under the identity
+                // that the store may hold, so that this is not released.
+                if is_admitted(&answers)
+                    && let Some(unanswered) = unanswered
+                {
+                    unanswered.answered();
+                }
                 remember(&pending, &answers, state, now);
                 pending.conclude_locally(outage, answers)
             }
-            (answers, _) => {
-                remember(&pending, &answers, state, now);
-                pending.conclude(answers)
+            (answers, local) => {
+                if let Ok(response) = &answers
+                    && let Some(unanswered) = unanswered
+                {
+                    if let Some(local) = local
+                        && pending.route().on_outage == OnOutage::Local
+                    {
+                        local.note(pending.admit_request(), response);
+                    }
+                    unanswered.answered();
+                }
+                conclude(pending, answers, state, now)
             }
         }
     }
+}
+
+/// Decides with the response of the store, or without one.
+fn conclude(
+    pending: Pending,
+    answers: Result<AdmitResponse, Outage>,
+    state: &State,
+    now: Timestamp,
+) -> Outcome {
+    remember(&pending, &answers, state, now);
+    pending.conclude(answers)
+}
+
+fn is_admitted(answers: &Result<AdmitResponse, Outage>) -> bool {
+    let Ok(AdmitResponse::Counted(verdicts)) = answers else { return false };
+    verdicts.iter().all(|verdict| verdict.admitted)
 }
 
 /// Whether the record of a check's key is in a copy that Redis has not confirmed in time: the key may
@@ -582,12 +608,7 @@ fn has_stale_key(pending: &Pending, state: &State) -> bool {
 ///
 /// INVARIANT: a revocation, a ban and a limit that the store knows hold in an outage, too.
 fn unless_admitted(answers: Result<AdmitResponse, Outage>) -> Result<AdmitResponse, Outage> {
-    match answers {
-        Ok(AdmitResponse::Counted(verdicts)) if verdicts.iter().all(|one| one.admitted) => {
-            Err(Outage::Stale)
-        }
-        answers => answers,
-    }
+    if is_admitted(&answers) { Err(Outage::Stale) } else { answers }
 }
 
 fn refused(denial: Denial) -> Prepared {

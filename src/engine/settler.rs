@@ -20,7 +20,7 @@ use tollgate_core::{admission::Settlement, limit::reservation::ReservationKeys};
 use super::live::Live;
 use crate::{
     observe::{Observer, settlements::SettlementCounters},
-    store::Store,
+    store::{LocalFallback, Store},
 };
 
 pub use crate::observe::settlements::ReportProblem;
@@ -40,6 +40,8 @@ const ATTEMPTS: u32 = 12;
 /// Takes settlements, and sends them to the store.
 pub struct Settler {
     queue: mpsc::Sender<Settlement>,
+    /// The requests that were admitted in an outage, and that the store does not have yet.
+    local: Option<Arc<LocalFallback>>,
     live: Arc<Live>,
     observer: Arc<Observer>,
     closing: CancellationToken,
@@ -49,7 +51,7 @@ pub struct Settler {
 impl Settler {
     /// Starts the task that sends settlements to `store`.
     pub(super) fn start(
-        store: Arc<dyn Store>,
+        (store, local): (Arc<dyn Store>, Option<Arc<LocalFallback>>),
         live: Arc<Live>,
         observer: Arc<Observer>,
     ) -> Arc<Self> {
@@ -58,7 +60,7 @@ impl Settler {
         let task =
             Task { waiting, store, observer: Arc::clone(&observer), closing: closing.clone() };
         let task = Mutex::new(Some(tokio::spawn(task.run())));
-        Arc::new(Self { queue, live, observer, closing, task })
+        Arc::new(Self { queue, local, live, observer, closing, task })
     }
 
     /// The secrets that open reservations; `None` while there is none that may be used.
@@ -68,6 +70,9 @@ impl Settler {
 
     /// Sends a settlement to the store, soon. It is dropped if too many wait.
     pub fn submit(&self, settlement: Settlement) {
+        if self.local.as_ref().is_some_and(|local| local.settle(&settlement)) {
+            return;
+        }
         if self.queue.try_send(settlement).is_err() {
             self.counters().dropped_by_queue();
         }

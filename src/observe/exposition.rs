@@ -28,8 +28,8 @@ use super::{
 use crate::{
     secrets::SecretStatus,
     store::{
-        BanStatus, Circuit, KeyReplicaStatus, LeaseStatus, LocalStatus, ReplicaStatus,
-        ReservationStatus, StoreStatus,
+        BanStatus, Circuit, EscrowStatus, KeyReplicaStatus, LeaseStatus, LocalStatus,
+        ReplicaStatus, ReservationStatus, StoreStatus,
     },
 };
 
@@ -416,7 +416,14 @@ impl Scrape {
         let help = "Revocations that an outage would be answered with.";
         Family::gauge(encoder, "local_revocations", help, None)?.alone(local.revocations)?;
         let help = "Buckets of limits that were filled here in an outage.";
-        Family::gauge(encoder, "local_buckets", help, None)?.alone(local.buckets)
+        Family::gauge(encoder, "local_buckets", help, None)?.alone(local.buckets)?;
+        let EscrowStatus { counters, unreported, admitted } = local.escrow;
+        let help = "Counters of tokens and slots of which this replica holds units for an outage.";
+        Family::gauge(encoder, "escrow_counters", help, None)?.alone(counters)?;
+        let help = "Requests that were admitted in an outage and are not reported to Redis yet.";
+        Family::gauge(encoder, "escrow_unreported_requests", help, None)?.alone(unreported)?;
+        let help = "Requests that were admitted from what this replica holds for an outage.";
+        Family::counter(encoder, "escrow_admitted", help)?.total(admitted)
     }
 
     fn settlements(&self, encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {

@@ -27,7 +27,7 @@ use super::{
     *,
 };
 use crate::store::{
-    BanStatus, Circuit, KeyReplicaStatus, LeaseStatus, LocalStatus, ReplicaStatus,
+    BanStatus, Circuit, EscrowStatus, KeyReplicaStatus, LeaseStatus, LocalStatus, ReplicaStatus,
     ReservationStatus, StoreStatus,
 };
 
@@ -420,6 +420,7 @@ fn everything_counted_as_text() {
             age: Some(Duration::from_millis(1500)),
             revocations: 7,
             buckets: 8,
+            escrow: EscrowStatus { counters: 3, unreported: 2, admitted: 5 },
         }),
         in_flight: Some(InFlightStatus { bytes: 9, limit: 10 }),
         api_keys: Some(ApiKeyStatus {
@@ -533,6 +534,7 @@ tollgate_store_errors_total{outage="refused"} 0
 tollgate_store_errors_total{outage="circuit_open"} 0
 tollgate_store_errors_total{outage="full"} 0
 tollgate_store_errors_total{outage="stale"} 0
+tollgate_store_errors_total{outage="escrow"} 0
 tollgate_store_errors_total{outage="starved"} 0
 # HELP tollgate_store_up Whether the last question to the store was answered.
 # TYPE tollgate_store_up gauge
@@ -595,6 +597,15 @@ tollgate_local_revocations 7
 # HELP tollgate_local_buckets Buckets of limits that were filled here in an outage.
 # TYPE tollgate_local_buckets gauge
 tollgate_local_buckets 8
+# HELP tollgate_escrow_counters Counters of tokens and slots of which this replica holds units for an outage.
+# TYPE tollgate_escrow_counters gauge
+tollgate_escrow_counters 3
+# HELP tollgate_escrow_unreported_requests Requests that were admitted in an outage and are not reported to Redis yet.
+# TYPE tollgate_escrow_unreported_requests gauge
+tollgate_escrow_unreported_requests 2
+# HELP tollgate_escrow_admitted Requests that were admitted from what this replica holds for an outage.
+# TYPE tollgate_escrow_admitted counter
+tollgate_escrow_admitted_total 5
 # HELP tollgate_api_keys_age_seconds Age of the copy of the API keys in Redis; absent before it was first read.
 # TYPE tollgate_api_keys_age_seconds gauge
 # UNIT tollgate_api_keys_age_seconds seconds

@@ -6,6 +6,7 @@ use schemars::JsonSchema;
 use serde::Deserialize;
 use tollgate_core::{
     config::{Errors, Path},
+    limit::escrow::EscrowConfig,
     policy::Policy,
     secret::SecretSource,
     time::Span,
@@ -128,6 +129,10 @@ pub struct LocalConfig {
     /// The most buckets at a time, as in `store.memory`. Default 1000000.
     #[serde(default = "max_buckets")]
     pub max_buckets: u64,
+    /// What each replica holds of limits with `tokens` and `concurrent`, to admit requests from in
+    /// an outage.
+    #[serde(default)]
+    pub escrow: EscrowConfig,
 }
 
 fn refresh() -> Span {
@@ -260,6 +265,7 @@ impl LocalConfig {
             );
         }
         check_buckets(self.max_buckets, path, errors);
+        self.escrow.validate(&path.key("escrow"), errors);
     }
 }
 
@@ -379,6 +385,12 @@ mod tests {
                 LOCAL,
                 "store.redis.local.refresh",
                 "100ms",
+            ),
+            (
+                "redis: { url: 'redis://r', local: { replicas: 2, escrow: { share: 0 } } }",
+                LOCAL,
+                "store.redis.local.escrow.share",
+                "1 to 50",
             ),
             (
                 "redis: { url: 'redis://r', local: { replicas: 2, max_staleness: 9s } }",

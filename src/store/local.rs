@@ -2,22 +2,25 @@
 //!
 //! Each replica admits its share of every limit, and applies the revocations that it last read from
 //! Redis, up to a configured age. Each replica begins with a full share, so that a client can get
-//! its limit once more in an outage. Requests that hold tokens or slots are refused.
+//! its limit once more in an outage. Requests that hold tokens or slots are admitted from the
+//! replica's escrow, which Redis holds for it.
 
 use std::{sync::Arc, time::Duration};
 
 use tollgate_core::{
-    admission::{AdmitRequest, AdmitResponse, Outage},
+    admission::{AdmitRequest, AdmitResponse, Outage, Settlement},
     limit::{
         Charge, Counter, Hold, Verdict,
         counters::{Count, HELD_RETRY},
+        escrow::EscrowTerms,
         reservation::Reservation,
     },
     time::Timestamp,
 };
 
 use super::{
-    LocalConfig,
+    LocalConfig, Store,
+    escrow::{EscrowStatus, EscrowTable},
     memory::{Buckets, Clock},
     replica::Replica,
 };
@@ -27,6 +30,7 @@ pub struct LocalFallback {
     replicas: u64,
     max_staleness: Duration,
     buckets: Buckets,
+    escrows: EscrowTable,
     clock: Clock,
     replica: Arc<Replica>,
 }
@@ -40,6 +44,8 @@ pub struct LocalStatus {
     pub revocations: u64,
     /// The number of buckets.
     pub buckets: u64,
+    /// The units of Redis' counters that this replica holds.
+    pub escrow: EscrowStatus,
 }
 
 impl std::fmt::Debug for LocalFallback {
@@ -51,10 +57,16 @@ impl std::fmt::Debug for LocalFallback {
 impl LocalFallback {
     /// Creates a fallback without counts. The caller keeps the replica up to date.
     pub(super) fn new(config: &LocalConfig, replica: Arc<Replica>) -> Self {
+        let terms = EscrowTerms {
+            share: config.escrow.share,
+            replicas: config.replicas,
+            life: config.escrow.life,
+        };
         Self {
             replicas: config.replicas,
             max_staleness: config.max_staleness.std(),
             buckets: Buckets::new(config.max_buckets),
+            escrows: EscrowTable::new(terms),
             clock: Clock::start(),
             replica,
         }
@@ -65,7 +77,7 @@ impl LocalFallback {
     /// # Errors
     /// [`Outage::Stale`] for a credential if the known revocations are too old, or were never read;
     /// [`Outage::Full`] as in the memory store; [`Outage::Refused`] for an external denylist, which
-    /// is not replicated, and for a reservation of tokens or slots.
+    /// is not replicated; [`Outage::Escrow`] if the escrow has no room for a reservation.
     pub fn admit(&self, request: &AdmitRequest) -> Result<AdmitResponse, Outage> {
         let now = self.clock.now();
         // First: a known ban applies at any age.
@@ -85,11 +97,64 @@ impl LocalFallback {
                 return Err(Outage::Stale);
             }
         }
-        // What tokens are spent and held, and what is in flight, is known to Redis only.
-        if request.reservation.as_ref().is_some_and(|held| held.is_settled()) {
-            return Err(Outage::Refused);
+        match &request.reservation {
+            Some(reservation) if reservation.is_settled() => {
+                self.admit_from_escrow(request, reservation, now)
+            }
+            _ => self.count(request, now),
         }
-        self.count(request, now)
+    }
+
+    /// Decides a check that holds tokens or slots: Redis holds some for this replica.
+    fn admit_from_escrow(
+        &self,
+        request: &AdmitRequest,
+        reservation: &Reservation,
+        now: Timestamp,
+    ) -> Result<AdmitResponse, Outage> {
+        let mut escrows = self.escrows.lock();
+        let covered = escrows.cover(reservation, now).ok_or(Outage::Escrow)?;
+        let local = Some(Box::new(covered.local.clone()));
+        let response = self.count(&AdmitRequest { reservation: local, ..request.clone() }, now)?;
+        let AdmitResponse::Counted(verdicts) = &response else { return Ok(response) };
+        let held = verdicts.iter().skip(request.charges.len()).zip(&reservation.holds);
+        if held.clone().any(|(verdict, hold)| hold.is_settled() && !verdict.admitted) {
+            return Err(Outage::Escrow);
+        }
+        if verdicts.iter().all(|verdict| verdict.admitted) {
+            escrows.admitted(reservation, covered, now);
+            self.escrows.count_admitted(&escrows);
+        }
+        Ok(response)
+    }
+
+    /// Notes what Redis answered to a check of a route with `on_outage: local`.
+    pub fn note(&self, request: &AdmitRequest, response: &AdmitResponse) {
+        let AdmitResponse::Counted(verdicts) = response else { return };
+        let Some(reservation) = &request.reservation else { return };
+        let of_holds = verdicts.get(request.charges.len()..).unwrap_or_default();
+        self.escrows.note(reservation, of_holds, &self.clock);
+    }
+
+    /// Takes a report of a request that was admitted from the escrow and that Redis does not have
+    /// yet. Returns whether it is one.
+    pub fn settle(&self, settlement: &Settlement) -> bool {
+        let Some(own) = self.escrows.settle(settlement) else { return false };
+        self.buckets.settle(&[own], self.clock.now());
+        true
+    }
+
+    /// Releases the escrow, when the process ends and checks are over.
+    pub async fn close(&self, store: &dyn Store) {
+        self.escrows.close(store, &self.clock).await;
+    }
+
+    pub(super) const fn escrows(&self) -> &EscrowTable {
+        &self.escrows
+    }
+
+    pub(super) const fn clock(&self) -> &Clock {
+        &self.clock
     }
 
     fn count(&self, request: &AdmitRequest, now: Timestamp) -> Result<AdmitResponse, Outage> {
@@ -123,6 +188,7 @@ impl LocalFallback {
             age: self.replica.age(),
             revocations: self.replica.len(),
             buckets: self.buckets.len(),
+            escrow: self.escrows.status(),
         }
     }
 }

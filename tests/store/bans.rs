@@ -20,6 +20,7 @@ use tollgate_core::{
     ban::{Ban, Kind, Target, parse_network},
     credential::api_key::ISSUER as API_KEYS,
     identity::KeyId,
+    limit::escrow::EscrowConfig,
     revocation::{Keys, Names, issuer_digest},
     time::{Span, Timestamp},
 };
@@ -459,6 +460,7 @@ async fn a_known_ban_holds_while_redis_is_down_and_after_a_restart() {
         refresh: seconds(1),
         max_staleness: seconds(60),
         max_buckets: 9,
+        escrow: EscrowConfig::default(),
     };
     let configs = [
         plain(&server),

@@ -13,6 +13,7 @@ use tollgate_core::{
     identity::Principal,
     limit::{
         Counter, Hold, Verdict,
+        escrow::EscrowConfig,
         reservation::{Reservation, ReservationId},
     },
     revocation::Target,
@@ -30,6 +31,7 @@ fn opened(url: &str, max_staleness: Span) -> (Arc<dyn Store>, Arc<LocalFallback>
         refresh: Span::from_millis(100),
         max_staleness,
         max_buckets: 1000,
+        escrow: EscrowConfig::default(),
     };
     let config = RedisConfig { local: Some(local), ..section(url) };
     let Opened { store, local, .. } =
@@ -196,7 +198,7 @@ async fn each_replica_admits_its_share() {
 }
 
 #[tokio::test]
-async fn windows_of_requests_have_shares_and_holds_of_tokens_are_refused() {
+async fn windows_of_requests_have_shares_and_holds_of_tokens_need_an_escrow() {
     let server = redis_server::start(&[]);
     let (_store, local) = opened(&server.unix(), Span::from_secs(60));
     let ends = Timestamp::from_secs(4_000_000_000);
@@ -230,11 +232,12 @@ async fn windows_of_requests_have_shares_and_holds_of_tokens_are_refused() {
         let none = verdict(&request("none", Counter::Requests { limit, ends }));
         assert_eq!((none.admitted, none.retry_after), (false, retry_after));
     }
+    // Nothing is in escrow.
     for counter in [
         Counter::Budget { limit: 10, ends },
         Counter::Bucket { interval: 1, burst: 10 },
         Counter::Slots { limit: 10 },
     ] {
-        assert_eq!(local.admit(&request("held", counter)), Err(Outage::Refused));
+        assert_eq!(local.admit(&request("held", counter)), Err(Outage::Escrow));
     }
 }

@@ -18,7 +18,7 @@ use tollgate_core::time::Span;
 use tollgate_testkit::wait;
 
 /// A running redis-server, on a Unix socket and on TCP (TLS, if it has a certificate).
-pub(super) struct Server {
+pub(crate) struct Server {
     child: Child,
     directory: TempDir,
     port: u16,
@@ -26,13 +26,13 @@ pub(super) struct Server {
 }
 
 /// Starts a server with these options, in which `{dir}` is replaced by its directory.
-pub(super) fn start(options: &[&str]) -> Server {
+pub(crate) fn start(options: &[&str]) -> Server {
     let directory = tempfile::tempdir().unwrap();
     start_in(directory, options)
 }
 
 /// As [`start`], in a directory that already holds files.
-pub(super) fn start_in(directory: TempDir, options: &[&str]) -> Server {
+pub(crate) fn start_in(directory: TempDir, options: &[&str]) -> Server {
     let options: Vec<String> = options
         .iter()
         .map(|option| option.replace("{dir}", &directory.path().display().to_string()))
@@ -98,7 +98,7 @@ fn spawn(directory: &Path, port: u16, options: &[String]) -> Option<Child> {
 
 impl Server {
     /// The URL of its Unix socket.
-    pub(super) fn unix(&self) -> String {
+    pub(crate) fn unix(&self) -> String {
         format!("unix://{}", self.socket().display())
     }
 
@@ -107,22 +107,22 @@ impl Server {
     }
 
     /// Its port on 127.0.0.1.
-    pub(super) fn port(&self) -> u16 {
+    pub(crate) fn port(&self) -> u16 {
         self.port
     }
 
     /// A connection of the test's own.
-    pub(super) fn client(&self) -> Connection {
+    pub(crate) fn client(&self) -> Connection {
         redis::Client::open(self.unix()).unwrap().get_connection().unwrap()
     }
 
     /// SIGSTOP: it keeps its sockets and answers nothing.
-    pub(super) fn freeze(&self) {
+    pub(crate) fn freeze(&self) {
         self.signal(Signal::SIGSTOP);
     }
 
     /// Continues the process with SIGCONT.
-    pub(super) fn thaw(&self) {
+    pub(crate) fn thaw(&self) {
         self.signal(Signal::SIGCONT);
     }
 
@@ -131,13 +131,13 @@ impl Server {
     }
 
     /// Ends the process with SIGKILL.
-    pub(super) fn kill(&mut self) {
+    pub(crate) fn kill(&mut self) {
         self.child.kill().unwrap();
         self.child.wait().unwrap();
     }
 
     /// Starts it again where it was, empty.
-    pub(super) fn restart(&mut self) {
+    pub(crate) fn restart(&mut self) {
         self.child = wait::until("a redis-server on the same port", || {
             spawn(self.directory.path(), self.port, &self.options)
         });
@@ -153,17 +153,17 @@ impl Drop for Server {
 
 /// The section of a Redis at `url`, with a deadline that a busy machine keeps: longer than the
 /// configuration allows.
-pub(super) fn section(url: &str) -> RedisConfig {
+pub(crate) fn section(url: &str) -> RedisConfig {
     RedisConfig { deadline: Span::from_secs(10), ..RedisConfig::at(url.parse().unwrap()) }
 }
 
 /// A store at `url`.
-pub(super) fn open(url: &str) -> Redis {
+pub(crate) fn open(url: &str) -> Redis {
     Redis::open(&section(url), CancellationToken::new()).unwrap()
 }
 
 /// A certificate for localhost with its key, and the path of the authority that signed it.
-pub(super) fn certificates(directory: &Path) -> String {
+pub(crate) fn certificates(directory: &Path) -> String {
     let authority_key = rcgen::KeyPair::generate().unwrap();
     let mut authority = rcgen::CertificateParams::new(Vec::new()).unwrap();
     authority.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);

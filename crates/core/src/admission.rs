@@ -65,6 +65,8 @@ pub enum Outage {
     Full,
     /// The last known revocations are older than allowed.
     Stale,
+    /// What this replica holds for an outage has no room for the request.
+    Escrow,
     /// The call waited for this process, and whether the store would have answered is not known.
     /// This is no outage of the store: [`conclude`](crate::check::Pending::conclude) denies it,
     /// whatever `on_outage` is.
@@ -73,13 +75,14 @@ pub enum Outage {
 
 impl Outage {
     /// Every outage, in the order of declaration.
-    pub const ALL: [Self; 7] = [
+    pub const ALL: [Self; 8] = [
         Self::Deadline,
         Self::Unreachable,
         Self::Refused,
         Self::CircuitOpen,
         Self::Full,
         Self::Stale,
+        Self::Escrow,
         Self::Starved,
     ];
 
@@ -92,6 +95,7 @@ impl Outage {
             Self::CircuitOpen => "circuit_open",
             Self::Full => "full",
             Self::Stale => "stale",
+            Self::Escrow => "escrow",
             Self::Starved => "starved",
         }
     }

@@ -11,6 +11,7 @@ pub mod config;
 mod counted_by;
 pub mod counters;
 mod entry;
+pub mod escrow;
 mod hold;
 mod hold_limit;
 mod kind;

@@ -139,7 +139,8 @@ pub enum OnOutage {
     Error,
     /// Admit the request, without counting it and without checking revocation.
     Allow,
-    /// Count in memory with this replica's share of each limit, and use the last known revocations.
+    /// Count in memory with this replica's share of each limit, admit tokens and requests at once
+    /// from its escrow (`store.redis.local.escrow`), and use the last known revocations.
     Local,
 }
 

@@ -28,7 +28,7 @@ pub struct Hold {
 }
 
 /// The kind of a counter, with its size.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub enum Counter {
     /// Tokens per time: a bucket as that of a rate, with holds beside it. A settlement may bring it
     /// into debt.

@@ -304,13 +304,6 @@ fn route(
     );
     let scopes = config.scopes.clone().unwrap_or(ScopeRule::All(Vec::new()));
     let scopes = scopes.compile(&path.key("scopes"), errors);
-    if config.on_outage == OnOutage::Local
-        && let Some(limit) = holds.iter().find(|limit| limit.is_settled())
-    {
-        let message =
-            format!("`local` cannot settle `{}`, which all replicas share; use `deny`", limit.name);
-        errors.push(&path.key("on_outage"), message);
-    }
     let upstream_key = config.upstream_key.as_ref().map(|source| {
         context.upstream_keys.iter().position(|known| known == source).unwrap_or_else(|| {
             context.upstream_keys.push(source.clone());

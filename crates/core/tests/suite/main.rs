@@ -7,7 +7,7 @@
 //! - `wycheproof`: raw signatures.
 //! - `real_tokens`: tokens as issuers send them.
 //! - `body`, `categories`, `conditions`: the rules of a route.
-//! - `lease`: leased limits in a simulation.
+//! - `lease`, `escrow`: leased limits, and escrows for outages, in simulations.
 //! - `presets`: every listed route of every inference server.
 //! - `members`: every member of their tables.
 //! - `properties`: properties of every input.
@@ -25,6 +25,7 @@ mod body;
 mod categories;
 mod checklist;
 mod conditions;
+mod escrow;
 mod harness;
 mod keys;
 mod lease;
