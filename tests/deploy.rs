@@ -81,6 +81,15 @@ fn template(version: &str, arguments: &[&str]) -> String {
     succeeds(helm(version, home.path()).args(["template", "gate", "tollgate"]).args(arguments))
 }
 
+/// The message of the chart that refuses these values.
+fn refused(version: &str, arguments: &[&str]) -> String {
+    let home = tempfile::tempdir().unwrap();
+    let mut command = helm(version, home.path());
+    let output = command.args(["template", "gate", "tollgate"]).args(arguments).output().unwrap();
+    assert!(!output.status.success(), "{command:?}");
+    String::from_utf8(output.stderr).unwrap()
+}
+
 /// The names of the example values in the chart.
 fn examples() -> Vec<String> {
     let mut names: Vec<String> = std::fs::read_dir(at("deploy/helm/tollgate/examples"))

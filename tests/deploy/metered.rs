@@ -2,8 +2,8 @@
 //! of responses, and the access log that reports it to Tollgate.
 
 use super::{
-    HELMS, chart::PLACES, check_config, documents, example, is_generated, only, read, template,
-    validate_envoy,
+    HELMS, chart::PLACES, check_config, documents, example, is_generated, only, read, refused,
+    template, validate_envoy,
 };
 use crate::rig::replace_once;
 
@@ -209,6 +209,79 @@ fn the_file_for_metered_requests_is_the_shipped_one_with_filters_and_a_log() {
     validate_envoy("metered", &text);
 }
 
+/// The beginning of the file for a Tollgate that several proxies share.
+const SERVICE_TITLE: &str = "\
+# Envoy in front of an inference server, for limits on tokens and on requests in flight, with a Tollgate that
+# several proxies share: checks, reservations and the access log go over TLS, with certificates on both sides.
+#
+# Generated from envoy-metered.yaml; do not edit. Tollgate needs `listen.grpc` with `tls`, `listen.access_log` with
+# `tls` and `client_ca`, and the section `metering` (docs/metering.md).
+#
+# To use it, change those:
+#   tollgate.tollgate.svc      Tollgate's name: its address, and the name in its certificate
+#   9000, 9003                 the ports of `listen.grpc` and `listen.access_log`
+#   /etc/envoy/tls/tls.crt, tls.key
+#                              the certificate of this proxy
+#   /etc/envoy/tls/ca.crt      the authority of Tollgate's certificate
+";
+
+/// TLS to Tollgate, with a certificate of the proxy.
+const TLS: &str = r#"      # The authority of `listen.access_log.tls.client_ca` signed the certificate of this proxy.
+      transport_socket:
+        name: envoy.transport_sockets.tls
+        typed_config:
+          "@type": type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.UpstreamTlsContext
+          sni: tollgate.tollgate.svc
+          common_tls_context:
+            alpn_protocols: [h2]
+            tls_certificates:
+              - certificate_chain: { filename: /etc/envoy/tls/tls.crt }
+                private_key: { filename: /etc/envoy/tls/tls.key }
+            validation_context:
+              trusted_ca: { filename: /etc/envoy/tls/ca.crt }
+              match_typed_subject_alt_names: [{ san_type: DNS, matcher: { exact: tollgate.tollgate.svc } }]
+"#;
+
+#[test]
+fn the_file_for_a_shared_tollgate_is_the_metered_one_with_tls() {
+    let metered = read("deploy/envoy/envoy-metered.yaml");
+    let body = &metered[metered.find("#   0.0.0.0:8080").unwrap()..];
+    let mut body = body
+        .replace("-c envoy-metered.yaml", "-c envoy-metered-service.yaml")
+        .replace("#   /run/tollgate/authz.sock   Tollgate's `listen.grpc`\n", "");
+    for (name, socket, port) in
+        [("tollgate-access-log", "access-log", 9003), ("tollgate", "authz", 9000)]
+    {
+        let cluster = format!("    - name: {name}\n      type: STATIC\n");
+        // Envoy resolves the name again, as pods of a Service come and go.
+        let dynamic = format!("    - name: {name}\n      type: STRICT_DNS\n{TLS}");
+        body = replace_once(body, &cluster, &dynamic);
+        body = replace_once(
+            body,
+            &format!("pipe: {{ path: /run/tollgate/{socket}.sock }}"),
+            &format!("socket_address: {{ address: tollgate.tollgate.svc, port_value: {port} }}"),
+        );
+    }
+    let text = format!("{SERVICE_TITLE}{body}");
+    is_generated("deploy/envoy/envoy-metered-service.yaml", &text, HOW);
+    let dir = tempfile::tempdir().unwrap();
+    let files = certificates(dir.path());
+    validate_envoy("metered-service", &text.replace("/etc/envoy/tls", &files));
+}
+
+/// Writes the files that Envoy reads when it validates a configuration, and returns their place.
+fn certificates(dir: &std::path::Path) -> String {
+    let key = rcgen::KeyPair::generate().unwrap();
+    let params = rcgen::CertificateParams::new(["envoy.test".to_owned()]).unwrap();
+    let certificate = params.self_signed(&key).unwrap().pem();
+    for (name, text) in
+        [("tls.crt", &certificate), ("ca.crt", &certificate), ("tls.key", &key.serialize_pem())]
+    {
+        std::fs::write(dir.join(name), text).unwrap();
+    }
+    dir.display().to_string()
+}
+
 /// The beginning of the chart's template.
 const HEAD: &str = r#"{{/* Generated from deploy/envoy/envoy-metered.yaml, where every setting says why it is there; do not edit.
      `TOLLGATE_WRITE_DOCS=1 cargo test --test main deploy::metered` writes it. */}}
@@ -246,5 +319,42 @@ fn the_chart_reports_usage_where_the_configuration_meters() {
         validate_envoy(version, envoy.as_str().unwrap());
         let rendered = template(version, &["-f", &values]);
         assert!(!rendered.contains("access-log.sock"), "{version}");
+    }
+}
+
+#[test]
+#[ignore = "needs a large download: make test-all"]
+fn the_chart_s_service_takes_the_access_log_of_proxies_with_certificates() {
+    for version in HELMS {
+        let values = example("service.yaml");
+        let metering = r#"config.metering={"secrets":["file:/run/secrets/tollgate/metering/key"]}"#;
+        let secrets = r#"secrets=[{"name":"metering","secretName":"tollgate-metering"},{"name":"redis","secretName":"tollgate-redis"}]"#;
+        let plain = ["-f", &values, "--set-json", metering, "--set-json", secrets];
+        let refused = refused(version, &plain);
+        assert!(refused.contains("accessLog.tlsSecretName"), "{refused}");
+        let tls = [&plain[..], &["--set", "accessLog.tlsSecretName=tollgate-access-log"]].concat();
+        let text = template(version, &tls);
+        let rendered = documents(&text);
+        let config = only(&rendered, "ConfigMap")["data"]["tollgate.yaml"].as_str().unwrap();
+        for line in [
+            "access_log:",
+            "address: 0.0.0.0:9003",
+            "client_ca: /run/secrets/tollgate-access-log-tls/ca.crt",
+        ] {
+            assert!(config.contains(line), "{line}: {config}");
+        }
+        check_config(version, config);
+        let deployment = only(&rendered, "Deployment").to_string();
+        for part in ["/run/secrets/tollgate-access-log-tls", "\"containerPort\":9003"] {
+            assert!(deployment.contains(part), "{part}: {deployment}");
+        }
+        let ports = |kind: &str| {
+            let of_kind = rendered.iter().filter(|one| one["kind"] == kind);
+            of_kind.map(ToString::to_string).collect::<String>()
+        };
+        assert!(ports("Service").contains("\"port\":9003"), "{text}");
+        assert!(ports("NetworkPolicy").contains("\"port\":9003"), "{text}");
+        let without = template(version, &["-f", &values]);
+        assert!(!without.contains("9003"), "{version}");
     }
 }

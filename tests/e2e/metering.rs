@@ -15,6 +15,7 @@ use crate::rig::{
     http::{Answer, Reply, Request, Server},
     issuer::Issuer,
     redis::Redis,
+    replace_once,
     tollgate::Tollgate,
     until,
 };
@@ -23,7 +24,7 @@ const METERED: &str = include_str!("../../deploy/envoy/envoy-metered.yaml");
 
 /// A policy with two limits, of which each test has its sizes. A small request holds about 1100
 /// tokens, for as long as `life` without a report.
-fn policy(limits: &str, life: &str) -> String {
+pub(super) fn policy(limits: &str, life: &str) -> String {
     format!(
         r#"
 listen: {{ grpc: "unix:${{DIR}}/authz.sock", ops: "127.0.0.1:0", access_log: "unix:${{DIR}}/access-log.sock" }}
@@ -47,12 +48,12 @@ limits:
 }
 
 /// The events of a stream, which a test sends one by one.
-type Events = mpsc::Sender<String>;
+pub(super) type Events = mpsc::Sender<String>;
 
-struct Chain {
+pub(super) struct Chain {
     // Dropped in this order: the proxy first, the directory with the logs last.
     envoy: Envoy,
-    tollgate: Tollgate,
+    pub(super) tollgate: Tollgate,
     streams: Arc<Mutex<Vec<Events>>>,
     seen: Arc<Mutex<Vec<Request>>>,
     token: String,
@@ -61,7 +62,7 @@ struct Chain {
 }
 
 impl Chain {
-    fn start(config: &str) -> Self {
+    pub(super) fn start(config: &str) -> Self {
         Self::with(tempfile::tempdir().unwrap(), None, config)
     }
 
@@ -86,16 +87,21 @@ impl Chain {
             Answer::Whole(Reply::new(200, body).header("content-type", "application/json"))
         });
         let tollgate = Tollgate::start(dir.path(), config);
-        let envoy = Envoy::start(dir.path(), upstream.port, CURRENT, |_| METERED.to_owned());
+        // More reports of running responses than in the shipped file.
+        let (shipped, often) =
+            ["10s", "0.2s"].map(|t| format!("access_log_flush_interval: {t}")).into();
+        let envoy = Envoy::start(dir.path(), upstream.port, CURRENT, |_| {
+            replace_once(METERED.to_owned(), &shipped, &often)
+        });
         Self { envoy, tollgate, streams, seen, token, _redis: redis, dir }
     }
 
-    fn send(&self) -> Reply {
+    pub(super) fn send(&self) -> Reply {
         self.envoy.send(&chat(&self.token))
     }
 
     /// Begins a stream in a thread, which ends with its reply, and waits until the upstream has it.
-    fn stream(&self) -> (JoinHandle<Option<Reply>>, Events) {
+    pub(super) fn stream(&self) -> (JoinHandle<Option<Reply>>, Events) {
         let body = r#"{"model":"qwen","stream":true,"messages":[{"role":"user","content":"hi"}]}"#;
         let request = Request::post("/v1/chat/completions", body).bearer(&self.token);
         let port = self.envoy.port;
@@ -103,7 +109,7 @@ impl Chain {
         (reply, until("the stream", || self.streams.lock().unwrap().pop()))
     }
 
-    fn settled(&self, count: f64) {
+    pub(super) fn settled(&self, count: f64) {
         self.tollgate.until_metric("tollgate_settlements_total", &["result=\"charged\""], count);
     }
 }

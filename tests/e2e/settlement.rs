@@ -122,19 +122,29 @@ impl Metered {
         Self::edited(|envoy| envoy)
     }
 
+    /// Starts with this version of Envoy.
+    fn of(version: &str) -> Self {
+        Self::with(tempfile::tempdir().unwrap(), None, version, |envoy| envoy)
+    }
+
     /// Starts with an edited configuration of Envoy.
     fn edited(edit: impl FnOnce(String) -> String) -> Self {
-        Self::with(tempfile::tempdir().unwrap(), None, edit)
+        Self::with(tempfile::tempdir().unwrap(), None, CURRENT, edit)
     }
 
     /// Starts two replicas with one Redis.
     fn with_redis() -> Self {
         let dir = tempfile::tempdir().unwrap();
         let redis = Redis::start(dir.path());
-        Self::with(dir, Some(redis), |envoy| envoy)
+        Self::with(dir, Some(redis), CURRENT, |envoy| envoy)
     }
 
-    fn with(dir: TempDir, redis: Option<Redis>, edit: impl FnOnce(String) -> String) -> Self {
+    fn with(
+        dir: TempDir,
+        redis: Option<Redis>,
+        version: &str,
+        edit: impl FnOnce(String) -> String,
+    ) -> Self {
         std::fs::write(dir.path().join("metering"), SECRET).unwrap();
         let runtime = Runtime::new().unwrap();
         let (returned, stop) = (Returned::default(), CancellationToken::new());
@@ -166,7 +176,7 @@ impl Metered {
             let script = script.lock().unwrap().pop_front();
             script.map_or_else(|| Answer::Whole(Reply::new(500, "no script")), |script| script())
         });
-        let envoy = Envoy::start(dir.path(), upstream.port, CURRENT, |_| {
+        let envoy = Envoy::start(dir.path(), upstream.port, version, |_| {
             replace_once(
                 edit(METERED.to_owned()),
                 "access_log_flush_interval: 10s",
@@ -350,7 +360,11 @@ fn running(output: u64) -> Json {
 
 #[test]
 fn a_complete_response_is_charged_its_usage_in_every_shape() {
-    let rig = Metered::start();
+    shapes(CURRENT);
+}
+
+pub(super) fn shapes(version: &str) {
+    let rig = Metered::of(version);
     let text = json!("the \"eval_count\":999, and {\"total_tokens\": 7}");
     let streams: [(&str, Vec<Json>, u64); 6] = [
         (
@@ -495,7 +509,11 @@ fn a_request_is_changed_where_the_check_returns_a_member_and_nowhere_else() {
 
 #[test]
 fn what_was_cut_is_charged_its_hold_or_what_each_event_counts() {
-    let rig = Metered::start();
+    cuts(CURRENT);
+}
+
+pub(super) fn cuts(version: &str) {
+    let rig = Metered::of(version);
     let continuous = [("stream_options", json!({ "continuous_usage_stats": true }))];
     let part = || events(&[running(13), running(25)])[..2].to_vec();
     for (members, tokens) in [(&[][..], HELD), (&continuous[..], 36)] {

@@ -17,10 +17,10 @@ use crate::rig::{
 };
 
 /// A certification authority.
-struct Authority(CertifiedIssuer<'static, KeyPair>);
+pub(super) struct Authority(CertifiedIssuer<'static, KeyPair>);
 
 impl Authority {
-    fn new() -> Self {
+    pub(super) fn new() -> Self {
         let mut params = CertificateParams::new([]).unwrap();
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
         // A name of its own: a certificate with the name of its issuer counts as self-signed.
@@ -29,7 +29,7 @@ impl Authority {
     }
 
     /// Writes a certificate for `name` to `<stem>.pem` and its key to `<stem>.key`.
-    fn issue(&self, dir: &Path, stem: &str, name: &str) {
+    pub(super) fn issue(&self, dir: &Path, stem: &str, name: &str) {
         let key = KeyPair::generate().unwrap();
         let certificate =
             CertificateParams::new([name.to_owned()]).unwrap().signed_by(&key, &self.0).unwrap();
@@ -37,7 +37,7 @@ impl Authority {
         std::fs::write(dir.join(format!("{stem}.key")), key.serialize_pem()).unwrap();
     }
 
-    fn publish(&self, dir: &Path, stem: &str) {
+    pub(super) fn publish(&self, dir: &Path, stem: &str) {
         std::fs::write(dir.join(format!("{stem}.pem")), self.0.pem()).unwrap();
     }
 }

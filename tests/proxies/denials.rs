@@ -3,7 +3,10 @@
 use serde_json::json;
 
 use super::proxy_rig::{Kind, POLICY, ProxyRig};
-use crate::rig::http::{Reply, Request};
+use crate::rig::{
+    http::{Reply, Request},
+    replace_once,
+};
 
 /// Asserts that the client received Tollgate's own answer.
 fn is_whole(reply: &Reply, status: u16, code: &str) {
@@ -75,6 +78,38 @@ fn rate_limit_headers_reach_the_client(kind: Kind) {
     }
 }
 through_every_proxy!(rate_limit_headers_reach_the_client);
+
+/// The section `listen` of the rig has the first line in addition.
+const TOKENS: &str = r#"  access_log: "unix:${DIR}/access-log.sock"
+metering: { secrets: [0123456789abcdef0123456789abcdef] }
+"#;
+
+fn token_limit_headers_reach_the_client(kind: Kind) {
+    let policy = replace_once(POLICY.to_owned(), "name: qwen,", "name: qwen, context: 4096,");
+    let policy = replace_once(policy, "name: big,", "name: big, context: 4096,");
+    let day = "limits:\n  - { name: day, by: [subject], tokens: 6000/day }\n";
+    let policy = replace_once(policy, "limits:\n", day);
+    let route = "  - match: { methods: [GET], paths: [/v1/tokens] }\n    model: { from: \"fixed:qwen\" }\n    scopes: []\n    limits: [day]\n";
+    let rig = ProxyRig::with(kind, &format!("{TOKENS}{policy}{route}"), |config| config);
+    let token = rig.token();
+    let allowed = rig.send(&Request::get("/v1/tokens").bearer(&token));
+    if matches!(kind, Kind::Nginx | Kind::NewNginx | Kind::Caddy) {
+        // Their checks have no body, and its size is not known.
+        return is_whole(&allowed, 403, "body_unavailable");
+    }
+    assert_eq!(allowed.status, 200, "{}", allowed.text());
+    // Nothing reports the usage of this proxy's responses: the request holds its tokens.
+    let denied = rig.send(&Request::get("/v1/tokens").bearer(&token));
+    is_whole(&denied, 429, "budget_exhausted");
+    let adds = matches!(kind, Kind::Njs | Kind::EnvoyHttp);
+    for reply in [&allowed, &denied].into_iter().skip(usize::from(!adds)) {
+        assert_eq!(reply.one("x-ratelimit-limit-tokens"), Some("6000"), "{:?}", reply.headers);
+        let left = reply.one("x-ratelimit-remaining-tokens").unwrap();
+        assert!(left.parse::<u64>().unwrap() < 6000, "{left}");
+        assert!(reply.one("x-ratelimit-reset-tokens").is_some());
+    }
+}
+through_every_proxy!(token_limit_headers_reach_the_client);
 
 fn an_outage_reaches_the_client_as_an_error(kind: Kind) {
     let policy = POLICY

@@ -90,6 +90,13 @@ impl Tollgate {
         digits.chars().take_while(char::is_ascii_digit).collect::<String>().parse().unwrap()
     }
 
+    /// The port of a listener, by its name in the line with all addresses.
+    pub(crate) fn port(&self, listener: &str) -> u16 {
+        let log = self.process.err();
+        let line = log.lines().find(|line| line.contains("listening")).unwrap();
+        port(line, listener).unwrap()
+    }
+
     pub(crate) fn ready(&self) -> Reply {
         Request::get("/readyz").send(self.ops)
     }

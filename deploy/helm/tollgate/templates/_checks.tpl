@@ -60,6 +60,7 @@
 {{- $ports = concat $ports (list (list "envoy.port" (int .Values.envoy.port)) (list "inference.port" (int .Values.inference.port))) -}}
 {{- else -}}
 {{- $ports = append $ports (list "grpc.port" (int .Values.grpc.port)) -}}
+{{- if .Values.config.metering -}}{{- $ports = append $ports (list "accessLog.port" (int .Values.accessLog.port)) -}}{{- end -}}
 {{- $names := dict -}}
 {{- range $index, $listener := .Values.http -}}
 {{- $ports = append $ports (list (printf "http[%d].port" $index) (int $listener.port)) -}}

@@ -22,6 +22,14 @@
 {{- else -}}
 {{- $_ := set $listen "grpc" $address -}}
 {{- end -}}
+{{- if .Values.config.metering -}}
+{{- if not .Values.accessLog.tlsSecretName -}}
+{{- fail "config.metering in mode service needs accessLog.tlsSecretName, as any pod could report the usage of requests: name a Secret with tls.crt, tls.key and ca.crt, the authority of your proxies' certificates" -}}
+{{- end -}}
+{{- $files := "/run/secrets/tollgate-access-log-tls" -}}
+{{- $tls := dict "cert" (printf "%s/tls.crt" $files) "key" (printf "%s/tls.key" $files) "client_ca" (printf "%s/ca.crt" $files) -}}
+{{- $_ := set $listen "access_log" (dict "address" (include "tollgate.address" (dict "root" . "port" (int .Values.accessLog.port))) "tls" $tls) -}}
+{{- end -}}
 {{- if .Values.http -}}
 {{- $root := . -}}
 {{- $http := list -}}

@@ -10,8 +10,13 @@ The parts of a pod, for the chart's own Deployments and for yours:
 - { name: tollgate-cache, mountPath: /var/cache/tollgate }
 {{- if eq .Values.mode "sidecar" }}
 - { name: tollgate-run, mountPath: /run/tollgate }
-{{- else if .Values.grpc.tlsSecretName }}
+{{- else }}
+{{- if .Values.grpc.tlsSecretName }}
 - { name: tollgate-tls, mountPath: /run/secrets/tollgate-tls, readOnly: true }
+{{- end }}
+{{- if .Values.config.metering }}
+- { name: tollgate-access-log-tls, mountPath: /run/secrets/tollgate-access-log-tls, readOnly: true }
+{{- end }}
 {{- end }}
 {{- range .Values.secrets }}
 - { name: tollgate-secret-{{ .name }}, mountPath: /run/secrets/tollgate/{{ .name }}, readOnly: true }
@@ -34,9 +39,15 @@ The parts of a pod, for the chart's own Deployments and for yours:
 # The socket between Envoy and Tollgate; no other container mounts it.
 - name: tollgate-run
   emptyDir: { medium: Memory, sizeLimit: 1Mi }
-{{- else if .Values.grpc.tlsSecretName }}
+{{- else }}
+{{- if .Values.grpc.tlsSecretName }}
 - name: tollgate-tls
   secret: { secretName: {{ .Values.grpc.tlsSecretName }}, defaultMode: 292 } # 0444
+{{- end }}
+{{- if .Values.config.metering }}
+- name: tollgate-access-log-tls
+  secret: { secretName: {{ .Values.accessLog.tlsSecretName }}, defaultMode: 292 }
+{{- end }}
 {{- end }}
 {{- range .Values.secrets }}
 - name: tollgate-secret-{{ .name }}
@@ -83,6 +94,9 @@ The parts of a pod, for the chart's own Deployments and for yours:
     - { name: tollgate-ops, containerPort: {{ int .Values.ops.port }} }
     {{- if eq .Values.mode "service" }}
     - { name: grpc, containerPort: {{ int .Values.grpc.port }} }
+    {{- if .Values.config.metering }}
+    - { name: access-log, containerPort: {{ int .Values.accessLog.port }} }
+    {{- end }}
     {{- range .Values.http }}
     - { name: {{ .name }}, containerPort: {{ int .port }} }
     {{- end }}
