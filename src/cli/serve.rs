@@ -36,6 +36,11 @@ impl Serve {
     pub fn run(self) -> anyhow::Result<()> {
         let path = self.config.path();
         let loaded = config_file::load(path)?;
+        anyhow::ensure!(
+            !loaded.file.server.listen.embedded,
+            "{}: the file is for the module inside of Envoy; remove `listen.embedded` to serve it",
+            path.display()
+        );
         let watched = (!config_file::is_stdin(path)).then(|| path.to_owned());
         log::init(loaded.file.server.log, std::env::var(log::LEVEL_VARIABLE).ok().as_deref())?;
         let runtime = runtime()?;

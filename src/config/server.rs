@@ -73,6 +73,7 @@ impl ServerConfig {
             let path = root.key("listen").key("http").index(index);
             listener.validate(body_routes, &path, errors);
         }
+        self.listen.validate_embedded(&root.key("listen"), errors);
         if let Some(listener) = &self.listen.access_log {
             let path = root.key("listen").key("access_log");
             if !listener.authenticates_peers() {
@@ -83,6 +84,7 @@ impl ServerConfig {
             }
         }
         if self.listen.access_log.is_none()
+            && !self.listen.embedded
             && let Some(limit) = policy.and_then(|policy| policy.settled.as_ref())
         {
             let listener = root.key("listen").key("access_log");
@@ -141,11 +143,22 @@ pub struct ListenConfig {
     pub ops: ListenerConfig,
     /// The listener of the administration API. Default: off.
     pub admin: Option<AdminListenConfig>,
+    /// Whether the file is for the module inside of Envoy, where no listener takes checks and
+    /// requests are settled without an access log. `tollgate serve` refuses such a file. Default
+    /// false; the module also accepts the file of a sidecar, of which it opens `ops` and `admin` only.
+    pub embedded: bool,
 }
 
 impl Default for ListenConfig {
     fn default() -> Self {
-        Self { grpc: None, access_log: None, http: Vec::new(), ops: loopback(9002), admin: None }
+        Self {
+            grpc: None,
+            access_log: None,
+            http: Vec::new(),
+            ops: loopback(9002),
+            admin: None,
+            embedded: false,
+        }
     }
 }
 
@@ -165,7 +178,21 @@ impl ListenConfig {
     /// The gRPC listener that is opened: the one of the file, or the default where no other
     /// listener takes checks.
     pub fn grpc(&self) -> Option<ListenerConfig> {
-        self.grpc.clone().or_else(|| self.http.is_empty().then(|| loopback(9000)))
+        let is_default = self.http.is_empty() && !self.embedded;
+        self.grpc.clone().or_else(|| is_default.then(|| loopback(9000)))
+    }
+
+    /// Adds an error for each listener that the module inside of Envoy does not open.
+    fn validate_embedded(&self, path: &Path, errors: &mut Errors) {
+        let unused = [
+            ("grpc", self.grpc.is_some()),
+            ("access_log", self.access_log.is_some()),
+            ("http", !self.http.is_empty()),
+        ];
+        for (key, _) in unused.into_iter().filter(|(_, is_set)| *is_set && self.embedded) {
+            errors
+                .push(&path.key(key), "it is not opened inside of Envoy; remove it, or `embedded`");
+        }
     }
 }
 
@@ -310,6 +337,8 @@ limits: [{{ name: l, by: [subject], {limit} }}]
             assert_eq!(errors(limit, &[METERING, LISTEN, MODELS]), "", "{limit}");
             let found = errors(limit, &[METERING, MODELS]);
             assert!(found.contains("add `listen.access_log`"), "{limit}: {found}");
+            let embedded = "listen: { embedded: true }\n";
+            assert_eq!(errors(limit, &[METERING, embedded, MODELS]), "", "{limit}");
             let found = errors(limit, &[MODELS]);
             assert!(found.contains("add `metering.secrets`"), "{limit}: {found}");
         }
@@ -336,6 +365,23 @@ limits: [{{ name: l, by: [subject], {limit} }}]
         ] {
             let found = errors(limit, &[METERING, LISTEN, MODELS]);
             assert!(found.contains(error), "{limit}: {found}");
+        }
+    }
+
+    #[test]
+    fn inside_of_envoy_no_listener_takes_checks() {
+        let listen = server("listen: { embedded: true, ops: '127.0.0.1:9003' }").listen;
+        assert_eq!(listen.grpc(), None);
+        for (listener, key) in [
+            ("grpc: '127.0.0.1:9000'", "listen.grpc"),
+            ("http: [{ address: '127.0.0.1:9001', dialect: nginx }]", "listen.http"),
+        ] {
+            let text = format!(
+                "routes: [{{ match: {{ paths: [/a] }}, public: true }}]\nlisten: {{ embedded: true, {listener} }}"
+            );
+            let errors = compile(&text, &|_| None).unwrap_err();
+            let found: Vec<String> = errors.iter().map(|error| error.path.clone()).collect();
+            assert_eq!(found, [key], "{errors:?}");
         }
     }
 
