@@ -129,6 +129,9 @@ macro_rules! callbacks {
         }
 
         impl Callbacks {
+            /// The name of every function.
+            pub const NAMES: &[&CStr] = &[$($name,)*];
+
             /// Finds every function in the process.
             ///
             /// # Errors

@@ -5,7 +5,9 @@
 
 use std::{
     collections::BTreeMap,
+    ffi::OsStr,
     num::NonZero,
+    os::unix::ffi::OsStrExt as _,
     path::{Path, PathBuf},
     sync::{
         Arc, Mutex, OnceLock, PoisonError,
@@ -15,6 +17,7 @@ use std::{
     time::Duration,
 };
 
+use serde::Deserialize;
 use thiserror::Error;
 use tokio::runtime::{Builder, Handle, Runtime};
 use tollgate::{
@@ -30,7 +33,9 @@ use crate::abi;
 #[derive(Debug, Error)]
 pub enum ShellError {
     /// The configuration names no file.
-    #[error("`filter_config` is the path of the policy file, as a StringValue")]
+    #[error(
+        "`filter_config` names no policy file: write its path, or an object with the key `file`"
+    )]
     NoPath,
     /// The policy file has errors, or cannot be read.
     #[error(transparent)]
@@ -169,14 +174,43 @@ impl Shell {
     }
 }
 
+/// The configuration of the filter in JSON, as Envoy Gateway and a `Struct` pass it.
+#[derive(Debug, Deserialize)]
+#[serde(untagged)]
+enum FilterConfig {
+    Path(PathBuf),
+    Object(FilterObject),
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct FilterObject {
+    file: PathBuf,
+}
+
+/// Returns the path of the policy file in a configuration of the filter: the path itself, or JSON.
+///
+/// # Errors
+/// [`ShellError::NoPath`] for a configuration without a path.
+pub fn policy_path(config: &[u8]) -> Result<PathBuf, ShellError> {
+    let config = config.trim_ascii();
+    let path = match config.first() {
+        Some(b'"' | b'{') => match serde_json::from_slice(config) {
+            Ok(FilterConfig::Path(path) | FilterConfig::Object(FilterObject { file: path })) => {
+                path
+            }
+            Err(_) => return Err(ShellError::NoPath),
+        },
+        _ => PathBuf::from(OsStr::from_bytes(config)),
+    };
+    if path.as_os_str().is_empty() { Err(ShellError::NoPath) } else { Ok(path) }
+}
+
 /// Reads and compiles the file at `path`.
 ///
 /// # Errors
-/// Returns [`ShellError`] where the path is empty or the file has errors.
+/// Returns [`ShellError`] where the file cannot be read or has errors.
 pub fn load(path: &Path) -> Result<Loaded, ShellError> {
-    if path.as_os_str().is_empty() {
-        return Err(ShellError::NoPath);
-    }
     Ok(config::load(path)?)
 }
 
@@ -235,6 +269,28 @@ fn close_engines() {
     for shell in shells.into_values() {
         if let Some(engine) = &shell.engine {
             runtime.block_on(engine.close());
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_configuration_of_the_filter_names_the_policy_file() {
+        for config in
+            ["/etc/t.yaml", " /etc/t.yaml\n", r#""/etc/t.yaml""#, r#"{"file":"/etc/t.yaml"}"#]
+        {
+            assert_eq!(
+                policy_path(config.as_bytes()).unwrap(),
+                Path::new("/etc/t.yaml"),
+                "{config}"
+            );
+        }
+        for config in ["", r#""""#, "{}", r#"{"file":"/a","on_error":"allow"}"#, r#"{"path":"/a"}"#]
+        {
+            assert!(policy_path(config.as_bytes()).is_err(), "{config}");
         }
     }
 }

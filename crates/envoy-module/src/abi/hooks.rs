@@ -4,10 +4,8 @@
 //! No panic leaves a hook: it would end Envoy. A request whose hook panicked is answered with 503.
 
 use std::{
-    ffi::{OsStr, c_char, c_int, c_void},
-    os::unix::ffi::OsStrExt as _,
+    ffi::{c_char, c_int, c_void},
     panic::{AssertUnwindSafe, catch_unwind},
-    path::{Path, PathBuf},
     ptr,
     rc::Rc,
     sync::Arc,
@@ -94,13 +92,15 @@ pub unsafe extern "C" fn envoy_dynamic_module_on_http_filter_config_new(
     config: Buffer,
 ) -> *const c_void {
     // SAFETY: Envoy lends the configuration for the call.
-    let path = unsafe { path_of(config) };
+    let config = unsafe { bytes_of(config) };
     guarded(ptr::null(), || {
-        let opened = if host::is_validation_mode() {
-            shell::load(&path).map(|_| None)
-        } else {
-            Shell::open(&path).map(Some)
-        };
+        let opened = shell::policy_path(config).and_then(|path| {
+            if host::is_validation_mode() {
+                shell::load(&path).map(|_| None)
+            } else {
+                Shell::open(&path).map(Some)
+            }
+        });
         match opened {
             Ok(shell) => config_of(shell),
             Err(error) => {
@@ -113,17 +113,16 @@ pub unsafe extern "C" fn envoy_dynamic_module_on_http_filter_config_new(
     })
 }
 
-/// Copies the path in a configuration.
+/// The bytes of a configuration.
 ///
 /// # Safety
-/// The buffer is null or valid.
-unsafe fn path_of(config: Buffer) -> PathBuf {
+/// The buffer is null or valid for `'c`.
+unsafe fn bytes_of<'c>(config: Buffer) -> &'c [u8] {
     if config.ptr.is_null() {
-        return PathBuf::new();
+        return &[];
     }
     // SAFETY: the caller vouches for the buffer.
-    let bytes = unsafe { std::slice::from_raw_parts(config.ptr, config.length) };
-    Path::new(OsStr::from_bytes(bytes.trim_ascii())).to_owned()
+    unsafe { std::slice::from_raw_parts(config.ptr, config.length) }
 }
 
 /// Drops a configuration. Its engine is kept.
