@@ -158,7 +158,8 @@ fn every_rendered_configuration_is_accepted_by_the_program_that_reads_it() {
             ["nginx.yaml", "service.yaml"].contains(&name.as_str()),
             "{name}"
         );
-        if let Some(text) = sidecar {
+        // `embedded.rs` validates the file for Envoy with the module.
+        if let Some(text) = sidecar.filter(|_| name != "embedded.yaml") {
             validate_envoy(&name, text);
         }
     }

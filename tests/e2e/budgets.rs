@@ -10,18 +10,22 @@ use tollgate::{app::App, config, observe};
 use tollgate_testkit::{Algorithm, KeyPair, Token};
 
 use crate::rig::{
-    envoy::{CURRENT, Envoy},
+    envoy::{CURRENT, Envoy, is_embedded},
     http::{Answer, Reply, Request, Server},
-    replace_once, until,
+    replace_once,
+    tollgate::Tollgate,
+    until,
 };
 
 const METERED: &str = include_str!("../../deploy/envoy/envoy-metered.yaml");
 
 const SECRET: &str = "the-secret-of-the-tokens-of-the-budget-tests-0123456789";
 
+/// The listeners of a sidecar.
+const LISTEN: &str = r#"listen: { grpc: "unix:${DIR}/authz.sock", ops: "127.0.0.1:0", access_log: "unix:${DIR}/access-log.sock" }"#;
+
 const CONFIG: &str = r#"
 audit: { to: none }
-listen: { grpc: "unix:${DIR}/authz.sock", ops: "127.0.0.1:0", access_log: "unix:${DIR}/access-log.sock" }
 metering: { secrets: ["${SECRET}"] }
 issuers: [{ issuer: i, audiences: any, algorithms: [HS256], secret: "${SECRET}", required_claims: [] }]
 models: [{ name: m, context: 10000, max_output: 500, template_tokens: 100 }]
@@ -44,7 +48,7 @@ struct Budgets {
 }
 
 impl Budgets {
-    fn start() -> Self {
+    fn on(version: &str) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let runtime = Runtime::new().unwrap();
         let path = dir.path().display().to_string();
@@ -53,9 +57,11 @@ impl Budgets {
             "SECRET" => Some(SECRET.to_owned()),
             _ => None,
         };
-        let loaded = config::compile(CONFIG, &env).unwrap();
-        let app =
-            runtime.block_on(async { App::start(loaded, Arc::new(observe::now)).await.unwrap() });
+        let app = (!is_embedded(version)).then(|| {
+            let loaded = config::compile(&format!("{LISTEN}{CONFIG}"), &env).unwrap();
+            let app = App::start(loaded, Arc::new(observe::now));
+            runtime.block_on(async { app.await.unwrap() })
+        });
         let answers = Arc::<Mutex<Vec<Answer>>>::default();
         let seen = Arc::<Mutex<Vec<Request>>>::default();
         let (scripted, record) = (Arc::clone(&answers), Arc::clone(&seen));
@@ -65,14 +71,20 @@ impl Budgets {
             answer.unwrap_or_else(|| Answer::Whole(Reply::new(500, "no answer")))
         });
         let socket = format!("path: \"{}/access-log.sock\"", dir.path().display());
-        let envoy = Envoy::start(dir.path(), upstream.port, CURRENT, |_| {
+        let embedded = "listen: { embedded: true, ops: \"127.0.0.1:0\" }";
+        let policy = format!("{embedded}{CONFIG}").replace("${SECRET}", SECRET);
+        Tollgate::write_embedded(dir.path(), &policy);
+        let envoy = Envoy::start(dir.path(), upstream.port, version, |shipped| {
+            if is_embedded(version) {
+                return shipped;
+            }
             replace_once(METERED.to_owned(), "path: /run/tollgate/access-log.sock", &socket)
         });
         let now = observe::now().secs();
         let claims = json!({ "iss": "i", "sub": "alice", "iat": now, "exp": now + 600 });
         let token = Token::new(Algorithm::Hs256).claims(claims);
         let token = token.sign(&KeyPair::secret(SECRET)).unwrap();
-        Self { envoy, app: Some(app), answers, seen, token, runtime, _dir: dir }
+        Self { envoy, app, answers, seen, token, runtime, _dir: dir }
     }
 
     fn post(&self, body: &Json) -> Reply {
@@ -112,7 +124,11 @@ impl Drop for Budgets {
 
 #[test]
 fn a_request_is_bounded_before_and_charged_after_it() {
-    let rig = Budgets::start();
+    bounded_and_charged(CURRENT);
+}
+
+pub(super) fn bounded_and_charged(version: &str) {
+    let rig = Budgets::on(version);
     let chat = json!({ "model": "m", "messages": [{ "role": "user", "content": "hello" }] });
     let held = |body: &Json, output: u64| body.to_string().len() as u64 + 100 + 16 + output;
 

@@ -11,7 +11,7 @@ use tempfile::TempDir;
 
 use crate::rig::{
     SCOPES, chat,
-    envoy::{CURRENT, Envoy},
+    envoy::{CURRENT, Envoy, is_embedded},
     http::{Answer, Reply, Request, Server},
     issuer::Issuer,
     redis::Redis,
@@ -22,12 +22,15 @@ use crate::rig::{
 
 const METERED: &str = include_str!("../../deploy/envoy/envoy-metered.yaml");
 
+/// The listeners of a sidecar.
+const LISTEN: &str = r#"listen: { grpc: "unix:${DIR}/authz.sock", ops: "127.0.0.1:0", access_log: "unix:${DIR}/access-log.sock" }"#;
+
 /// A policy with two limits, of which each test has its sizes. A small request holds about 1100
 /// tokens, for as long as `life` without a report.
 pub(super) fn policy(limits: &str, life: &str) -> String {
     format!(
         r#"
-listen: {{ grpc: "unix:${{DIR}}/authz.sock", ops: "127.0.0.1:0", access_log: "unix:${{DIR}}/access-log.sock" }}
+{LISTEN}
 metering: {{ secrets: [0123456789abcdef0123456789abcdef], life: {life} }}
 issuers:
   - issuer: https://auth.example.com
@@ -63,10 +66,14 @@ pub(super) struct Chain {
 
 impl Chain {
     pub(super) fn start(config: &str) -> Self {
-        Self::with(tempfile::tempdir().unwrap(), None, config)
+        Self::on(CURRENT, config)
     }
 
-    fn with(dir: TempDir, redis: Option<Redis>, config: &str) -> Self {
+    fn on(version: &str, config: &str) -> Self {
+        Self::with(version, tempfile::tempdir().unwrap(), None, config)
+    }
+
+    fn with(version: &str, dir: TempDir, redis: Option<Redis>, config: &str) -> Self {
         let issuer = Issuer::new("https://auth.example.com");
         issuer.publish(dir.path());
         let token = issuer.token(json!({ "scope": SCOPES }));
@@ -86,13 +93,19 @@ impl Chain {
             let body = json!({ "choices": [], "usage": usage }).to_string();
             Answer::Whole(Reply::new(200, body).header("content-type", "application/json"))
         });
-        let tollgate = Tollgate::start(dir.path(), config);
         // More reports of running responses than in the shipped file.
         let (shipped, often) =
             ["10s", "0.2s"].map(|t| format!("access_log_flush_interval: {t}")).into();
-        let envoy = Envoy::start(dir.path(), upstream.port, CURRENT, |_| {
-            replace_once(METERED.to_owned(), &shipped, &often)
-        });
+        let (tollgate, envoy) = if is_embedded(version) {
+            let config = config.replace(LISTEN, "listen: { embedded: true, ops: \"127.0.0.1:0\" }");
+            Tollgate::write_embedded(dir.path(), &config);
+            let mut envoy = Envoy::start(dir.path(), upstream.port, version, |config| config);
+            (Tollgate::inside(dir.path(), &mut envoy.process), envoy)
+        } else {
+            let tollgate = Tollgate::start(dir.path(), config);
+            let metered = |_| replace_once(METERED.to_owned(), &shipped, &often);
+            (tollgate, Envoy::start(dir.path(), upstream.port, version, metered))
+        };
         Self { envoy, tollgate, streams, seen, token, _redis: redis, dir }
     }
 
@@ -122,7 +135,11 @@ fn left(reply: &Reply) -> u64 {
 
 #[test]
 fn a_budget_is_charged_what_requests_use_and_holds_what_they_may_use() {
-    let chain = Chain::start(&policy("tokens: 2000/day", "60s"));
+    budget(CURRENT);
+}
+
+pub(super) fn budget(version: &str) {
+    let chain = Chain::on(version, &policy("tokens: 2000/day", "60s"));
     let first = chain.send();
     let held = 2000 - left(&first);
     assert!((1000..1200).contains(&held), "{held}");
@@ -164,7 +181,11 @@ fn a_budget_is_charged_what_requests_use_and_holds_what_they_may_use() {
 
 #[test]
 fn a_place_is_free_when_its_response_has_ended_however_it_ends() {
-    let chain = Chain::start(&policy("concurrent: 1", "60s"));
+    places(CURRENT);
+}
+
+pub(super) fn places(version: &str) {
+    let chain = Chain::on(version, &policy("concurrent: 1", "60s"));
     let (reply, events) = chain.stream();
     assert_eq!(chain.send().verdict(), (429, "too_many_in_flight".to_owned()));
     drop(events);
@@ -190,12 +211,49 @@ fn a_place_is_free_when_its_response_has_ended_however_it_ends() {
     chain.settled(4.0);
 }
 
+/// In the middle of a stream, without usage in its events, the whole hold is charged. A place is
+/// renewed for as long as the stream runs.
+pub(super) fn cut(version: &str) {
+    let chain = Chain::on(version, &policy("concurrent: 1", "5s"));
+    let (reply, events) = chain.stream();
+    let renewed = ["result=\"renewed\""];
+    until("renewals for longer than the life of a reservation", || {
+        (chain.tollgate.metric("tollgate_settlements_total", &renewed) >= 5.0).then_some(())
+    });
+    assert_eq!(chain.send().verdict(), (429, "too_many_in_flight".to_owned()));
+    drop(events);
+    assert!(reply.join().unwrap().is_some());
+    chain.settled(1.0);
+
+    let chain = Chain::on(version, &policy("tokens: 9000/day", "60s"));
+    let held = 9000 - left(&chain.send());
+    chain.settled(1.0);
+    let stream = std::net::TcpStream::connect(("127.0.0.1", chain.envoy.port)).unwrap();
+    let body = r#"{"model":"qwen","stream":true,"messages":[{"role":"user","content":"hi"}]}"#;
+    let head = format!(
+        "POST /v1/chat/completions HTTP/1.1\r\nHost: a\r\nAuthorization: Bearer {}\r\n\
+         Content-Type: application/json\r\nContent-Length: {}\r\n\r\n{body}",
+        chain.token,
+        body.len()
+    );
+    std::io::Write::write_all(&mut &stream, head.as_bytes()).unwrap();
+    let events = until("the stream", || chain.streams.lock().unwrap().pop());
+    events.send(r#"{"choices":[{"delta":{"content":"a"}}]}"#.to_owned()).unwrap();
+    let mut first = [0; 16];
+    std::io::Read::read_exact(&mut &stream, &mut first).unwrap();
+    drop(stream);
+    chain.tollgate.until_metric("tollgate_unmetered_total", &["ending=\"cut\""], 1.0);
+    chain.settled(2.0);
+    let rest = left(&chain.send());
+    assert!(rest + 30 + 2 * held <= 9000 + 50, "the whole hold is charged: {rest}, {held}");
+}
+
 #[test]
 fn a_killed_tollgate_frees_places_by_expiry() {
     let dir = tempfile::tempdir().unwrap();
     let redis = Redis::start(dir.path());
     let config = format!("{}{}", policy("concurrent: 1", "5s"), redis.store());
-    let mut chain = Chain::with(dir, Some(redis), &config);
+    let mut chain = Chain::with(CURRENT, dir, Some(redis), &config);
     let (reply, events) = chain.stream();
     assert_eq!(chain.send().verdict(), (429, "too_many_in_flight".to_owned()));
     chain.tollgate.process.kill();
