@@ -71,6 +71,10 @@ dashboard: ## The picture of the Grafana dashboard, with the data of a real run 
 image: ## The container image tollgate:VERSION, with docker, podman or buildah, whichever is there
 	@deploy/image/build
 
+.PHONY: image-envoy
+image-envoy: ## The container image tollgate-envoy:VERSION-envoy1.40, Envoy with the module
+	@deploy/image/build --envoy
+
 # Each prints to standard output and keeps what it measured in .bench/results, from where docs/benchmarks.md is written anew.
 BENCH = PYTHONPATH=tools:benches .parts/bin/python -B
 

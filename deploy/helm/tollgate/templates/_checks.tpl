@@ -56,7 +56,7 @@
 {{/* Every port of the pod is used once. */}}
 {{- define "tollgate.checkPorts" -}}
 {{- $ports := list (list "ops.port" (int .Values.ops.port)) -}}
-{{- if eq .Values.mode "sidecar" -}}
+{{- if ne .Values.mode "service" -}}
 {{- $ports = concat $ports (list (list "envoy.port" (int .Values.envoy.port)) (list "inference.port" (int .Values.inference.port))) -}}
 {{- else -}}
 {{- $ports = append $ports (list "grpc.port" (int .Values.grpc.port)) -}}
@@ -94,7 +94,7 @@
 {{- if and (eq .Values.mode "service") (not .Values.networkPolicy.from) -}}
 {{- fail "networkPolicy.from is empty: name the proxies that call Tollgate, such as [{ namespaceSelector: { matchLabels: { kubernetes.io/metadata.name: envoy-gateway-system } } }], or write `from: all`" -}}
 {{- end -}}
-{{- if and (eq .Values.mode "sidecar") (not .Values.inference.create) (not .Values.networkPolicy.podSelector) -}}
+{{- if and (ne .Values.mode "service") (not .Values.inference.create) (not .Values.networkPolicy.podSelector) -}}
 {{- fail "networkPolicy.podSelector is empty, and inference.create=false creates no pods, so the NetworkPolicy would select none: write the labels of the pods of your own chart, or set networkPolicy.enabled=false" -}}
 {{- end -}}
 {{- end -}}

@@ -9,7 +9,9 @@
 {{- define "tollgate.listen" -}}
 {{- $listen := deepCopy .Values.extraListen -}}
 {{- $_ := set $listen "ops" (include "tollgate.address" (dict "root" . "port" (int .Values.ops.port))) -}}
-{{- if eq .Values.mode "sidecar" -}}
+{{- if eq .Values.mode "embedded" -}}
+{{- $_ := set $listen "embedded" true -}}
+{{- else if eq .Values.mode "sidecar" -}}
 {{- $_ := set $listen "grpc" "unix:/run/tollgate/authz.sock" -}}
 {{- if .Values.config.metering -}}
 {{- $_ := set $listen "access_log" "unix:/run/tollgate/access-log.sock" -}}
@@ -79,9 +81,11 @@
 {{- div (mul $bytes 3) 4 -}}
 {{- end -}}
 
-{{/* Envoy's file: with `config.metering` the one that reports the usage of responses. */}}
+{{/* Envoy's file: with Tollgate inside of it, or with `config.metering` the one that reports the usage of responses. */}}
 {{- define "tollgate.envoy" -}}
-{{- if .Values.config.metering -}}
+{{- if eq .Values.mode "embedded" -}}
+{{ include "tollgate.envoyEmbedded" . }}
+{{- else if .Values.config.metering -}}
 {{ include "tollgate.envoyMetered" . }}
 {{- else -}}
 {{ include "tollgate.envoyConfig" . }}
@@ -95,7 +99,7 @@
 {{- $config = omit $config "issuers" "api_keys" "models" "tiers" "categories" "routes" "limits" "metering" "revocation" "require_https" "identity_headers" -}}
 {{- end -}}
 {{- $envoy := "" -}}
-{{- if eq .Values.mode "sidecar" -}}{{- $envoy = include "tollgate.envoy" . -}}{{- end -}}
+{{- if ne .Values.mode "service" -}}{{- $envoy = include "tollgate.envoy" . -}}{{- end -}}
 {{- printf "%s\n%s" (toYaml $config) $envoy | sha256sum -}}
 {{- end -}}
 

@@ -48,6 +48,10 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" }}
 
 {{- define "tollgate.envoyImage" -}}
 {{- $image := .Values.envoy.image -}}
+{{- if eq .Values.mode "embedded" -}}
+{{- $image = .Values.embedded.image -}}
+{{- if not $image.tag -}}{{- $image = merge (dict "tag" (printf "%s-envoy1.40" .Chart.AppVersion)) $image -}}{{- end -}}
+{{- end -}}
 {{- if $image.digest -}}
 {{ $image.repository }}@{{ $image.digest }}
 {{- else -}}

@@ -8,7 +8,7 @@ The parts of a pod, for the chart's own Deployments and for yours:
 {{- define "tollgate.mounts" -}}
 - { name: tollgate-config, mountPath: /etc/tollgate, readOnly: true }
 - { name: tollgate-cache, mountPath: /var/cache/tollgate }
-{{- if eq .Values.mode "sidecar" }}
+{{- if ne .Values.mode "service" }}
 - { name: tollgate-run, mountPath: /run/tollgate }
 {{- else }}
 {{- if .Values.grpc.tlsSecretName }}
@@ -33,7 +33,7 @@ The parts of a pod, for the chart's own Deployments and for yours:
 # For `jwks.cache_file`.
 - name: tollgate-cache
   emptyDir: { sizeLimit: 16Mi }
-{{- if eq .Values.mode "sidecar" }}
+{{- if ne .Values.mode "service" }}
 - name: tollgate-envoy
   configMap: { name: {{ include "tollgate.fullname" . }}, items: [{ key: envoy.yaml, path: envoy.yaml }] }
 # The socket between Envoy and Tollgate; no other container mounts it.
@@ -83,7 +83,7 @@ The parts of a pod, for the chart's own Deployments and for yours:
   imagePullPolicy: {{ .Values.image.pullPolicy }}
   command: [/usr/local/bin/tollgate]
   args: [serve, --config, /etc/tollgate/tollgate.yaml]
-  {{- if eq .Values.mode "sidecar" }}
+  {{- if ne .Values.mode "service" }}
   # A native sidecar: started before the inference server, ended after it.
   restartPolicy: Always
   {{- end }}
@@ -128,12 +128,20 @@ The parts of a pod, for the chart's own Deployments and for yours:
 {{- define "tollgate.envoyContainer" -}}
 - name: tollgate-envoy
   image: {{ include "tollgate.envoyImage" . }}
-  imagePullPolicy: {{ .Values.envoy.image.pullPolicy }}
+  imagePullPolicy: {{ ternary .Values.embedded .Values.envoy (eq .Values.mode "embedded") | dig "image" "pullPolicy" "IfNotPresent" }}
   command: [/usr/local/bin/envoy]
   args: [-c, /etc/envoy/envoy.yaml, --disable-hot-restart, --concurrency, {{ int .Values.envoy.concurrency | quote }}, --log-level, warning]
   restartPolicy: Always
+  {{- if eq .Values.mode "embedded" }}
+  {{- with .Values.env }}
+  env: {{- toYaml . | nindent 4 }}
+  {{- end }}
+  {{- end }}
   ports:
     - { name: gate, containerPort: {{ int .Values.envoy.port }} }
+    {{- if eq .Values.mode "embedded" }}
+    - { name: tollgate-ops, containerPort: {{ int .Values.ops.port }} }
+    {{- end }}
   startupProbe:
     tcpSocket: { port: gate }
     periodSeconds: 1
@@ -142,22 +150,34 @@ The parts of a pod, for the chart's own Deployments and for yours:
     tcpSocket: { port: gate }
     failureThreshold: 6
   readinessProbe:
+    {{- if eq .Values.mode "embedded" }}
+    httpGet: { path: /readyz, port: tollgate-ops }
+    timeoutSeconds: 2
+    {{- else }}
     tcpSocket: { port: gate }
+    {{- end }}
     periodSeconds: 5
     failureThreshold: 2
   securityContext: {{- toYaml .Values.securityContext | nindent 4 }}
   resources: {{- toYaml .Values.envoy.resources | nindent 4 }}
   volumeMounts:
     - { name: tollgate-envoy, mountPath: /etc/envoy, readOnly: true }
+    {{- if eq .Values.mode "embedded" }}
+    {{- include "tollgate.mounts" . | nindent 4 }}
+    {{- else }}
     - { name: tollgate-run, mountPath: /run/tollgate }
+    {{- end }}
 {{- end -}}
 
-{{/* For `initContainers` of a pod with an inference server: the check, Tollgate, Envoy, in this order. */}}
+{{/* For `initContainers` of a pod with an inference server: the check, Tollgate, Envoy, in this order; in mode embedded
+     Tollgate is inside of Envoy. */}}
 {{- define "tollgate.sidecars" -}}
-{{- if ne .Values.mode "sidecar" -}}
-{{- fail "tollgate.sidecars belongs to mode sidecar; this is mode service" -}}
+{{- if eq .Values.mode "service" -}}
+{{- fail "tollgate.sidecars belongs to the modes sidecar and embedded; this is mode service" -}}
 {{- end -}}
 {{ include "tollgate.checkContainer" . }}
+{{- if eq .Values.mode "sidecar" }}
 {{ include "tollgate.container" . }}
+{{- end }}
 {{ include "tollgate.envoyContainer" . }}
 {{- end -}}
