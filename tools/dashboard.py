@@ -37,15 +37,15 @@ issuers:
     algorithms: [RS256]
     jwks: {{ file: "${{DASHBOARD_DIR}}/jwks.json" }}
 models:
-  - {{ name: qwen, serves: [Qwen/Qwen2.5-7B-Instruct] }}
-  - {{ name: big, serves: [big-70b] }}
+  - {{ name: qwen, serves: [Qwen/Qwen2.5-7B-Instruct], context: 8192 }}
+  - {{ name: big, serves: [big-70b], context: 8192 }}
 routes:
   - match: {{ methods: [POST], paths: [/v1/chat/completions] }}
     name: chat
     scopes: ["infer:text"]
     model: {{ from: body, scope: "model:{{model}}:inference" }}
     caps: {{ max_tokens: 4096 }}
-    limits: [per-subject]
+    limits: [per-subject, per-day, at-once]
     on_outage: local
   - match: {{ methods: [GET], paths: [/v1/models] }}
     name: models
@@ -59,12 +59,18 @@ routes:
     public: true
 limits:
   - {{ name: per-subject, by: [subject], rate: 6/1s, burst: 12 }}
+  - {{ name: per-day, by: [subject], tokens: 4000000/day }}
+  - {{ name: at-once, by: [subject], concurrent: 8 }}
 api_keys: {{ file: "${{DASHBOARD_DIR}}/keys.json" }}
 observe: {{ subjects: 20 }}
 audit: {{ to: "file:${{DASHBOARD_DIR}}/${{DASHBOARD_NAME}}.jsonl" }}
 """
 
-BEHIND_ENVOY = """listen: { grpc: "unix:${DASHBOARD_DIR}/authz.sock", ops: "127.0.0.1:${DASHBOARD_OPS}" }
+BEHIND_ENVOY = """listen:
+  grpc: "unix:${DASHBOARD_DIR}/authz.sock"
+  ops: "127.0.0.1:${DASHBOARD_OPS}"
+  access_log: "unix:${DASHBOARD_DIR}/access-log.sock"
+metering: { secrets: [the-secret-of-the-picture-of-the-dashboard] }
 store:
   redis:
     url: "redis+unix://${DASHBOARD_DIR}/redis.sock"
@@ -103,13 +109,18 @@ class Upstream(http.server.BaseHTTPRequestHandler):
     """An inference server that answers every request at once."""
 
     protocol_version = "HTTP/1.1"
+    numbers = itertools.count()
 
     def do_GET(self):
         self.rfile.read(int(self.headers.get("content-length", 0)))
+        # One answer in twenty has no usage.
+        number = next(self.numbers)
+        body = b"{}" if number % 20 == 0 else b'{"usage": {"prompt_tokens": 30, "completion_tokens": 70, "total_tokens": 100}}'
         self.send_response(200)
-        self.send_header("content-length", "2")
+        self.send_header("content-type", "application/json")
+        self.send_header("content-length", str(len(body)))
         self.end_headers()
-        self.wfile.write(b"{}")
+        self.wfile.write(body)
 
     do_POST = do_GET
 
@@ -201,7 +212,7 @@ def envoy_with_counters(counters):
                 config = config.replace(before, lines + before, 1)
         return config
 
-    config = servers.shipped_envoy_config()
+    config = (ROOT / "deploy/envoy/envoy-metered.yaml").read_text()
     config = block("listener", "  clusters:\n", 4, config)
     config = block("cluster", "    - name: inference\n      type: STATIC\n", 4, config)
     # The rig gives the admin interface a port.
@@ -265,8 +276,8 @@ def run(program):
     in_redis = POLICY.replace("keys.json\" }", "keys.json\", redis: true }")
     (DIR / "a.yaml").write_text(BEHIND_ENVOY + in_redis)
     # In memory there is no outage, and Caddy sends no bodies.
-    alone = [line for line in POLICY.splitlines() if not line.strip().startswith(("on_outage", "model: {", "caps"))]
-    (DIR / "b.yaml").write_text(ALONE + "\n".join(alone).replace("[POST], paths: [/v1/emb", "[GET], paths: [/v1/emb"))
+    alone = [line for line in POLICY.splitlines() if not line.strip().startswith(("on_outage", "model: {", "caps", "- { name: per-day", "- { name: at-once"))]
+    (DIR / "b.yaml").write_text(ALONE + "\n".join(alone).replace("[POST], paths: [/v1/emb", "[GET], paths: [/v1/emb").replace(", per-day, at-once", ""))
     with servers.Rig(DIR) as running:
         redis = running.start("redis", [BIN / "redis-server", "--port", "0", "--save", "", "--unixsocket",
                                         DIR / "redis.sock", "--dir", DIR])

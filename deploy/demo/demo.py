@@ -5,7 +5,7 @@
     DEMO_PORT=8080           where Envoy listens; left out, 8080 or, if that is taken, a free one
     DEMO_PROFILE=ci          the cargo profile, `release` by default; `ci` builds faster
 
-Configs: deploy/envoy/envoy.yaml with its four addresses replaced, and deploy/demo/tollgate.yaml. What the demo
+Configs: deploy/envoy/envoy-metered.yaml with its addresses replaced, and deploy/demo/tollgate.yaml. What the demo
 makes (key, tokens, logs) is in .demo/.
 """
 
@@ -42,20 +42,27 @@ def envoy_port():
         return servers.free_port()
 
 
+def metered_envoy_config():
+    shipped = (ROOT / "deploy/envoy/envoy-metered.yaml").read_text()
+    return shipped.replace("path: /run/tollgate/access-log.sock", f'path: "{DIR}/access-log.sock"')
+
+
 @contextlib.contextmanager
 def rig(program, port):
     """Starts model, Tollgate and Envoy, in this order; yields them, and where the last two listen."""
     ops, admin = servers.free_port(), servers.free_port()
     (DIR / "admin.token").touch(0o600)
     (DIR / "admin.token").write_text(secrets.token_urlsafe(32))
+    (DIR / "metering.secret").touch(0o600)
+    (DIR / "metering.secret").write_text(secrets.token_urlsafe(32))
     with servers.Rig(DIR) as running:
         model = running.model()
         print(f"  model     http://127.0.0.1:{model}  SmolLM2 135M Instruct in llama.cpp")
         env = {"DEMO_DIR": str(DIR), "DEMO_OPS_PORT": str(ops), "DEMO_ADMIN_PORT": str(admin)}
         running.tollgate(program, "deploy/demo/tollgate.yaml", ops, env)
         print(f"  tollgate  unix:{DIR.relative_to(ROOT)}/authz.sock  store in memory, one issuer")
-        running.envoy(servers.shipped_envoy_config(), port, model)
-        print(f"  envoy     http://127.0.0.1:{port}  asks Tollgate about every request\n", flush=True)
+        running.envoy(metered_envoy_config(), port, model)
+        print(f"  envoy     http://127.0.0.1:{port}  asks Tollgate about every request, and reports what each used\n", flush=True)
         at = {"url": port, "ops": ops, "admin": admin}
         yield running, {name: f"http://127.0.0.1:{number}" for name, number in at.items()}
 
@@ -155,10 +162,11 @@ class Tour:
             f"  > .demo/{who}.token"
         )
 
-    def chat(self, token=None, model="smollm2", prompt="Hello", stream=False):
+    def chat(self, token=None, model="smollm2", prompt="Hello", stream=False, more=None):
         body = {"model": model, "messages": [{"role": "user", "content": prompt}], "max_tokens": 48}
         if stream:
             body |= {"stream": True, "temperature": 0}
+        body |= more or {}
         bearer = f'  -H "Authorization: Bearer $(cat .demo/{token}.token)" \\\n' if token else ""
         return (
             f"curl -sN -i {self.url}/v1/chat/completions \\\n"
@@ -202,6 +210,22 @@ def tour(program, url, admin):
     )
     t.expect(t.get("/v1/models", "bob"), 429, "rate_limited")
 
+    t.step("Budget used up", "Erin has 300 tokens a day. A request holds what it may use, and is charged what it did.")
+    prepare(t.mint("erin", text))
+    prepare(t.chat("erin").replace("curl -sN -i", "curl -s -o /dev/null -w '%{http_code}'"))
+    t.expect(t.chat("erin"), 429, "budget_exhausted")
+
+    t.step("Too many at once", "Frank may have one answer at a time, and one is still being generated.")
+    prepare(t.mint("frank", text))
+    long = t.chat("frank", prompt="Tell me a long story.", stream=True, more={"max_tokens": 400, "ignore_eos": True})
+    # The whole command in the background; it is ended after the next one.
+    prepare(
+        f"{{ {long} \\\n  > .demo/frank.events & echo $! > .demo/frank.pid; }}\n"
+        "for i in $(seq 100); do grep -q data: .demo/frank.events && break; sleep 0.1; done"
+    )
+    t.expect(t.chat("frank"), 429, "too_many_in_flight")
+    prepare("kill $(cat .demo/frank.pid) || true")
+
     t.step("Revoked", "Alice's token is withdrawn an hour before its end. It is the one that passed in step 1.")
     prepare(
         f"{program} revoke add --admin {admin} --token-file .demo/admin.token \\\n"
@@ -221,7 +245,7 @@ def stay(program, running, at):
     print(f"\n  metrics   curl -s {at['ops']}/metrics")
     print("  audit     tail -f .demo/tollgate.log")
     print("  proxy     tail -f .demo/envoy.log")
-    print("  policy    deploy/demo/tollgate.yaml, deploy/envoy/envoy.yaml", flush=True)
+    print("  policy    deploy/demo/tollgate.yaml, deploy/envoy/envoy-metered.yaml", flush=True)
     while True:
         time.sleep(1)
         running.check()
