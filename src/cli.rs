@@ -16,6 +16,7 @@ mod failure;
 pub mod init;
 pub mod jwks;
 mod keys;
+mod pages;
 pub mod paint;
 pub mod presets;
 pub(crate) mod printable;

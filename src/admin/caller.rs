@@ -97,6 +97,10 @@ pub struct GrantConfig {
     pub networks: Option<Networks>,
     /// The longest life of a secret. Default: `api_keys.max_life`.
     pub max_life: Option<Span>,
+    /// The most usable keys of a tenant, 1 at least: those of other callers count, those that have
+    /// expired do not. Beyond it the credential creates and imports none. Calls at the same time at
+    /// R replicas may make R - 1 more. Default: no bound.
+    pub max_keys: Option<usize>,
 }
 
 impl AdminAction {
@@ -196,6 +200,12 @@ impl AdminCredentialConfig {
         if self.may_grant.max_life.is_some_and(|life| life < Span::from_secs(1)) {
             errors.push(&grant.key("max_life"), "it must be 1s at least");
         }
+        if self.may_grant.max_keys == Some(0) {
+            errors.push(
+                &grant.key("max_keys"),
+                "it must be 1 at least; to create no keys, remove the actions",
+            );
+        }
     }
 }
 
@@ -250,6 +260,14 @@ impl<'a> Caller<'a> {
         match self {
             Self::Credential(credential) if !credential.every_tenant => Some(&credential.tenants),
             _ => None,
+        }
+    }
+
+    /// The most usable keys that a tenant may have for the caller to add one.
+    pub(super) fn max_keys(self) -> Option<usize> {
+        match self {
+            Self::Root => None,
+            Self::Credential(credential) => credential.may_grant.max_keys,
         }
     }
 

@@ -17,6 +17,7 @@ use http::{Method, Request, Response, header::ALLOW};
 use http_body::Body;
 use http_body_util::Full;
 use serde_json::{Value, json};
+use tokio::sync::{Mutex, MutexGuard};
 use tollgate_core::{
     admission::Outage,
     credential::api_key::{ApiKeys, GeneratedKey, KeyDigest, KeyRecord},
@@ -86,6 +87,8 @@ pub trait KeyRecords: Send + Sync {
 pub(super) struct KeyAdmin {
     records: Option<Arc<dyn KeyRecords>>,
     policy: Box<dyn Fn() -> Arc<Policy> + Send + Sync>,
+    /// Held from the count of a tenant's keys until one is added.
+    adding: Mutex<()>,
 }
 
 impl KeyAdmin {
@@ -93,7 +96,7 @@ impl KeyAdmin {
         records: Option<Arc<dyn KeyRecords>>,
         policy: impl Fn() -> Arc<Policy> + Send + Sync + 'static,
     ) -> Self {
-        Self { records, policy: Box::new(policy) }
+        Self { records, policy: Box::new(policy), adding: Mutex::const_new(()) }
     }
 
     /// Whether a caller sees and changes a key.
@@ -108,7 +111,8 @@ impl KeyAdmin {
     fn managed<'a>(&'a self, caller: Caller<'a>) -> Option<Managed<'a>> {
         let policy = (self.policy)();
         let terms = policy.api_keys.clone().filter(|keys| keys.redis.is_some())?;
-        Some(Managed { records: &**self.records.as_ref()?, policy, terms, caller })
+        let records = &**self.records.as_ref()?;
+        Some(Managed { records, policy, terms, caller, adding: &self.adding })
     }
 }
 
@@ -219,6 +223,7 @@ struct Managed<'a> {
     policy: Arc<Policy>,
     terms: ApiKeys,
     caller: Caller<'a>,
+    adding: &'a Mutex<()>,
 }
 
 impl fmt::Debug for Managed<'_> {
@@ -312,12 +317,37 @@ impl Managed<'_> {
         Ok(json!({ "record": view::record(&made, now, &self.terms.lifetimes) }))
     }
 
+    /// Refuses a key of a tenant that has as many as the caller may add to. Others are not added
+    /// while the result exists.
+    async fn require_room(&self, made: &KeyRecord) -> Result<Option<MutexGuard<'_, ()>>, Refusal> {
+        let Some(most) = self.caller.max_keys() else { return Ok(None) };
+        let adding = self.adding.lock().await;
+        let (mut usable, mut after, now) = (0, None, now());
+        loop {
+            let page = self.records.list(after.as_ref(), READ_AT_ONCE).await.map_err(outage)?;
+            let records = page.keys.iter().filter_map(view::read);
+            let of_tenant = records.filter(|record| record.tenant == made.tenant);
+            usable += of_tenant.filter(|one| one.end(&self.terms.lifetimes) > now).count();
+            if usable >= most {
+                let message = format!(
+                    "the credential may not grant more than {most} usable keys of a tenant; revoke one"
+                );
+                return Err(Refusal::new(403, "beyond_grant", message));
+            }
+            match page.next {
+                Some(next) => after = Some(next),
+                None => return Ok(Some(adding)),
+            }
+        }
+    }
+
     /// Writes the record of a new key.
     async fn add(&self, made: &KeyRecord, record: &mut AdminRecord<'_>) -> Result<(), Refusal> {
         record.of_record(made);
         self.caller.check_grant(made)?;
         body::check_names(made, &self.policy)?;
         let text = stored(made)?;
+        let _adding = self.require_room(made).await?;
         match self.records.write(made, &text, None).await.map_err(outage_of_creation)? {
             KeyWrite::Written => Ok(()),
             KeyWrite::SameDigest(_) => Err(Refusal::new(

@@ -24,6 +24,7 @@ use super::{
     access::{Access, Place},
     argument,
     config_file::OptionalConfigFile,
+    pages::Pages,
     printable,
     revoke::check_issuer,
 };
@@ -253,13 +254,14 @@ async fn act<B: Bans>(
 
 /// Reads all pages, each ban once: one that is extended meanwhile may be on two pages.
 async fn all<B: Bans>(store: &B) -> anyhow::Result<Vec<Entry>> {
-    let (mut entries, mut after) = (Vec::new(), None);
+    let (mut entries, mut pages) = (Vec::new(), Pages::default());
     loop {
-        let page = store.list_bans(after.as_ref(), PAGE).await?;
+        let page = store.list_bans(pages.position(), PAGE).await?;
+        let count = page.entries.len();
         entries.extend(page.entries);
-        // A server that does not move on would be queried for ever.
-        let Some(next) = page.next.filter(|next| after.as_ref() < Some(next)) else { break };
-        after = Some(next);
+        if !pages.turn(count, page.next)? {
+            break;
+        }
     }
     entries.sort_by(|one: &Entry, two| one.key.cmp(&two.key));
     entries.dedup_by(|one, two| one.key == two.key);

@@ -26,6 +26,7 @@ use super::{
     access::{Access, Place},
     argument,
     config_file::{self, OptionalConfigFile},
+    pages::Pages,
     printable,
 };
 use crate::{
@@ -326,13 +327,14 @@ async fn act<R: Revocations>(
 
 /// Reads all pages, each entry once: an entry whose end is moved meanwhile may be on two pages.
 async fn all<R: Revocations>(store: &R) -> anyhow::Result<Vec<Entry>> {
-    let (mut entries, mut after) = (Vec::new(), None);
+    let (mut entries, mut pages) = (Vec::new(), Pages::default());
     loop {
-        let page = store.list(after.as_ref(), PAGE).await?;
+        let page = store.list(pages.position(), PAGE).await?;
+        let count = page.entries.len();
         entries.extend(page.entries);
-        // A server that does not move on would be queried for ever.
-        let Some(next) = page.next.filter(|next| after.as_ref() < Some(next)) else { break };
-        after = Some(next);
+        if !pages.turn(count, page.next)? {
+            break;
+        }
     }
     entries.sort_by(|one: &Entry, two| one.key.cmp(&two.key));
     entries.dedup_by(|one, two| one.key == two.key);

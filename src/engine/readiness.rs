@@ -82,7 +82,8 @@ impl Readiness {
     }
 
     /// Returns what cannot be used although requests may be sent here, one phrase each: what needs
-    /// it is denied with `not_ready`.
+    /// it is denied with `not_ready`. API keys that are not copied are named as well: the record of
+    /// each is looked up when it is used.
     pub fn unusable(&self) -> Vec<String> {
         let state = self.live.load();
         let Snapshot { keys, upstream_keys, .. } = &state.snapshot;
@@ -97,6 +98,7 @@ impl Readiness {
             unusable
                 .extend(sources.map(|source| format!("the API keys in {source} cannot be used")));
         }
+        unusable.extend(uncopied_keys(&state));
         let Snapshot { policy, reservation_keys, .. } = &state.snapshot;
         if policy.metering.is_some() && reservation_keys.is_none() {
             unusable.push("no secret of `metering.secrets` can be used".to_owned());
@@ -107,6 +109,19 @@ impl Readiness {
         }
         unusable
     }
+}
+
+/// Returns the number of API keys in Redis beyond the copy, as a phrase, if there are some.
+fn uncopied_keys(state: &State) -> Option<String> {
+    let keys = state.snapshot.policy.api_keys.as_ref()?.redis?;
+    let status = state.api_keys.redis.as_ref()?.status();
+    let beyond = status.uncopied + status.cached;
+    (beyond > 0).then(|| {
+        format!(
+            "{beyond} API keys in Redis are not copied (`api_keys.replicate.max` is {}): each is looked up when it is used",
+            keys.max
+        )
+    })
 }
 
 /// Returns the issuers without keys.

@@ -71,6 +71,10 @@ async fn engine_with(redis: &Redis, url: &str, keys: u16) -> Engine {
     })
     .await;
     until("the copy is in force", async || answer(&engine, &made(0)).await == "allow").await;
+    let named = format!(
+        "{uncopied} API keys in Redis are not copied (`api_keys.replicate.max` is 2): each is looked up when it is used"
+    );
+    assert_eq!(engine.readiness().unusable(), Vec::from_iter((uncopied > 0).then_some(named)));
     engine
 }
 

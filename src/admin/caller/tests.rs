@@ -43,6 +43,7 @@ fn credentials() -> Vec<AdminCredentialConfig> {
                 "limits": { "per-key": "5/1s" },
                 "networks": ["10.0.0.0/8", "2001:db8::/32"],
                 "max_life": "30d",
+                "max_keys": 5,
             },
         },
         {
@@ -153,6 +154,43 @@ async fn a_credential_grants_what_it_lists_and_no_more() {
         assert_eq!((&line["who"], &line["status"]), (&json!("acme-ci"), &json!(403)));
         assert!(line["key_id"].is_string());
     }
+}
+
+#[tokio::test]
+async fn a_tenant_has_no_more_usable_keys_than_the_credential_may_add_to() {
+    let callers = Callers::new();
+    let create = || async { callers.call(OF_ACME, "POST", KEYS, &terms(json!({}))).await };
+    // Those of another caller count, those of another tenant do not.
+    callers.key(terms(json!({}))).await;
+    callers.key(terms(json!({ "tenant": "acme-test" }))).await;
+    let mut made = Vec::new();
+    for _ in 0..4 {
+        let (status, json) = create().await;
+        assert_eq!(status, 200, "{json}");
+        made.push(json["record"]["id"].as_str().unwrap().to_owned());
+    }
+    let (status, json) = create().await;
+    assert_eq!((status, code(&json)), (403, "beyond_grant"), "{json}");
+    assert!(json.to_string().contains("more than 5 usable keys"), "{json}");
+    let mut import = terms(json!({}));
+    import["digest"] = json!(KeyDigest::of(b"sk-old"));
+    let path = format!("{KEYS}/import");
+    let (status, json) = callers.call(OF_ACME, "POST", &path, &import).await;
+    assert_eq!((status, code(&json)), (403, "beyond_grant"), "{json}");
+    // A rotation adds none, and a key that is revoked makes room for one, of which several calls
+    // get one.
+    let path = format!("{KEYS}/{}", made[0]);
+    let rotation = json!({ "expires_in": "1d" });
+    assert_eq!(callers.call(OF_ACME, "POST", &format!("{path}/rotate"), &rotation).await.0, 200);
+    assert_eq!(callers.call(OF_ACME, "DELETE", &path, &json!({})).await.0, 200);
+    let several = [create(), create(), create()];
+    let answers = futures_util::future::join_all(several).await;
+    assert_eq!(answers.iter().filter(|(status, _)| *status == 200).count(), 1, "{answers:?}");
+    // Another tenant has room.
+    let other = terms(json!({ "tenant": "acme-test" }));
+    assert_eq!(callers.call(OF_ACME, "POST", KEYS, &other).await.0, 200);
+    // The token of the file has no bound.
+    callers.key(terms(json!({}))).await;
 }
 
 #[tokio::test]
@@ -380,6 +418,7 @@ fn wrong_credentials_are_refused_with_their_place() {
         (json!({ "tenants": ["a\nb"] }), "[0].tenants[0]", "control characters"),
         (json!({ "may_grant": { "scopes": ["infer:*"] } }), "scopes[0]", "no pattern"),
         (json!({ "may_grant": { "max_life": "0s" } }), "max_life", "1s at least"),
+        (json!({ "may_grant": { "max_keys": 0 } }), "max_keys", "1 at least"),
         (json!({ "may_grant": { "networks": [] } }), "networks", "list the networks"),
         (json!({ "digest": KeyDigest::of(b"") }), "[0].digest", "empty token"),
     ] {

@@ -352,7 +352,10 @@ impl Record<'_> {
             let note = match (table, is_redis) {
                 (Some(table), _) => format!("{} records", table.len()),
                 (None, true) => {
-                    "not here: `tollgate keys show --config FILE` prints a record".to_owned()
+                    let max = keys.redis.map_or(0, |keys| keys.max);
+                    format!(
+                        "not here: `tollgate keys show --config FILE` prints a record; beyond {max} records (`replicate.max`) each is looked up when its key is used, and `/readyz` has their number"
+                    )
                 }
                 (None, false) => "the file is not here".to_owned(),
             };

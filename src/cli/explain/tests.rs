@@ -415,6 +415,7 @@ fn the_answer_to_a_key_that_redis_may_know_is_unknown() {
     let (end, text) = fixture.explain(&["--header", &header("unknown")]);
     assert_eq!(end, ExitStatus::Unknown, "{text}");
     assert!(text.contains("  keys in Redis: not here"), "{text}");
+    assert!(text.contains("beyond 100000 records"), "{text}");
     let (end, text) = fixture.explain(&["--header", &header("good")]);
     assert_eq!(end, ExitStatus::Good, "{text}");
 }

@@ -10,6 +10,7 @@ use crate::{
     cli::{
         admin_client::{AdminClient, MadeKey},
         argument,
+        pages::Pages,
     },
     store::Position,
 };
@@ -82,24 +83,20 @@ impl AdminStore {
     ///
     /// # Errors
     /// The API does not answer or refuses, or its answer is none of a list.
-    pub(super) fn list(
-        &self,
-        mut after: Option<Position>,
-        limit: usize,
-    ) -> anyhow::Result<KeyList> {
-        let mut keys = Vec::new();
+    pub(super) fn list(&self, after: Option<Position>, limit: usize) -> anyhow::Result<KeyList> {
+        let (mut keys, mut pages) = (Vec::new(), Pages::after(after));
         loop {
             let missing = PAGE.min(limit - keys.len());
-            let page = self.runtime.block_on(self.client.list_keys(after.as_ref(), missing))?;
+            let page = self.runtime.block_on(self.client.list_keys(pages.position(), missing))?;
+            let entries = page.keys.len();
             for record in page.keys {
                 keys.push(listed(record)?);
             }
-            // A server that does not move on would be queried for ever.
-            let next = page.next.filter(|next| after.as_ref() < Some(next));
-            if next.is_none() || keys.len() >= limit {
+            let has_next = pages.turn(entries, page.next)?;
+            if !has_next || keys.len() >= limit {
+                let next = pages.position().filter(|_| has_next).cloned();
                 return Ok(KeyList { copied: keys.len(), keys, next, has_uses: true });
             }
-            after = next;
         }
     }
 }
