@@ -33,6 +33,7 @@
 //!             path: path.as_bytes(),
 //!             headers: Headers::default(),
 //!             address: None,
+//!             peer_certificate: b"",
 //!             body: RawBody::None,
 //!         })
 //!     };
@@ -51,6 +52,7 @@
 //! ```
 
 mod api_keys;
+mod authorities;
 mod body_pool;
 pub mod check;
 mod deadline;
@@ -92,9 +94,10 @@ use tollgate_core::{
 
 use self::{
     api_keys::ApiKeyFile,
+    authorities::ClientAuthorities,
     check::{CheckBounds, Checker, Clock},
     key_watch::KeyWatch,
-    live::{ApiKeySources, Live},
+    live::{ApiKeySources, FileCredentials, Live},
     readiness::Readiness,
     redis_keys::RedisKeys,
     reload::{ReloadError, Reloader},
@@ -168,6 +171,9 @@ pub enum StartError {
     /// A secret of the section `metering` is missing or cannot be used.
     #[error("metering.secrets: {0}")]
     Metering(SecretError),
+    /// The authorities of client certificates are missing or cannot be used.
+    #[error("client_certificates.authorities: {0}")]
+    Authorities(SecretError),
     /// The file of API keys is missing or has errors.
     #[error("api_keys.file: {0}")]
     ApiKeys(LoadError),
@@ -199,6 +205,8 @@ impl Engine {
             .map_err(StartError::UpstreamKey)?;
         let reservation_secrets =
             ReservationSecrets::start(&policy, max_stale).map_err(StartError::Metering)?;
+        let authorities =
+            ClientAuthorities::start(&policy, max_stale).map_err(StartError::Authorities)?;
         let policy = Arc::new(policy);
         let api_keys = ApiKeyFile::start(&policy, max_stale).map_err(StartError::ApiKeys)?;
         let tracer = server.observe.tracing.as_ref().map(Tracer::start).transpose()?;
@@ -219,6 +227,8 @@ impl Engine {
         let replica = redis_keys.prepare(&policy);
         let table = api_keys.as_ref().and_then(ApiKeyFile::table);
         let keys = ApiKeySources { file: table, redis: replica.clone() };
+        let credentials =
+            FileCredentials { upstream: credentials, authorities: authorities.current() };
         let live = Live::new(Arc::clone(&policy), sources, credentials, keys, server.token_cache);
         let live = Arc::new(live);
         live.replace_reservation_keys(reservation_secrets.keys());
@@ -239,7 +249,7 @@ impl Engine {
         let admin_credentials = Arc::new(ArcSwap::from_pointee(server.listen.credentials()));
         let reloader = Reloader::new(
             (server, digest),
-            (upstream_keys, reservation_secrets),
+            (upstream_keys, reservation_secrets, authorities),
             (api_keys, redis_keys),
             Arc::clone(&live),
             key_sources,

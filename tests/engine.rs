@@ -70,6 +70,7 @@ pub(crate) async fn decide_from(
             path: path.as_bytes(),
             headers,
             address,
+            peer_certificate: b"",
             body: RawBody::None,
         })
     };

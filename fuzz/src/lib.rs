@@ -43,6 +43,7 @@ pub fn post<'a>(content_type: &'a str, body: &'a [u8]) -> RawRequest<'a> {
         path: b"/x",
         headers,
         address: None,
+        peer_certificate: b"",
         body: RawBody::Whole(body),
     }
 }

@@ -31,6 +31,7 @@ use super::{
 use crate::{
     observe::now,
     policy_test::{Body, Ledger, Request},
+    secrets,
 };
 
 const MORE: &str = "\
@@ -59,7 +60,7 @@ pub struct Explain {
     #[command(flatten)]
     config: OptionalConfigFile,
     /// A file of cases, in the format of `tests/cases`, instead of a request.
-    #[arg(long, value_name = "FILE", conflicts_with_all = ["method", "path", "host", "scheme", "header", "body", "token", "address"])]
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["method", "path", "host", "scheme", "header", "body", "token", "address", "certificate"])]
     case: Option<PathBuf>,
     /// Only the cases of the file whose names contain this text.
     #[arg(long, value_name = "TEXT", requires = "case", conflicts_with = "path")]
@@ -86,6 +87,9 @@ pub struct Explain {
     /// file.
     #[arg(long, value_name = "TOKEN|-|@FILE")]
     token: Option<String>,
+    /// A file with the certificate of the client, in PEM.
+    #[arg(long, value_name = "FILE")]
+    certificate: Option<PathBuf>,
     /// The client's address.
     #[arg(long)]
     address: Option<IpAddr>,
@@ -154,6 +158,10 @@ impl Explain {
                 [b"Bearer ", argument::token(token)?.expose()].concat(),
             ));
         }
+        let certificate = self.certificate.as_deref();
+        let certificate = certificate.map(|path| argument::file(path, secrets::MAX)).transpose()?;
+        let certificate = String::from_utf8(certificate.unwrap_or_default())
+            .context("the certificate is not text")?;
         let or = |text: &Option<String>, default: &str| {
             text.clone().unwrap_or_else(|| default.to_owned())
         };
@@ -165,6 +173,7 @@ impl Explain {
             headers,
             joined: false,
             address: self.address,
+            certificate,
             body: body.map_or(Body::Absent, Body::Whole),
         };
         let input = ExplainInput {

@@ -78,6 +78,10 @@ impl Check {
         if let Some(file) = policy.api_keys.as_ref().and_then(|keys| keys.file.as_ref()) {
             self.readable(file, MAX_KEY_FILE, &Path::root().key("api_keys").key("file"));
         }
+        if let Some(section) = &policy.client_certificates {
+            let path = Path::root().key("client_certificates").key("authorities");
+            self.secret(section.authorities.as_ref(), &path);
+        }
         let secrets = policy.metering.iter().flat_map(|metering| &metering.secrets);
         for (index, secret) in secrets.enumerate() {
             self.secret(Some(secret), &Path::root().key("metering").key("secrets").index(index));

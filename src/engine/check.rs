@@ -83,6 +83,7 @@ use crate::{
 ///         path: b"/v1/chat/completions",
 ///         headers: Headers::default(),
 ///         address: None,
+///         peer_certificate: b"",
 ///         body: RawBody::Whole(b"{}"),
 ///     })
 /// };

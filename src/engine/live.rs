@@ -5,8 +5,11 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use arc_swap::ArcSwap;
 use tollgate_core::{
-    credential::api_key::KeyTable, limit::reservation::ReservationKeys, policy::Policy,
-    secret::Secret, snapshot::Snapshot,
+    credential::{api_key::KeyTable, certificate::Authorities},
+    limit::reservation::ReservationKeys,
+    policy::Policy,
+    secret::Secret,
+    snapshot::Snapshot,
 };
 
 use super::refusals::Refusals;
@@ -38,6 +41,16 @@ impl ApiKeySources {
     }
 }
 
+/// What a policy's files have beside keys of issuers and API keys.
+#[derive(Clone, Debug, Default)]
+pub struct FileCredentials {
+    /// The value of `Authorization` for each of the policy's upstream keys; `None` while there is
+    /// none that may be used.
+    pub upstream: Vec<Option<Secret>>,
+    /// The authorities of client certificates; `None` while there are none that may be used.
+    pub authorities: Option<Arc<Authorities>>,
+}
+
 /// The state that a check loads.
 #[derive(Debug)]
 pub struct State {
@@ -64,15 +77,15 @@ pub struct Live {
 }
 
 impl Live {
-    /// Starts with a policy, its key sources, its upstream keys and its sources of API keys.
+    /// Starts with a policy, its key sources, what its files have, and its sources of API keys.
     pub fn new(
         policy: Arc<Policy>,
         sources: Vec<Arc<Source>>,
-        upstream_keys: Vec<Option<Secret>>,
+        files: FileCredentials,
         api_keys: ApiKeySources,
         token_cache: TokenCacheConfig,
     ) -> Self {
-        let snapshot = snapshot(policy, &sources, upstream_keys, &api_keys);
+        let snapshot = snapshot(policy, &sources, files, &api_keys);
         let lookups = Arc::new(Lookups::default());
         let tokens = Arc::new(TokenCache::new(&token_cache, Arc::clone(&lookups)));
         let refusals = Arc::new(Refusals::new());
@@ -113,13 +126,13 @@ impl Live {
         &self,
         policy: Arc<Policy>,
         sources: Vec<Arc<Source>>,
-        upstream_keys: Vec<Option<Secret>>,
+        files: FileCredentials,
         api_keys: ApiKeySources,
     ) {
         let _turn = self.writing.lock().unwrap_or_else(PoisonError::into_inner);
         let tokens = Arc::new(TokenCache::new(&self.token_cache, Arc::clone(&self.lookups)));
         let reservation_keys = self.state.load().snapshot.reservation_keys.clone();
-        let snapshot = snapshot(policy, &sources, upstream_keys, &api_keys);
+        let snapshot = snapshot(policy, &sources, files, &api_keys);
         self.state.store(Arc::new(State {
             snapshot: Snapshot { reservation_keys, ..snapshot },
             sources,
@@ -133,10 +146,12 @@ impl Live {
     pub fn refresh_keys(&self) {
         let _turn = self.writing.lock().unwrap_or_else(PoisonError::into_inner);
         let state = self.state.load();
-        let Snapshot { policy, upstream_keys, reservation_keys, .. } = state.snapshot.clone();
+        let Snapshot { policy, upstream_keys, authorities, reservation_keys, .. } =
+            state.snapshot.clone();
+        let files = FileCredentials { upstream: upstream_keys, authorities };
         let (sources, tokens) = (state.sources.clone(), Arc::clone(&state.tokens));
         let api_keys = state.api_keys.clone();
-        let snapshot = snapshot(policy, &sources, upstream_keys, &api_keys);
+        let snapshot = snapshot(policy, &sources, files, &api_keys);
         self.state.store(Arc::new(State {
             snapshot: Snapshot { reservation_keys, ..snapshot },
             sources,
@@ -183,6 +198,11 @@ impl Live {
         self.replace_secrets(|snapshot| snapshot.reservation_keys = keys);
     }
 
+    /// Puts the authorities of client certificates in force.
+    pub fn replace_authorities(&self, authorities: Option<Arc<Authorities>>) {
+        self.replace_secrets(|snapshot| snapshot.authorities = authorities);
+    }
+
     fn replace_secrets(&self, change: impl FnOnce(&mut Snapshot)) {
         let _turn = self.writing.lock().unwrap_or_else(PoisonError::into_inner);
         let state = self.state.load();
@@ -206,10 +226,11 @@ fn are_same(tables: &[Option<Arc<KeyTable>>], others: &[Option<Arc<KeyTable>>]) 
 fn snapshot(
     policy: Arc<Policy>,
     sources: &[Arc<Source>],
-    upstream_keys: Vec<Option<Secret>>,
+    files: FileCredentials,
     api_keys: &ApiKeySources,
 ) -> Snapshot {
+    let FileCredentials { upstream: upstream_keys, authorities } = files;
     let api_keys = api_keys.tables(&policy);
     let keys = sources.iter().map(|source| source.current()).collect();
-    Snapshot { policy, keys, upstream_keys, api_keys, reservation_keys: None }
+    Snapshot { policy, keys, upstream_keys, api_keys, authorities, reservation_keys: None }
 }

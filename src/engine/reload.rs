@@ -12,7 +12,8 @@ use tollgate_core::policy::Policy;
 
 use super::{
     api_keys::ApiKeyFile,
-    live::{ApiKeySources, Live},
+    authorities::ClientAuthorities,
+    live::{ApiKeySources, FileCredentials, Live},
     redis_keys::RedisKeys,
     reservation_keys::ReservationSecrets,
     upstream_keys::UpstreamKeys,
@@ -69,6 +70,7 @@ pub(super) struct Reloader {
     applied: TextDigest,
     upstream_keys: UpstreamKeys,
     reservation_secrets: ReservationSecrets,
+    authorities: ClientAuthorities,
     api_keys: Option<ApiKeyFile>,
     redis_keys: RedisKeys,
     /// The credentials of the admin API that are in force.
@@ -81,7 +83,11 @@ impl Reloader {
     /// Creates a reloader for an engine that was started with the text of `applied`.
     pub(super) fn new(
         (server, applied): (ServerConfig, TextDigest),
-        (upstream_keys, reservation_secrets): (UpstreamKeys, ReservationSecrets),
+        (upstream_keys, reservation_secrets, authorities): (
+            UpstreamKeys,
+            ReservationSecrets,
+            ClientAuthorities,
+        ),
         (api_keys, redis_keys): (Option<ApiKeyFile>, RedisKeys),
         live: Arc<Live>,
         key_sources: Arc<KeySources>,
@@ -97,6 +103,7 @@ impl Reloader {
             applied,
             upstream_keys,
             reservation_secrets,
+            authorities,
             api_keys,
             redis_keys,
             admin_credentials,
@@ -104,6 +111,7 @@ impl Reloader {
         };
         reloader.report_upstream_keys();
         reloader.report_reservation_secrets();
+        reloader.report_authorities();
         reloader.report_api_keys();
         reloader
     }
@@ -130,6 +138,7 @@ impl Reloader {
         self.applied = digest;
         self.report_upstream_keys();
         self.report_reservation_secrets();
+        self.report_authorities();
         self.report_api_keys();
         let changed = file.server.changed_sections(&self.server);
         if changed.is_empty() { Ok(()) } else { Err(ReloadError::NeedsRestart(changed)) }
@@ -181,6 +190,15 @@ impl Reloader {
         self.report_reservation_secrets();
     }
 
+    /// Reads the authorities of client certificates from their file, and puts them in force if they
+    /// have changed.
+    pub(super) async fn refresh_authorities(&mut self) {
+        if self.authorities.look().await {
+            self.live.replace_authorities(self.authorities.current());
+        }
+        self.report_authorities();
+    }
+
     /// Reads the file of API keys, and puts its table in force if it has changed.
     pub(super) async fn refresh_api_keys(&mut self) {
         if let Some(file) = &mut self.api_keys
@@ -198,6 +216,11 @@ impl Reloader {
 
     fn report_reservation_secrets(&self) {
         self.observer.metrics().set_secrets("metering", self.reservation_secrets.status());
+    }
+
+    fn report_authorities(&self) {
+        let status = self.authorities.status();
+        self.observer.metrics().set_secrets("client_certificates", status);
     }
 
     fn report_upstream_keys(&self) {
@@ -235,6 +258,7 @@ impl Reloader {
             }
         };
         self.reservation_secrets.follow(&policy);
+        self.authorities.follow(&policy);
         // An issuer that has not answered by then is logged below. An upstream key, a secret of
         // reservations, or a file of API keys, that is not read by then is read by the next look: what needs it is denied
         // meanwhile.
@@ -242,13 +266,15 @@ impl Reloader {
             timeout(FIRST_KEYS, tried),
             timeout(NEW_UPSTREAM_KEYS, self.upstream_keys.add(&policy.upstream_keys)),
             timeout(NEW_UPSTREAM_KEYS, self.reservation_secrets.look()),
+            timeout(NEW_UPSTREAM_KEYS, self.authorities.look()),
             keys_read,
         );
         let table = api_keys.as_ref().and_then(ApiKeyFile::table);
         self.api_keys = api_keys;
         let replica = self.redis_keys.prepare(&policy);
         let keys = ApiKeySources { file: table, redis: replica.clone() };
-        let credentials = self.upstream_keys.credentials(&policy.upstream_keys);
+        let upstream = self.upstream_keys.credentials(&policy.upstream_keys);
+        let credentials = FileCredentials { upstream, authorities: self.authorities.current() };
         self.live.replace(Arc::clone(&policy), sources.clone(), credentials, keys);
         self.live.replace_reservation_keys(self.reservation_secrets.keys());
         self.redis_keys.installed(&policy, replica, &self.live);

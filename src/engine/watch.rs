@@ -85,6 +85,7 @@ impl Task {
             reloader.refresh_api_keys().await;
             reloader.refresh_upstream_keys().await;
             reloader.refresh_reservation_secrets().await;
+            reloader.refresh_authorities().await;
             drop(reloader);
             self.finished.send_modify(|rounds| *rounds += 1);
         }

@@ -77,8 +77,12 @@ pub(super) const NO_ROUTE: &str = "none";
 pub(super) const OTHER_MODEL: &str = "other";
 
 /// The labels of the kinds of credentials: none, and those of [`CredentialKind::ALL`].
-const CREDENTIALS: [&str; 1 + CredentialKind::ALL.len()] =
-    ["none", CredentialKind::Jwt.label(), CredentialKind::ApiKey.label()];
+const CREDENTIALS: [&str; 1 + CredentialKind::ALL.len()] = [
+    "none",
+    CredentialKind::Jwt.label(),
+    CredentialKind::ApiKey.label(),
+    CredentialKind::Certificate.label(),
+];
 
 /// The label of members that no table lists.
 const OTHER_MEMBER: &str = "other";

@@ -132,6 +132,7 @@ limits:
             path: path.as_bytes(),
             headers,
             address: Some(Ipv4Addr::new(203, 0, 113, 9).into()),
+            peer_certificate: b"",
             body: RawBody::None,
         };
         record.set_request(&raw);

@@ -1,7 +1,9 @@
 //! Errors of case files.
 
 use thiserror::Error;
-use tollgate_core::credential::{api_key::KeyTableError, jwt::key_set::KeySetError};
+use tollgate_core::credential::{
+    api_key::KeyTableError, certificate::AuthoritiesError, jwt::key_set::KeySetError,
+};
 use tollgate_testkit::KeyError;
 
 /// The reason why a case, a key or a policy of a case file cannot be used.
@@ -16,6 +18,9 @@ pub enum CaseError {
     /// A secret of the policy cannot be used.
     #[error(transparent)]
     Secret(#[from] KeySetError),
+    /// The authorities of client certificates cannot be used.
+    #[error("client_certificates.authorities: {0}")]
+    Authorities(#[from] AuthoritiesError),
     /// The text is no offset from `now`.
     #[error("`{0}` is not a moment; write `now`, or a sign and a duration such as `+5m` or `-30s`")]
     Moment(String),

@@ -9,6 +9,7 @@ use tollgate_core::{
     config::{ConfigError, Document, Errors, Path},
     credential::{
         api_key::{KeyTable, PREFIX},
+        certificate::Authorities,
         jwt::{
             issuer::{Issuer, KeySource},
             key_set::{KeySet, KeySetError, SkippedKey},
@@ -129,6 +130,11 @@ impl CaseFile {
             *table = Some(Arc::new(self.api_keys.table.clone()));
         }
         snapshot.reservation_keys = stand_in_keys(policy);
+        let section = policy.client_certificates.as_ref();
+        if let Some(source) = section.and_then(|section| section.authorities.as_ref()) {
+            let authorities = Authorities::from_pem(inline(source)?.expose())?;
+            snapshot.authorities = Some(Arc::new(authorities));
+        }
         for source in &policy.upstream_keys {
             let key = [b"Bearer ", inline(source)?.expose()].concat();
             snapshot.upstream_keys.push(Some(Secret::new(key)));
@@ -279,6 +285,7 @@ impl CaseFile {
             headers,
             joined,
             address: spec.address.and_then(|address| address.0),
+            certificate: spec.certificate.clone().unwrap_or_default(),
             body,
         };
         Ok((request, token))

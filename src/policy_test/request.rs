@@ -21,6 +21,8 @@ pub struct Request {
     pub joined: bool,
     /// The client's address.
     pub address: Option<IpAddr>,
+    /// The certificate of the client in PEM, as Envoy reports it; empty if there is none.
+    pub certificate: String,
     /// The body of the request.
     pub body: Body,
 }
@@ -58,6 +60,7 @@ impl Request {
             path: self.path.as_bytes(),
             headers,
             address: self.address,
+            peer_certificate: self.certificate.as_bytes(),
             body: match &self.body {
                 Body::Absent => RawBody::None,
                 Body::Whole(bytes) => RawBody::Whole(bytes),

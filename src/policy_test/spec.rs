@@ -224,6 +224,8 @@ pub(super) struct RequestSpec {
     pub(super) body_is: Option<BodyState>,
     /// The client's address as the proxy reports it; `none` for no address.
     pub(super) address: Option<Address>,
+    /// The certificate of the client in PEM, as Envoy reports it. Default: none.
+    pub(super) certificate: Option<String>,
     /// Whether the proxy joined repeated headers with a comma. Default false.
     pub(super) joined_headers: Option<bool>,
 }
@@ -251,6 +253,7 @@ impl RequestSpec {
             body_base64: body.body_base64.clone(),
             body_is: body.body_is,
             address: self.address.or(base.address),
+            certificate: self.certificate.clone().or_else(|| base.certificate.clone()),
             joined_headers: self.joined_headers.or(base.joined_headers),
         }
     }

@@ -97,8 +97,15 @@ fn message(request: &policy_test::Request) -> CheckRequest {
     let socket = request
         .address
         .map(|address| SocketAddress { address: address.to_string(), ..SocketAddress::default() });
-    let source = socket.map(|socket| Peer {
-        address: Some(Address { address: Some(address::Address::SocketAddress(socket)) }),
+    let address = socket.map(address::Address::SocketAddress);
+    let source = Some(Peer {
+        address: Some(Address { address }),
+        // Envoy escapes PEM (`include_peer_certificate`).
+        certificate: request
+            .certificate
+            .replace('\n', "%0A")
+            .replace(' ', "%20")
+            .replace('+', "%2B"),
         ..Peer::default()
     });
     CheckRequest {

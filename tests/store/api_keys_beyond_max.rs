@@ -324,6 +324,7 @@ impl LargeRequest for Large {
             path: b"/body",
             headers,
             address: None,
+            peer_certificate: b"",
             body: RawBody::Whole(br#"{"model":"m"}"#),
         })
     }

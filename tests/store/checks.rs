@@ -124,6 +124,7 @@ impl LargeRequest for Check {
             path: self.path.as_bytes(),
             headers,
             address: self.address.map(|address| address.parse().unwrap()),
+            peer_certificate: b"",
             body: RawBody::Whole(&self.body),
         })
     }

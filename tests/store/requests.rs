@@ -67,6 +67,7 @@ pub(super) fn verified(token: &str, foreign: &[&str]) -> Arc<Principal> {
         path: b"/x",
         headers,
         address: None,
+        peer_certificate: b"",
         body: RawBody::None,
     };
     match prepare(&snapshot, raw, Timestamp::from_secs(NOW), &mut NoHooks) {

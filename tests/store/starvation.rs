@@ -233,6 +233,7 @@ async fn decide(engine: &Engine, path: &str, token: &str, body: &[u8]) -> String
             path: path.as_bytes(),
             headers,
             address: None,
+            peer_certificate: b"",
             body: RawBody::Whole(body),
         })
     };

@@ -148,6 +148,7 @@ fn body_of<'a>(content_type: &'a str, body: &'a [u8]) -> Body<'a> {
         path: b"/x",
         headers,
         address: None,
+        peer_certificate: b"",
         body,
     };
     let (head, body) = raw.split();

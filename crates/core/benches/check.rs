@@ -134,6 +134,7 @@ fn request<'a>(authorization: &'a str, body: RawBody<'a>) -> RawRequest<'a> {
         path: b"/v1/chat/completions",
         headers,
         address: None,
+        peer_certificate: b"",
         body,
     }
 }
@@ -249,6 +250,7 @@ fn form_body(bencher: Bencher<'_, '_>) {
         path,
         headers,
         address: None,
+        peer_certificate: b"",
         body: RawBody::Whole(body.as_bytes()),
     };
     let (head, body) = raw.split();

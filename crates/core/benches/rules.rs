@@ -126,6 +126,7 @@ fn main() {
                         path: path.as_bytes(),
                         headers,
                         address: None,
+                        peer_certificate: b"",
                         body: RawBody::Whole(body.as_bytes()),
                     };
                     match black_box(prepare(&snapshot, raw, now, &mut Known(who.clone()))) {

@@ -12,11 +12,12 @@ use crate::{
     credential::{
         self, Credential, Rejection,
         api_key::{self, ApiKeys, KeyContext, PolicyNames},
+        certificate::{self, ClientCertificates, PeerCertificate},
         jwt,
     },
     denial::{Denial, Reason},
-    identity::{CredentialKind, Generation, KeyVersion, Principal},
-    request::Headers,
+    identity::{Confirmation, CredentialKind, Generation, KeyVersion, Principal},
+    request::{Headers, Request},
     snapshot::Snapshot,
     stage::Check,
     time::Timestamp,
@@ -45,11 +46,53 @@ pub fn extract<'a>(
     }
 }
 
+/// Finds the certificate of the client of a request; `None` without one, and under a policy that
+/// reads none.
+///
+/// # Errors
+/// `ambiguous_credential`, and `invalid_certificate` for one that is too long.
+pub(crate) fn peer_certificate<'a>(
+    request: &Request<'a>,
+    config: Option<&ClientCertificates>,
+) -> Result<Option<PeerCertificate<'a>>, Denial> {
+    config.map_or(Ok(None), |config| PeerCertificate::of(request, config))
+}
+
+/// Checks that the client has the key that its credential is bound to (RFC 8705 section 3).
+///
+/// # Errors
+/// `proof_required` without a certificate, `invalid_proof` with another one.
+pub(crate) fn check_confirmation(
+    confirmation: &Confirmation,
+    request: &Request<'_>,
+    config: Option<&ClientCertificates>,
+) -> Result<(), Denial> {
+    let Confirmation::Certificate(expected) = confirmation;
+    let Some(presented) = peer_certificate(request, config)? else {
+        let cause = match config {
+            Some(_) => "the token is bound to a certificate, and the proxy reports none",
+            None => {
+                "the token is bound to a certificate, and without the section \
+                 `client_certificates` none is read"
+            }
+        };
+        return Err(Denial::new(Reason::ProofRequired, cause));
+    };
+    // The digest of a certificate is no secret.
+    if presented.thumbprint()? == *expected {
+        Ok(())
+    } else {
+        let cause = "`cnf` of the token has another certificate than that of the client";
+        Err(Denial::new(Reason::InvalidProof, cause))
+    }
+}
+
 /// Returns the kind of a credential that [`extract`] refused for this reason; `None` where there is
 /// no credential, or more than one.
 pub(crate) const fn kind_of_malformed(reason: Reason) -> Option<CredentialKind> {
     match reason {
         Reason::InvalidApiKey => Some(CredentialKind::ApiKey),
+        Reason::InvalidCertificate => Some(CredentialKind::Certificate),
         Reason::MalformedToken => Some(CredentialKind::Jwt),
         _ => None,
     }
@@ -136,20 +179,40 @@ pub fn verify(snapshot: &Snapshot, credential: Credential<'_>, now: Timestamp) -
                 },
                 now,
             ),
-            None => Err(Rejection {
-                kind: CredentialKind::ApiKey,
-                denial: Box::new(Denial::new(
-                    Reason::InvalidApiKey,
-                    "the policy has no section `api_keys`",
-                )),
-                check: Check::Issuer,
-                refresh: None,
-                record: None,
-                settled: None,
-            }),
+            None => Err(without_section(
+                CredentialKind::ApiKey,
+                Reason::InvalidApiKey,
+                "the policy has no section `api_keys`",
+            )),
+        },
+        Credential::Certificate(presented) => match &policy.client_certificates {
+            Some(config) => certificate::verify(
+                presented,
+                config,
+                snapshot.authorities.as_deref(),
+                &policy.denylists,
+                now,
+            ),
+            None => Err(without_section(
+                CredentialKind::Certificate,
+                Reason::InvalidCertificate,
+                "the policy has no section `client_certificates`",
+            )),
         },
         #[cfg(test)]
         Credential::Test(key) => key.verify(now),
+    }
+}
+
+/// The rejection of a credential of which the policy has no section.
+fn without_section(kind: CredentialKind, reason: Reason, cause: &'static str) -> Rejection {
+    Rejection {
+        kind,
+        denial: Box::new(Denial::new(reason, cause)),
+        check: Check::Issuer,
+        refresh: None,
+        record: None,
+        settled: None,
     }
 }
 
@@ -162,6 +225,7 @@ pub fn cache_key<'a>(credential: &Credential<'a>) -> (CredentialKind, &'a [u8]) 
     let bytes = match credential {
         Credential::Jwt(token) => token.bytes(),
         Credential::ApiKey(key) => key.bytes(),
+        Credential::Certificate(certificate) => certificate.bytes(),
         #[cfg(test)]
         Credential::Test(key) => key.bytes(),
     };
@@ -199,6 +263,9 @@ fn generation(snapshot: &Snapshot, kind: CredentialKind, source: usize) -> Optio
         CredentialKind::Jwt => snapshot.key_set(source).map(|keys| keys.generation()),
         // A rejected key is never remembered, and an accepted one has its record.
         CredentialKind::ApiKey => None,
+        CredentialKind::Certificate => {
+            snapshot.authorities.as_deref().map(certificate::Authorities::generation)
+        }
         #[cfg(test)]
         CredentialKind::Test => Some(test_kind::generation()),
     }

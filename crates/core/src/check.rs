@@ -175,6 +175,7 @@ pub struct Pending {
 ///     path: b"/health",
 ///     headers: Headers::default(),
 ///     address: None,
+///     peer_certificate: b"",
 ///     body: RawBody::None,
 /// };
 /// let now = Timestamp::from_secs(1_800_000_000);
@@ -253,6 +254,7 @@ pub fn prepare(
 ///     path: b"/v1/chat",
 ///     headers,
 ///     address: None,
+///     peer_certificate: b"",
 /// };
 /// let now = Timestamp::from_secs(1_800_000_000);
 /// let prepared = match prepare_head(&snapshot, head, now, &mut NoHooks) {
@@ -370,6 +372,11 @@ fn enter<'a>(
     if principal.kind() != credential.kind() {
         return Err(Denial::new(Reason::Internal, "the result belongs to another credential"));
     }
+    // Before the principal is evidence: without the proof, it is not the client.
+    if let Some(confirmation) = principal.confirmation() {
+        let section = policy.client_certificates.as_ref();
+        authenticate::check_confirmation(confirmation, &request, section)?;
+    }
     let principal = &*evidence.principal.insert(principal);
     if let Some(rule) = &route.websocket {
         let left = principal.validity().until.micros().saturating_sub(now.micros());
@@ -400,11 +407,23 @@ fn credential<'a>(
         Some(rule) => rule.token(&request.headers)?,
         None => None,
     };
-    match offered {
-        Some(offered) => {
-            authenticate::offered(offered.token, &request.headers, policy.api_keys.as_ref())
+    let keys = policy.api_keys.as_ref();
+    let found = match offered {
+        Some(offered) => return authenticate::offered(offered.token, &request.headers, keys),
+        None => authenticate::extract(&request.headers, keys),
+    };
+    if !route.credentials.contains(CredentialKind::Certificate) {
+        return found;
+    }
+    // A certificate belongs to the connection, so that it may be there beside the credential of a
+    // request, which is the more specific one.
+    match found {
+        Err(denial) if denial.reason == Reason::MissingCredential => {
+            let section = policy.client_certificates.as_ref();
+            let certificate = authenticate::peer_certificate(request, section)?;
+            certificate.map(Credential::Certificate).ok_or(denial)
         }
-        None => authenticate::extract(&request.headers, policy.api_keys.as_ref()),
+        found => found,
     }
 }
 
@@ -660,6 +679,7 @@ impl Pending {
     /// #         path: b"/health",
     /// #         headers: Headers::default(),
     /// #         address: None,
+    /// #         peer_certificate: b"",
     /// #         body: RawBody::None,
     /// #     };
     /// #     match prepare(&snapshot, raw, Timestamp::from_secs(1), &mut NoHooks) {

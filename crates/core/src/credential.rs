@@ -2,13 +2,17 @@
 //! each variant.
 
 pub mod api_key;
+pub mod certificate;
 pub mod jwt;
 mod rejection;
 #[cfg(test)]
 pub mod test_kind;
 
-use self::api_key::{ApiKey, ApiKeys};
 pub use self::rejection::Rejection;
+use self::{
+    api_key::{ApiKey, ApiKeys},
+    certificate::PeerCertificate,
+};
 use crate::{
     denial::{Denial, Reason},
     identity::CredentialKind,
@@ -25,6 +29,8 @@ pub enum Credential<'a> {
     Jwt(jwt::Token<'a>),
     /// An API key.
     ApiKey(ApiKey<'a>),
+    /// A client certificate.
+    Certificate(PeerCertificate<'a>),
     /// The kind that only unit tests have.
     #[cfg(test)]
     Test(test_kind::Key<'a>),
@@ -36,6 +42,7 @@ impl Credential<'_> {
         match self {
             Self::Jwt(_) => CredentialKind::Jwt,
             Self::ApiKey(_) => CredentialKind::ApiKey,
+            Self::Certificate(_) => CredentialKind::Certificate,
             #[cfg(test)]
             Self::Test(_) => CredentialKind::Test,
         }

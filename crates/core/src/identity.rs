@@ -27,6 +27,8 @@ pub enum CredentialKind {
     Jwt,
     /// An API key.
     ApiKey,
+    /// A client certificate.
+    Certificate,
     /// The kind that only unit tests have.
     #[cfg(test)]
     #[serde(skip)]
@@ -35,13 +37,14 @@ pub enum CredentialKind {
 
 impl CredentialKind {
     /// Every kind that a policy can name, in the order of declaration.
-    pub const ALL: [Self; 2] = [Self::Jwt, Self::ApiKey];
+    pub const ALL: [Self; 3] = [Self::Jwt, Self::ApiKey, Self::Certificate];
 
     /// The label of the kind, as `x-tollgate-credential` has it.
     pub const fn label(self) -> &'static str {
         match self {
             Self::Jwt => "jwt",
             Self::ApiKey => "api_key",
+            Self::Certificate => "certificate",
             #[cfg(test)]
             Self::Test => "test",
         }
@@ -53,6 +56,7 @@ impl CredentialKind {
         match self {
             Self::Jwt => "jwt; subject=client",
             Self::ApiKey => "api_key; subject=client",
+            Self::Certificate => "certificate; subject=client",
             #[cfg(test)]
             Self::Test => "test; subject=client",
         }
@@ -259,6 +263,14 @@ pub struct Principal {
     revocation: Arc<revocation::Keys>,
     validity: Validity,
     key: Option<Box<KeyTerms>>,
+    confirmation: Option<Box<Confirmation>>,
+}
+
+/// The key that the client has to prove, where a credential is bound to one (RFC 7800).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Confirmation {
+    /// The SHA-256 of the client's certificate: `x5t#S256` (RFC 8705 section 3.1).
+    Certificate([u8; 32]),
 }
 
 impl Principal {
@@ -334,12 +346,23 @@ impl Principal {
             revocation: Arc::new(revocation),
             validity,
             key: None,
+            confirmation: None,
         })
     }
 
     /// Adds the terms of an API key.
     pub(crate) fn with_key(self, key: KeyTerms) -> Self {
         Self { key: Some(Box::new(key)), ..self }
+    }
+
+    /// Binds the credential to a key.
+    pub(crate) fn with_confirmation(self, confirmation: Confirmation) -> Self {
+        Self { confirmation: Some(Box::new(confirmation)), ..self }
+    }
+
+    /// The key that the credential is bound to; `None` for a credential that whoever has it may use.
+    pub fn confirmation(&self) -> Option<&Confirmation> {
+        self.confirmation.as_deref()
     }
 
     /// The terms of the API key; `None` for credentials of other kinds.
@@ -459,6 +482,7 @@ impl Principal {
             + omitted.sum::<usize>()
             + self.claims.size()
             + self.key.as_ref().map_or(0, |key| key.size())
+            + self.confirmation.as_ref().map_or(0, |_| size_of::<Confirmation>())
     }
 }
 

@@ -9,6 +9,7 @@ use crate::{
     config::{Errors, Path},
     credential::{
         api_key::{ApiKeys, ApiKeysConfig, ISSUER, KeyHeader},
+        certificate::{ClientCertificates, ClientCertificatesConfig},
         jwt::issuer::{IssuerConfig, Issuers, MAX_LIFETIME},
     },
     identity::{IdentityHeaders, IdentityHeadersConfig},
@@ -37,6 +38,9 @@ pub struct PolicyConfig {
     pub issuers: Vec<IssuerConfig>,
     /// Keys that clients send in place of a token. Default: none are accepted.
     pub api_keys: Option<ApiKeysConfig>,
+    /// Certificates of clients: as credentials on routes that name them, and as proof for tokens that
+    /// are bound to one. Default: none are read, and bound tokens are refused.
+    pub client_certificates: Option<ClientCertificatesConfig>,
     /// Names for models. With none, a model's name is what clients send.
     #[serde(default)]
     pub models: Vec<ModelConfig>,
@@ -74,6 +78,8 @@ pub struct Policy {
     pub issuers: Issuers,
     /// The section `api_keys`.
     pub api_keys: Option<ApiKeys>,
+    /// The section `client_certificates`.
+    pub client_certificates: Option<ClientCertificates>,
     /// The tiers of API keys that overrides of limits select.
     pub key_tiers: Vec<String>,
     /// The models by name.
@@ -117,7 +123,11 @@ impl Policy {
     pub fn longest_life(&self) -> Span {
         let issuers = self.issuers.list().iter();
         let keys = self.api_keys.iter().map(|keys| keys.lifetimes.max_life());
-        issuers.map(|issuer| issuer.longest_life()).chain(keys).max().unwrap_or(MAX_LIFETIME)
+        let certificates = self.client_certificates.iter();
+        let certificates = certificates.filter(|section| section.accepts_certificates());
+        let certificates = certificates.map(|section| section.max_life);
+        let lives = issuers.map(|issuer| issuer.longest_life()).chain(keys).chain(certificates);
+        lives.max().unwrap_or(MAX_LIFETIME)
     }
 
     /// The names of all limits, and of the one that tokens have in a claim.
@@ -163,6 +173,9 @@ impl Policy {
         let mut issuers = Issuers::compile(&config.issuers, &root.key("issuers"), errors);
         let api_keys = config.api_keys.as_ref();
         let api_keys = api_keys.map(|keys| keys.compile(&root.key("api_keys"), errors));
+        let client_certificates = config.client_certificates.as_ref();
+        let client_certificates = client_certificates
+            .map(|section| section.compile(&root.key("client_certificates"), errors));
         let models = Models::compile(&config.models, &config.tiers, &root, errors);
         let limits = limit::compile(&config.limits, &root.key("limits"), errors);
         if let Some(metering) = &config.metering {
@@ -179,6 +192,9 @@ impl Policy {
             has_issuers: !config.issuers.is_empty(),
             has_metering: config.metering.is_some(),
             api_keys: api_keys.as_ref(),
+            accepts_certificates: client_certificates
+                .as_ref()
+                .is_some_and(ClientCertificates::accepts_certificates),
         };
         let compiled = route::compile(&config.routes, &mut parts, &root.key("routes"), errors);
         let upstream_keys = parts.upstream_keys;
@@ -209,6 +225,7 @@ impl Policy {
         errors.is_empty().then(|| Self {
             issuers,
             api_keys,
+            client_certificates,
             key_tiers: limit_config::key_tiers(&config.limits),
             models,
             routes: compiled.table,
@@ -242,9 +259,10 @@ fn check_across(
 ) {
     if config.issuers.is_empty()
         && config.api_keys.is_none()
+        && config.client_certificates.is_none()
         && let Some(index) = config.routes.iter().position(RouteEntry::needs_credential)
     {
-        let message = "the route needs a credential, and there are no `issuers` and no `api_keys` to verify one";
+        let message = "the route needs a credential, and there are no `issuers`, `api_keys` or `client_certificates` to verify one";
         errors.push_presuming(&root.key("routes").index(index), &[root.key("issuers")], message);
     }
     for (index, issuer) in config.issuers.iter().enumerate() {

@@ -36,6 +36,9 @@ pub struct RawRequest<'a> {
     pub headers: Headers<'a>,
     /// The client's address, as reported by the proxy.
     pub address: Option<IpAddr>,
+    /// The certificate of the client, as Envoy reports it: PEM, percent-encoded. Empty if there is
+    /// none.
+    pub peer_certificate: &'a [u8],
     /// The body, if there is one.
     pub body: RawBody<'a>,
 }
@@ -56,13 +59,16 @@ pub struct RawHead<'a> {
     pub headers: Headers<'a>,
     /// The client's address, as reported by the proxy.
     pub address: Option<IpAddr>,
+    /// The certificate of the client, as Envoy reports it: PEM, percent-encoded. Empty if there is
+    /// none.
+    pub peer_certificate: &'a [u8],
 }
 
 impl<'a> RawRequest<'a> {
     /// Splits the request into head and body.
     pub fn split(self) -> (RawHead<'a>, RawBody<'a>) {
-        let Self { method, scheme, host, path, headers, address, body } = self;
-        (RawHead { method, scheme, host, path, headers, address }, body)
+        let Self { method, scheme, host, path, headers, address, peer_certificate, body } = self;
+        (RawHead { method, scheme, host, path, headers, address, peer_certificate }, body)
     }
 }
 
@@ -81,6 +87,8 @@ pub struct Request<'a> {
     pub headers: Headers<'a>,
     /// The client's address, if known.
     pub address: Option<IpAddr>,
+    /// The certificate of the client, as the proxy reports it; empty if there is none.
+    pub peer_certificate: &'a [u8],
 }
 
 impl<'a> Request<'a> {
@@ -99,6 +107,7 @@ impl<'a> Request<'a> {
     ///     path,
     ///     headers: Headers::default(),
     ///     address: None,
+    ///     peer_certificate: b"",
     /// };
     /// let request = Request::parse(raw(b"/v1/models")).expect("the request is unambiguous");
     /// assert_eq!(request.host.as_str(), "api.example.com");
@@ -118,7 +127,8 @@ impl<'a> Request<'a> {
         raw.headers.require_equal(KnownHeader::Method, raw.method)?;
         raw.headers.require_equal(KnownHeader::Path, raw.path)?;
         raw.headers.require_equal(KnownHeader::Authority, raw.host)?;
-        Ok(Self { method, secure, host, path, headers: raw.headers, address: raw.address })
+        let RawHead { headers, address, peer_certificate, .. } = raw;
+        Ok(Self { method, secure, host, path, headers, address, peer_certificate })
     }
 }
 
@@ -171,6 +181,7 @@ mod tests {
             path: b"/v1/models",
             headers: Headers::default(),
             address: None,
+            peer_certificate: b"",
         }
     }
 

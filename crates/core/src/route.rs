@@ -236,6 +236,8 @@ pub(crate) struct CompileContext<'a> {
     pub(crate) claims: BTreeSet<String>,
     /// Whether the policy has issuers.
     pub(crate) has_issuers: bool,
+    /// Whether routes can accept client certificates.
+    pub(crate) accepts_certificates: bool,
     /// Whether the policy has the section `metering`.
     pub(crate) has_metering: bool,
     /// The section `api_keys` of the policy.

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use crate::{
     credential::{
         api_key::{ApiKeys, KeyTable},
+        certificate::Authorities,
         jwt::key_set::KeySet,
     },
     limit::reservation::ReservationKeys,
@@ -28,6 +29,9 @@ pub struct Snapshot {
     /// key that no table knows is denied with `not_ready` then, and with `invalid_api_key`
     /// otherwise. The file comes first.
     pub api_keys: Vec<Option<Arc<KeyTable>>>,
+    /// The authorities of client certificates; `None` without them in the policy, and while there
+    /// are none that may be used.
+    pub authorities: Option<Arc<Authorities>>,
     /// The secrets that authenticate reservations; `None` without the section `metering`, and while
     /// there is none that may be used.
     pub reservation_keys: Option<Arc<ReservationKeys>>,
@@ -39,7 +43,14 @@ impl Snapshot {
         let keys = vec![None; policy.issuers.list().len()];
         let sources = policy.api_keys.as_ref().map_or(0, ApiKeys::sources);
         let api_keys = vec![None; sources];
-        Self { policy, keys, upstream_keys: Vec::new(), api_keys, reservation_keys: None }
+        Self {
+            policy,
+            keys,
+            upstream_keys: Vec::new(),
+            api_keys,
+            authorities: None,
+            reservation_keys: None,
+        }
     }
 
     /// The value of `Authorization` of an upstream key.

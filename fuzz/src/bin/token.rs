@@ -50,6 +50,7 @@ fuzz_target!(|input: &[u8]| {
             path: b"/x",
             headers,
             address: None,
+            peer_certificate: b"",
             body: RawBody::None,
         };
         let Prepared::Pending(pending) =

@@ -114,6 +114,7 @@ struct CheckRequest<'a> {
     /// Headers and context extensions.
     entries: usize,
     address: Option<IpAddr>,
+    peer_certificate: &'a [u8],
 }
 
 impl<'a> CheckRequest<'a> {
@@ -144,11 +145,11 @@ impl<'a> CheckRequest<'a> {
             (body, []) | ([], body) => RawBody::Whole(body),
             _ => return Err(CheckRequestError::TwoBodies),
         };
-        let Self { method, host, path, headers, address, .. } = self;
+        let Self { method, host, path, headers, address, peer_certificate, .. } = self;
         // The field `scheme` is the client's `:scheme`, which may be `https` over plain HTTP/2. The
         // header is Envoy's own.
         let scheme = headers.forwarded_scheme();
-        Ok(RawRequest { method, scheme, host, path, headers, address, body })
+        Ok(RawRequest { method, scheme, host, path, headers, address, peer_certificate, body })
     }
 
     /// Whether the request may have a body that Envoy did not send.
@@ -237,10 +238,18 @@ impl<'a> CheckRequest<'a> {
         }
     }
 
-    /// Reads an `AttributeContext.Peer`, of which only the address of a socket is used.
+    /// Reads an `AttributeContext.Peer`, of which the address of a socket is used, and the certificate
+    /// (`include_peer_certificate` of the filter: PEM, percent-encoded).
     fn read_source(&mut self, peer: &'a [u8]) -> Result<(), CheckRequestError> {
         for field in Fields::of(peer) {
-            let (1, address) = field? else { continue };
+            let address = match field? {
+                (1, address) => address,
+                (5, certificate) => {
+                    self.peer_certificate = certificate;
+                    continue;
+                }
+                _ => continue,
+            };
             for field in Fields::of(address) {
                 let (1, socket) = field? else { continue };
                 for field in Fields::of(socket) {
@@ -308,6 +317,7 @@ mod tests {
     fn every_used_field_is_read() {
         let socket = SocketAddress { address: "2001:db8::1".into(), ..Default::default() };
         let source = Peer {
+            certificate: "-----BEGIN%20".into(),
             address: Some(Address { address: Some(Kind::SocketAddress(socket)) }),
             ..Default::default()
         };
@@ -336,6 +346,7 @@ mod tests {
         assert_eq!(raw.headers.all("b").collect::<Vec<_>>(), [b""]);
         assert!(raw.headers.proxy().joins_repeats);
         assert_eq!(raw.address, Some("2001:db8::1".parse().unwrap()));
+        assert_eq!(raw.peer_certificate, b"-----BEGIN%20");
         assert!(matches!(raw.body, RawBody::Whole(b"{}")));
     }
 

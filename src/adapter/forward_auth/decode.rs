@@ -72,6 +72,7 @@ pub fn decode<'a>(
         path,
         headers: headers(&spec, &parts.headers),
         address,
+        peer_certificate: b"",
         body: match body {
             Some([]) => RawBody::None,
             Some(body) => RawBody::Whole(body),

@@ -317,6 +317,7 @@ fn answer(operation: &Operation, snapshot: &Snapshot, hosts: &[String], now: Tim
             headers: Headers::default(),
             // Without an address, a limit by address would deny an open operation.
             address: Some(IpAddr::from([192, 0, 2, 1])),
+            peer_certificate: b"",
             body: RawBody::None,
         };
         match prepare(snapshot, raw, now, &mut NoHooks) {

@@ -6,6 +6,7 @@ use anyhow::{Context as _, bail};
 use tollgate_core::{
     credential::{
         api_key::KeyTable,
+        certificate::Authorities,
         jwt::{
             issuer::{Issuer, JwksConfig, KeySource},
             key_set::{KeySet, MAX_BYTES, SkippedKey},
@@ -69,6 +70,7 @@ pub(super) fn find(
         sources.push(KeyOrigin { note, is_remote: slot.is_none() && fetched && !complete });
     }
     snapshot.reservation_keys = stand_in_keys(&policy);
+    snapshot.authorities = authorities(&policy)?;
     for source in &policy.upstream_keys {
         // A key that cannot be read is replaced, so that the answer has its header. Its value is
         // never printed.
@@ -80,6 +82,17 @@ pub(super) fn find(
     }
     snapshot.api_keys = api_keys(&policy, case, complete)?;
     Ok(PolicyKeys { snapshot, sources })
+}
+
+/// Returns the authorities of client certificates. Without their file, no chain can be verified here.
+fn authorities(policy: &Policy) -> anyhow::Result<Option<Arc<Authorities>>> {
+    let section = policy.client_certificates.as_ref();
+    let Some(source) = section.and_then(|section| section.authorities.as_ref()) else {
+        return Ok(None);
+    };
+    let Ok(text) = secrets::resolve_blocking(source) else { return Ok(None) };
+    let authorities = Authorities::from_pem(text.expose());
+    Ok(Some(Arc::new(authorities.context("the authorities of client certificates")?)))
 }
 
 /// Returns the tables of API keys: of the case file with a policy of its own, or of the file that

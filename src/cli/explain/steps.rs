@@ -9,11 +9,11 @@ use tollgate_core::{
     authenticate,
     ban::{Ban, holder_entries},
     check::{CheckHooks, Prepared, prepare},
-    credential::{Credential, api_key::ApiKey},
+    credential::{Credential, api_key::ApiKey, certificate},
     decision::{Decision, Evidence, Outcome},
     denial::{Denial, Reason},
     details::{ConditionResult, Details},
-    identity::{Omitted, Principal},
+    identity::{CredentialKind, Omitted, Principal},
     limit::{Charge, Counter, Hold, LimitStatus, refusal::Refusal, reservation::ReservationId},
     request::Headers,
     route::{OnOutage, Route},
@@ -320,6 +320,11 @@ impl Record<'_> {
             let id =
                 key.id().map_or_else(|| "none: a foreign format".to_owned(), |id| id.to_string());
             return vec![("kind", json!("api_key")), ("key id", json!(id))];
+        }
+        if self.evidence.credential == Some(CredentialKind::Certificate) {
+            let names = certificate::names_of(self.input.request.certificate.as_bytes());
+            let names = names.into_iter().map(|(kind, name)| (kind, json!(name)));
+            return std::iter::once(("kind", json!("certificate"))).chain(names).collect();
         }
         self.sent()
             .map(|token| ("bearer token", json!(format!("{} bytes", token.len()))))

@@ -109,6 +109,7 @@ fn ask(
         path: path.as_bytes(),
         headers,
         address: None,
+        peer_certificate: b"",
         body: RawBody::None,
     };
     let outcome = match prepare(snapshot, raw, now, &mut Cached(cache)) {

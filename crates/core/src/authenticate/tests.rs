@@ -35,6 +35,7 @@ fn prepared(snapshot: &Snapshot, key: &str) -> Prepared {
         path: b"/x",
         headers,
         address: None,
+        peer_certificate: b"",
         body: RawBody::None,
     };
     prepare(snapshot, raw, NOW, &mut NoHooks)

@@ -29,6 +29,14 @@ pub enum Reason {
     InvalidClaim,
     /// The API key is unknown, wrong or expired.
     InvalidApiKey,
+    /// The certificate of the client cannot be used.
+    InvalidCertificate,
+    /// The token is bound to a key, and the request does not prove that the client has it.
+    ProofRequired,
+    /// The token is bound to another key than that of the client.
+    InvalidProof,
+    /// The token is bound in a way that is not supported.
+    UnsupportedConfirmation,
     /// The route does not accept credentials of this kind.
     CredentialNotAccepted,
     /// The credential was revoked.
@@ -92,7 +100,7 @@ struct Meaning {
 
 impl Reason {
     /// Every reason, for metrics that are registered in advance and for the documentation.
-    pub const ALL: [Self; 39] = [
+    pub const ALL: [Self; 43] = [
         Self::MissingCredential,
         Self::AmbiguousCredential,
         Self::MalformedToken,
@@ -106,6 +114,10 @@ impl Reason {
         Self::WrongTokenType,
         Self::InvalidClaim,
         Self::InvalidApiKey,
+        Self::InvalidCertificate,
+        Self::ProofRequired,
+        Self::InvalidProof,
+        Self::UnsupportedConfirmation,
         Self::CredentialNotAccepted,
         Self::Revoked,
         Self::Banned,
@@ -178,6 +190,22 @@ impl Reason {
             Self::InvalidApiKey => {
                 of("invalid_api_key", 401, "the API key is not valid; get a new one")
             }
+            Self::InvalidCertificate => {
+                of("invalid_certificate", 401, "the client certificate cannot be used here")
+            }
+            Self::ProofRequired => of(
+                "proof_required",
+                401,
+                "the token is bound to a client certificate, and the connection has none",
+            ),
+            Self::InvalidProof => {
+                of("invalid_proof", 401, "the token is bound to another client certificate")
+            }
+            Self::UnsupportedConfirmation => of(
+                "unsupported_confirmation",
+                401,
+                "the token is bound to a key in a way that is not supported here",
+            ),
             Self::CredentialNotAccepted => of(
                 "credential_not_accepted",
                 401,

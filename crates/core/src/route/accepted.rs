@@ -12,20 +12,20 @@ pub(crate) struct AcceptedCredentials {
     /// The attributes of a challenge, each with `, ` in front: the kinds, and the headers that may
     /// hold an API key.
     pub(crate) challenge: String,
-    /// The headers to send: ``send `Authorization: Bearer <token>` ``.
+    /// The way to send them: ``send `Authorization: Bearer <token>` ``.
     pub(crate) advice: String,
 }
 
 impl AcceptedCredentials {
     /// Describes the kinds that a route accepts under a policy with these API keys.
-    pub(crate) fn new(kinds: CredentialKinds, keys: &ApiKeys) -> Self {
+    pub(crate) fn new(kinds: CredentialKinds, keys: Option<&ApiKeys>) -> Self {
         let labels: Vec<&str> = kinds.labels().collect();
         let mut challenge = format!(", credentials=\"{}\"", labels.join(" "));
         let mut ways = Vec::new();
         if kinds.contains(CredentialKind::Jwt) {
             ways.push("`Authorization: Bearer <token>`".to_owned());
         }
-        if kinds.contains(CredentialKind::ApiKey) {
+        if let Some(keys) = keys.filter(|_| kinds.contains(CredentialKind::ApiKey)) {
             let bearer = keys.is_bearer.then_some("authorization");
             let names: Vec<&str> = bearer.into_iter().chain(keys.headers.iter().copied()).collect();
             challenge.push_str(&format!(", key_headers=\"{}\"", names.join(" ")));
@@ -36,7 +36,13 @@ impl AcceptedCredentials {
             });
             ways.push(format!("an API key as {}", alternatives(&headers.collect::<Vec<_>>())));
         }
-        Self { challenge, advice: format!("send {}", ways.join(", or ")) }
+        let connect = "connect with a client certificate";
+        let advice = match (ways.is_empty(), kinds.contains(CredentialKind::Certificate)) {
+            (true, _) => connect.to_owned(),
+            (false, false) => format!("send {}", ways.join(", or ")),
+            (false, true) => format!("send {}, or {connect}", ways.join(", or ")),
+        };
+        Self { challenge, advice }
     }
 }
 
@@ -59,7 +65,7 @@ mod tests {
 
     #[test]
     fn the_kinds_and_the_headers_are_named() {
-        use CredentialKind::{ApiKey, Jwt};
+        use CredentialKind::{ApiKey, Certificate, Jwt};
         let all = r#"{ "file": "/k" }"#;
         let bearer = r#"{ "file": "/k", "header": ["authorization"] }"#;
         let header = r#"{ "file": "/k", "header": ["x-api-key"] }"#;
@@ -84,10 +90,22 @@ mod tests {
                 r#", credentials="api_key", key_headers="x-api-key""#,
                 "send an API key as `X-API-Key: <key>`",
             ),
+            (
+                &[Jwt, Certificate],
+                all,
+                r#", credentials="jwt certificate""#,
+                "send `Authorization: Bearer <token>`, or connect with a client certificate",
+            ),
+            (
+                &[Certificate],
+                all,
+                r#", credentials="certificate""#,
+                "connect with a client certificate",
+            ),
         ] {
             let config: ApiKeysConfig = serde_json::from_str(config).unwrap();
             let keys = config.compile(&Path::root(), &mut Errors::default());
-            let accepted = AcceptedCredentials::new(kinds.iter().copied().collect(), &keys);
+            let accepted = AcceptedCredentials::new(kinds.iter().copied().collect(), Some(&keys));
             assert_eq!((&*accepted.challenge, &*accepted.advice), (challenge, advice));
         }
     }

@@ -311,7 +311,8 @@ fn route(
         })
     });
     let credentials = credentials(config, context, path, errors);
-    let accepted = context.api_keys.map(|keys| AcceptedCredentials::new(credentials, keys));
+    let accepted = (context.api_keys.is_some() || context.accepts_certificates)
+        .then(|| AcceptedCredentials::new(credentials, context.api_keys));
     Route {
         name: config.name().to_owned(),
         public: config.public,
@@ -342,16 +343,16 @@ fn credentials(
     errors: &mut Errors,
 ) -> CredentialKinds {
     let Some(kinds) = &config.credentials else {
-        let has =
-            |kind: &CredentialKind| *kind != CredentialKind::ApiKey || context.api_keys.is_some();
-        let kinds = CredentialKind::ALL.into_iter().filter(has);
+        // Other kinds are accepted only where a route names them.
+        let keys = context.api_keys.map(|_| CredentialKind::ApiKey);
+        let kinds = std::iter::once(CredentialKind::Jwt).chain(keys);
         #[cfg(test)]
         let kinds = kinds.chain([CredentialKind::Test]);
         return kinds.collect();
     };
     let at = path.key("credentials");
     if kinds.is_empty() {
-        errors.push(&at, "list at least one kind: jwt, api_key");
+        errors.push(&at, "list at least one kind: jwt, api_key, certificate");
     }
     for (index, kind) in kinds.iter().enumerate() {
         let root = path.parent().parent();
@@ -360,6 +361,7 @@ fn credentials(
         }
         let (is_configured, section) = match kind {
             CredentialKind::ApiKey => (context.api_keys.is_some(), "api_keys"),
+            CredentialKind::Certificate => (context.accepts_certificates, "client_certificates"),
             _ => (context.has_issuers, "issuers"),
         };
         if !is_configured {

@@ -88,6 +88,7 @@ impl Asked {
             keys: vec![Some(Arc::new(keys.unwrap()))],
             upstream_keys: Vec::new(),
             api_keys: Vec::new(),
+            authorities: None,
             reservation_keys: None,
         };
         let token =
@@ -105,6 +106,7 @@ impl Asked {
             path: self.path.as_bytes(),
             headers,
             address: self.address,
+            peer_certificate: b"",
             body: RawBody::None,
         };
         match prepare(&snapshot, raw, Timestamp::from_secs(self.now), &mut NoHooks) {

@@ -169,6 +169,7 @@ impl Harness {
             path: path.as_bytes(),
             headers: list,
             address: None,
+            peer_certificate: b"",
             body,
         };
         let outcome =

@@ -6,6 +6,7 @@
 //!   JWT library.
 //! - `wycheproof`: raw signatures.
 //! - `real_tokens`: tokens as issuers send them.
+//! - `certificates`: client certificates, and tokens that are bound to one.
 //! - `body`, `categories`, `conditions`: the rules of a route.
 //! - `lease`, `escrow`: leased limits, and escrows for outages, in simulations.
 //! - `presets`: every listed route of every inference server.
@@ -23,6 +24,7 @@
 
 mod body;
 mod categories;
+mod certificates;
 mod checklist;
 mod conditions;
 mod escrow;

@@ -33,6 +33,7 @@ fn snapshot(routes: &str) -> Snapshot {
         keys: vec![Some(key.unwrap().into())],
         upstream_keys: Vec::new(),
         api_keys: Vec::new(),
+        authorities: None,
         reservation_keys: None,
     }
 }
@@ -88,6 +89,7 @@ fn asked_with(
         path: path.as_bytes(),
         headers,
         address: None,
+        peer_certificate: b"",
         body: if bytes.is_empty() { RawBody::None } else { RawBody::Whole(bytes) },
     };
     match prepare(snapshot, raw, Timestamp::from_secs(NOW), &mut NoHooks) {
@@ -380,6 +382,7 @@ fn what_a_body_may_not_say() {
             path: b"/v1/responses",
             headers,
             address: None,
+            peer_certificate: b"",
             body: RawBody::Whole(json.as_bytes()),
         };
         match prepare(&snapshot, raw, Timestamp::from_secs(NOW), &mut NoHooks) {

@@ -1,5 +1,6 @@
 //! The claims of a token whose signature is proven: times, audience, and the identity they state.
 
+mod confirmation;
 mod holder;
 pub(super) mod token_kind;
 mod words;
@@ -208,8 +209,12 @@ pub(super) fn principal(
         issued_at: times.issued_at,
         expires_at: times.expires_at,
     };
-    Principal::new(identity, validity, keys)
-        .map_err(|error| Denial::new(Reason::InvalidClaim, error.to_string()))
+    let principal = Principal::new(identity, validity, keys)
+        .map_err(|error| Denial::new(Reason::InvalidClaim, error.to_string()))?;
+    Ok(match confirmation::of(claims)? {
+        Some(confirmation) => principal.with_confirmation(confirmation),
+        None => principal,
+    })
 }
 
 /// The first claim of the subject that the token has, and which one it is. A claim that is there and

@@ -56,6 +56,7 @@ fn ours(kind: &str, body: &[u8]) -> Option<Value> {
         path: b"/x",
         headers,
         address: None,
+        peer_certificate: b"",
         body,
     };
     let (head, body) = raw.split();

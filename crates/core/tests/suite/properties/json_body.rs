@@ -29,6 +29,7 @@ fn read(body: &[u8], pointer: &str) -> Result<String, Reason> {
         path: b"/x",
         headers,
         address: None,
+        peer_certificate: b"",
         body: RawBody::Whole(body),
     };
     let (head, body) = raw.split();

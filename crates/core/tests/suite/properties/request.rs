@@ -160,7 +160,7 @@ proptest! {
                 headers.push(name, value);
             }
             let body = RawBody::Whole(&body);
-            let raw = RawRequest { method: &method, scheme: &scheme, host: &host, path: &path, headers, address: None, body };
+            let raw = RawRequest { method: &method, scheme: &scheme, host: &host, path: &path, headers, address: None, peer_certificate: b"", body };
             let (head, body) = raw.split();
             Request::parse(head).map_err(|denial| denial.reason).map(|request| {
                 let mut plan = Plan::default();
