@@ -8,6 +8,7 @@ mod bans;
 mod browsers;
 mod budgets;
 mod bursts;
+mod certificates;
 mod cli;
 mod cli_output;
 mod denials;

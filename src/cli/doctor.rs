@@ -3,9 +3,9 @@
 mod probes;
 mod wire;
 
-use std::{io::Write, process::ExitCode};
+use std::{io::Write, path::PathBuf, process::ExitCode};
 
-use anyhow::bail;
+use anyhow::{Context as _, bail};
 use clap::Args;
 use serde::Serialize;
 use serde_json::json;
@@ -20,7 +20,7 @@ use super::{
     printable,
     progress::Progress,
 };
-use crate::config::ByteSize;
+use crate::{config::ByteSize, secrets};
 
 const MORE: &str = "\
 Examples:
@@ -78,6 +78,10 @@ pub struct Doctor {
     /// input.
     #[arg(long, value_name = "TOKEN")]
     token: Option<String>,
+    /// A file with the certificate of a client, in PEM, which is public: it is sent in the headers in
+    /// which proxies report certificates, and must not be accepted.
+    #[arg(long, value_name = "FILE")]
+    certificate: Option<PathBuf>,
     /// The form of the output.
     #[arg(long, value_enum, default_value_t)]
     output: Output,
@@ -155,6 +159,10 @@ impl Doctor {
         if token.as_ref().is_some_and(|token| !token.bytes().all(|byte| byte.is_ascii_graphic())) {
             bail!("the token has characters that no token may have");
         }
+        let certificate = self.certificate.as_ref();
+        let certificate = certificate.map(|path| argument::file(path, secrets::MAX)).transpose()?;
+        let certificate = certificate.map(String::from_utf8).transpose();
+        let certificate = certificate.context("the certificate is not text")?;
         let marker = format!("doctor-{:016x}", rand::random::<u64>());
         let mut probes = Probes {
             target: &target,
@@ -162,6 +170,7 @@ impl Doctor {
             protected: Protected::default(),
             marker,
             token,
+            certificate,
             findings: Vec::new(),
             progress: Progress::stderr(),
         };

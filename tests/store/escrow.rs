@@ -77,6 +77,7 @@ async fn check(engine: &Engine) -> Result<Reservation, String> {
             path: b"/v1/chat/completions",
             headers,
             address: None,
+            peer_certificate: b"",
             body: RawBody::Whole(body.as_bytes()),
         })
     };

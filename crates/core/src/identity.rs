@@ -360,7 +360,8 @@ impl Principal {
         Self { confirmation: Some(Box::new(confirmation)), ..self }
     }
 
-    /// The key that the credential is bound to; `None` for a credential that whoever has it may use.
+    /// The key that the credential is bound to; `None` for one that every client that
+    /// has it may use.
     pub fn confirmation(&self) -> Option<&Confirmation> {
         self.confirmation.as_deref()
     }

@@ -203,7 +203,9 @@ fn read<'a>(
     }
     // `:scheme` is the client's, which may be `https` over plain HTTP/2. The header is Envoy's own.
     let scheme = headers.forwarded_scheme();
-    Ok(RawRequest { method, scheme, host, path, headers, address, body })
+    // The ABI has no certificate of the client: `client_certificates.header` names one of Envoy's.
+    let peer_certificate = &[];
+    Ok(RawRequest { method, scheme, host, path, headers, address, peer_certificate, body })
 }
 
 fn malformed(cause: &'static str) -> Denial {

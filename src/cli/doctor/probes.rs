@@ -2,6 +2,7 @@
 //! answers in one way only, and the meaning of each answer.
 
 mod bursts;
+mod certificates;
 mod large_headers;
 
 use std::time::{Duration, Instant};
@@ -21,6 +22,8 @@ pub(super) struct Probes<'a> {
     /// A random value that marks the requests of this run.
     pub(super) marker: String,
     pub(super) token: Option<String>,
+    /// The certificate of a client, in PEM.
+    pub(super) certificate: Option<String>,
     pub(super) findings: Vec<Finding>,
     pub(super) progress: Progress,
 }
@@ -68,6 +71,7 @@ impl Probes<'_> {
         self.identity().await?;
         self.progress.now("6/10: two credentials");
         self.credentials().await?;
+        self.certificates().await?;
         self.progress.now("7/10: a body that is too large");
         self.body_limit().await?;
         self.progress.now("8/10: requests that stay open");

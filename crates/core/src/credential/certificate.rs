@@ -26,7 +26,7 @@ use self::{
     config::IdentityRule,
     names::{NameKind, names, trust_domain},
 };
-use super::{MAX_CREDENTIAL, rejection::Rejection};
+use super::rejection::Rejection;
 use crate::{
     denial::{Denial, Reason},
     identity::{
@@ -38,6 +38,9 @@ use crate::{
     text::is_identifier,
     time::{Timestamp, rfc3339::Rfc3339},
 };
+
+/// The longest text of a certificate that is read, in bytes.
+const MAX_TEXT: usize = 16 * 1024;
 
 /// The certificate of a client, as the proxy reports it.
 #[derive(Clone, Copy)]
@@ -78,7 +81,7 @@ impl<'a> PeerCertificate<'a> {
         };
         match text.len() {
             0 => Ok(None),
-            1..=MAX_CREDENTIAL => Ok(Some(Self { text, encoding })),
+            1..=MAX_TEXT => Ok(Some(Self { text, encoding })),
             _ => Err(Denial::new(
                 Reason::InvalidCertificate,
                 "the certificate of the client is longer than 16 KiB",

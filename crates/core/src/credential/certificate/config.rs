@@ -63,7 +63,7 @@ pub struct CertificateHeaderConfig {
 
 /// An entry of `client_certificates.identities`, with exactly one kind of name.
 ///
-/// `{name}` in it stands for one part between the separators of the kind: `/` of a SPIFFE ID, `.` of
+/// `{name}` in it is one part between the separators of the kind: `/` of a SPIFFE ID, `.` of
 /// a DNS name, `@` of an e-mail address.
 #[derive(Clone, Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]

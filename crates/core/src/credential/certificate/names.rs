@@ -156,7 +156,7 @@ enum Part {
 /// The reason why a text is no pattern or template.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 pub(super) enum PatternError {
-    #[error("`{{name}}` stands for a whole part of the name: no other characters are beside it")]
+    #[error("`{{name}}` is a whole part of the name, without other characters beside it")]
     PartOfPart,
     #[error("`{0}` is not a capture; write `{{name}}` with letters, digits and `_`")]
     Capture(String),
