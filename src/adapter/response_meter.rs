@@ -2,6 +2,7 @@
 //! filters and the access log of a sidecar, with the same readers of usage and the same table of
 //! charges.
 
+mod document;
 mod scan;
 
 use std::{
@@ -133,7 +134,7 @@ impl ResponseMeter {
         let Some(reservation) = self.reservation.take() else { return };
         self.beats.abort();
         let mut reading = usage::of_members(self.scanner.members());
-        reading.is_continuous |= self.asks_continuous;
+        reading.is_continuous |= self.asks_continuous && reading.has_usage_in_each_event;
         Report::of(reservation, ending, reading).submit(&self.settler);
     }
 }

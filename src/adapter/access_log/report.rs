@@ -75,7 +75,7 @@ pub(super) fn read(entry: &HttpAccessLogEntry, keys: &ReservationKeys) -> Result
     let ending = ending::of(entry).ok_or(Refused::OtherEvent)?;
     let reservation = Reservation::open(text, keys)?;
     let mut reading = usage::read(metadata);
-    reading.is_continuous |= asks_for_continuous_usage(metadata);
+    reading.is_continuous |= reading.has_usage_in_each_event && asks_for_continuous_usage(metadata);
     Ok(Report::of(reservation, ending, reading))
 }
 
@@ -153,7 +153,7 @@ fn text<'a>(metadata: &'a Metadata, key: &str) -> Option<&'a str> {
 }
 
 /// Whether the request was changed to ask for the usage in each event of its stream. A server that
-/// does not know the option reports it at the end only.
+/// does not know the option may report it with its first or last event only.
 fn asks_for_continuous_usage(metadata: &Metadata) -> bool {
     let options = metadata.filter_metadata.get(CHECK).and_then(|check| {
         match check.fields.get("stream_options")?.kind.as_ref()? {

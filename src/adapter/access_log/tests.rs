@@ -122,6 +122,11 @@ fn periodic(entry: &mut HttpAccessLogEntry) {
     entry.response.as_mut().unwrap().response_code_details.clear();
 }
 
+/// What the Lua filter found of the events of a stream.
+fn flag(is_each_counted: bool) -> impl Fn(&mut HttpAccessLogEntry) {
+    move |entry| set(entry, "tollgate.usage", "each_event", Kind::BoolValue(is_each_counted))
+}
+
 fn asks_continuously(entry: &mut HttpAccessLogEntry) {
     let yes = Value { kind: Some(Kind::BoolValue(true)) };
     let options = ["include_usage", "continuous_usage_stats"];
@@ -354,15 +359,22 @@ fn what_reached_the_upstream_and_was_cut_is_charged_its_hold() {
         let expected = Usage::Unreported(25);
         charges(details, &[&cut, &reported], expected, Some(Unmetered::Cut));
         // The count of each event is that of the work until then.
-        let changes: &[Change<'_>] = &[&cut, &reported, &asks_continuously];
+        let changes: &[Change<'_>] = &[&cut, &reported, &asks_continuously, &flag(true)];
         charges(details, changes, Usage::Final(25), None);
+        // A server that ignores the option may count one event.
+        let (asks, each, early): (Change<'_>, Change<'_>, Change<'_>) =
+            (&asks_continuously, &flag(true), &flag(false));
+        for changes in [vec![asks], vec![asks, early], vec![each]] {
+            let changes = [vec![&cut as Change<'_>, &reported], changes].concat();
+            charges(details, &changes, expected, Some(Unmetered::Cut));
+        }
         let changes: &[Change<'_>] = &[&cut, &object("meta_info", whole)];
         charges(details, changes, Usage::Final(25), None);
     }
     // The server reports each event, and there was none.
     let cut = ended(200, "downstream_remote_disconnect");
     let expected = (Usage::Unreported(0), Some(Unmetered::Cut));
-    charges("no event", &[&cut, &asks_continuously], expected.0, expected.1);
+    charges("no event", &[&cut, &asks_continuously, &flag(true)], expected.0, expected.1);
 }
 
 #[test]

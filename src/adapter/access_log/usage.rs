@@ -31,9 +31,12 @@ pub(in crate::adapter) const ANTHROPIC_START: &str = "message_usage";
 pub(in crate::adapter) const RESPONSES: &str = "response_usage";
 pub(in crate::adapter) const SGLANG: &str = "meta_info";
 pub(in crate::adapter) const LLAMA_CPP: &str = "timings";
-/// The key of SGLang's number of a response, which only a request for several responses has; the
-/// Lua filter sets it for a body that is a list of responses.
+/// The key of SGLang's number of a response, which only a request for several responses has. Events
+/// of Anthropic's have a member of this name, too.
 pub(in crate::adapter) const INDEX: &str = "index";
+/// The key of whether the last event of a stream has a usage, and is not the first one that has: the
+/// Lua filter, or the meter of the module, observes it.
+pub(in crate::adapter) const EACH_EVENT: &str = "each_event";
 
 /// Counts above 2^53 are not exact in a double, and no request has so many tokens.
 const MOST_TOKENS: u64 = 1 << 53;
@@ -48,6 +51,8 @@ pub(in crate::adapter) struct Reading {
     pub(in crate::adapter) is_whole: bool,
     /// Whether the server reports its count with each event, by the form of the report.
     pub(in crate::adapter) is_continuous: bool,
+    /// Whether the last event of a stream has a usage, and an earlier one had.
+    pub(in crate::adapter) has_usage_in_each_event: bool,
     /// Whether a count was negative, not whole, or too large. It is ignored.
     pub(in crate::adapter) is_absurd: bool,
 }
@@ -63,6 +68,8 @@ enum Member {
     Number(f64),
     /// An object of a stream, as JSON text.
     Object(String),
+    /// What was observed of the response.
+    Flag(bool),
     /// A value that counts nothing.
     Null,
     /// A value of another type.
@@ -90,11 +97,22 @@ impl Members {
         }
     }
 
+    /// Keeps what was observed.
+    pub(in crate::adapter) fn set_flag(&mut self, key: &str, flag: bool) {
+        match self.0.get_mut(key) {
+            Some(Member::Flag(known)) => *known = flag,
+            _ => {
+                self.0.insert(key.to_owned(), Member::Flag(flag));
+            }
+        }
+    }
+
     fn of_metadata(metadata: &Metadata) -> Self {
         let fields = metadata.filter_metadata.get(NAMESPACE).map(|members| &members.fields);
         let member = |value: &prost_types::Value| match &value.kind {
             Some(Kind::NumberValue(number)) => Member::Number(*number),
             Some(Kind::StringValue(text)) => Member::Object(text.clone()),
+            Some(Kind::BoolValue(flag)) => Member::Flag(*flag),
             Some(Kind::NullValue(_)) | None => Member::Null,
             Some(_) => Member::Other,
         };
@@ -122,10 +140,11 @@ fn reading_of(Members(members): &Members) -> (Reading, bool) {
     let has_begun = start.as_ref().is_ok_and(|counts| !counts.0.is_empty());
     let has_ended = end.as_ref().is_ok_and(|counts| counts.0.contains_key("output_tokens"));
     // One of several responses counts itself only.
-    let is_one_of_several = members.contains_key(INDEX);
+    let has_sglang = sglang.as_ref().is_ok_and(|counts| !counts.0.is_empty());
+    let is_one_of_several = has_sglang && members.contains_key(INDEX);
     let partial = is_one_of_several || (has_begun && !has_ended);
-    reading.is_continuous =
-        !is_one_of_several && sglang.as_ref().is_ok_and(|counts| !counts.0.is_empty());
+    reading.is_continuous = has_sglang && !is_one_of_several;
+    reading.has_usage_in_each_event = members.get(EACH_EVENT) == Some(&Member::Flag(true));
     let whole = start.and_then(|start| Ok(start.merged(end?)));
     for counts in [whole, objects.counts(RESPONSES), sglang, objects.counts(LLAMA_CPP), body] {
         reading.add(counts.map(|counts| counts.tokens()));
@@ -232,7 +251,7 @@ impl Counts {
                     counts.0.insert(name.clone(), whole(*number).ok_or(Absurd)?);
                 }
                 Member::Null => {}
-                Member::Object(_) | Member::Other => return Err(Absurd),
+                Member::Object(_) | Member::Flag(_) | Member::Other => return Err(Absurd),
             }
         }
         Ok(counts)

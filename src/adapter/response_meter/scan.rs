@@ -9,15 +9,13 @@ use std::mem;
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
+use super::document::Document;
 use crate::adapter::access_log::usage::{
-    ANTHROPIC_START, INDEX, LLAMA_CPP, Members, RESPONSES, SGLANG, USAGE, is_count,
+    ANTHROPIC_START, EACH_EVENT, INDEX, LLAMA_CPP, Members, RESPONSES, SGLANG, USAGE,
 };
 
 /// Bytes of an event above which it is not read.
 const MAX_EVENT: usize = 10 << 20;
-
-/// The bytes of a piece that are read again with the next one: more than a name with its number.
-const KEPT: usize = 128;
 
 /// Reads the pieces of one response.
 #[derive(Debug, Default)]
@@ -33,7 +31,7 @@ enum Form {
     #[default]
     Unread,
     /// JSON, or lines of JSON.
-    Json(Json),
+    Json(Document),
     /// A stream of events.
     Events(Events),
 }
@@ -48,7 +46,7 @@ impl Scanner {
         } else if is("text/event-stream") {
             Form::Events(Events::default())
         } else if is("application/json") || is("application/x-ndjson") || is("application/jsonl") {
-            Form::Json(Json { kept: Vec::new(), has_begun: false })
+            Form::Json(Document::default())
         } else {
             Form::Unread
         };
@@ -64,76 +62,10 @@ impl Scanner {
     pub(super) fn read(&mut self, piece: &[u8]) -> bool {
         match &mut self.form {
             Form::Unread => false,
-            Form::Json(json) => json.read(piece, &mut self.members),
+            Form::Json(document) => document.read(piece, &mut self.members),
             Form::Events(events) => events.read(piece, &mut self.members),
         }
     }
-}
-
-/// A body of JSON.
-#[derive(Debug)]
-struct Json {
-    /// The end of the last piece.
-    kept: Vec<u8>,
-    has_begun: bool,
-}
-
-impl Json {
-    fn read(&mut self, piece: &[u8], members: &mut Members) -> bool {
-        if !self.has_begun
-            && let Some(first) = piece.iter().find(|byte| !byte.is_ascii_whitespace())
-        {
-            self.has_begun = true;
-            // In a list of answers each one counts only itself.
-            if *first == b'[' {
-                members.raise(INDEX, 0.0);
-            }
-        }
-        let kept = self.kept.len();
-        self.kept.extend_from_slice(piece.get(..KEPT).unwrap_or(piece));
-        let mut found = counts(&self.kept, members);
-        found |= counts(piece, members);
-        if piece.len() >= KEPT {
-            self.kept.clear();
-            self.kept.extend_from_slice(piece.get(piece.len() - KEPT..).unwrap_or_default());
-        } else {
-            let surplus = (kept + piece.len()).saturating_sub(KEPT);
-            self.kept.drain(..surplus);
-        }
-        found
-    }
-}
-
-/// Reads every count in a text. A key is behind a brace, a comma or a space; inside of a text its
-/// quotes would be escaped. Of a count that occurs more often the largest one is kept: nothing that
-/// a server repeats of its request lowers it.
-fn counts(text: &[u8], members: &mut Members) -> bool {
-    let mut found = false;
-    let mut rest = text;
-    while let Some(quote) = rest.iter().position(|byte| *byte == b'"') {
-        let last = quote.checked_sub(1).and_then(|at| rest.get(at)).copied().unwrap_or(b'"');
-        let after = rest.get(quote + 1..).unwrap_or_default();
-        if (matches!(last, b'{' | b',') || last.is_ascii_whitespace())
-            && let Some((name, number)) = count(after)
-        {
-            members.raise(name, number);
-            found = true;
-        }
-        rest = after;
-    }
-    found
-}
-
-/// Reads a name of a count, the quote behind it, a colon and a number.
-fn count(text: &[u8]) -> Option<(&str, f64)> {
-    let length = text.iter().position(|byte| !byte.is_ascii_alphabetic() && *byte != b'_')?;
-    let name = std::str::from_utf8(text.get(..length)?).ok().filter(|name| is_count(name))?;
-    let rest = text.get(length..)?.strip_prefix(b"\"")?.trim_ascii_start();
-    let rest = rest.strip_prefix(b":")?.trim_ascii_start();
-    let is_of_number = |byte: &u8| byte.is_ascii_digit() || b".eE+-".contains(byte);
-    let length = rest.iter().position(|byte| !is_of_number(byte)).unwrap_or(rest.len());
-    let number = std::str::from_utf8(rest.get(..length)?).ok()?.parse().ok()?;
-    Some((name, number))
 }
 
 /// A stream of events.
@@ -147,6 +79,8 @@ struct Events {
     is_skipped: bool,
     /// Whether the last line ended with a carriage return, whose line feed may follow.
     has_return: bool,
+    /// Whether an event had a usage.
+    has_counted: bool,
 }
 
 /// The members of an event that tell its usage.
@@ -225,32 +159,34 @@ impl Events {
             return false;
         }
         self.is_skipped = false;
-        let found = objects(&self.data, members);
+        let found = self.objects(members);
         self.data.clear();
         found
     }
-}
 
-/// Keeps the objects of an event that tell its usage.
-fn objects(data: &[u8], members: &mut Members) -> bool {
-    let Ok(event) = serde_json::from_slice::<Event<'_>>(data) else { return false };
-    let (message, response) = (nested(event.message), nested(event.response));
-    let mut found = false;
-    for (key, object) in [
-        (USAGE, text_of(event.usage)),
-        (ANTHROPIC_START, message),
-        (RESPONSES, response),
-        (SGLANG, text_of(event.meta_info)),
-        (INDEX, text_of(event.index)),
-        (LLAMA_CPP, text_of(event.timings)),
-    ] {
+    /// Keeps the objects of the event that has ended that tell its usage.
+    fn objects(&mut self, members: &mut Members) -> bool {
+        let Ok(event) = serde_json::from_slice::<Event<'_>>(&self.data) else { return false };
         // A server writes `null` in the events before the one with its usage.
-        if let Some(object) = object.filter(|object| *object != "null") {
-            members.replace(key, object);
-            found |= key != INDEX;
+        let usage = text_of(event.usage).filter(|usage| *usage != "null");
+        members.set_flag(EACH_EVENT, usage.is_some() && self.has_counted);
+        self.has_counted |= usage.is_some();
+        let mut found = false;
+        for (key, object) in [
+            (USAGE, usage),
+            (ANTHROPIC_START, nested(event.message)),
+            (RESPONSES, nested(event.response)),
+            (SGLANG, text_of(event.meta_info)),
+            (INDEX, text_of(event.index)),
+            (LLAMA_CPP, text_of(event.timings)),
+        ] {
+            if let Some(object) = object.filter(|object| *object != "null") {
+                members.replace(key, object);
+                found |= key != INDEX;
+            }
         }
+        found
     }
-    found
 }
 
 /// Returns the usage in an object.

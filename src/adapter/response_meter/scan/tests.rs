@@ -68,9 +68,24 @@ fn the_usage_of_bodies_is_read_in_pieces_of_any_size() {
             "a list of answers",
             JSON,
             r#"[{"meta_info":{"prompt_tokens":1,"completion_tokens":2}}]"#,
-            Some(3),
+            None,
             false,
         ),
+        (
+            "what a server repeats of its request",
+            JSON,
+            r#"{"a":{"usage":{"total_tokens":90},"x\"{[\\":"\"}]{\\","prompt_tokens":91},"usage":{"b":{"total_tokens":92},"total_tokens" : 59},"z":[{"usage":{"total_tokens":93}}]}"#,
+            Some(59),
+            true,
+        ),
+        (
+            "an echo and no usage",
+            JSON,
+            r#"{"usage":null,"metadata":{"total_tokens":1,"usage":{"prompt_tokens":1}},"x-1":{"total_tokens":1}}"#,
+            None,
+            false,
+        ),
+        ("units of Cohere", JSON, r#"{"meta":{"billed_units":{"input_tokens":8}}}"#, Some(8), true),
         ("no usage", JSON, r#"{"ok":true}"#, None, false),
         ("not JSON", "text/plain", r#"{"usage":{"total_tokens":4}}"#, None, false),
         ("a negative count", JSON, r#"{"usage":{"completion_tokens":-5}}"#, None, false),
@@ -121,7 +136,7 @@ fn the_usage_of_streams_is_read_in_pieces_of_any_size() {
         ),
         (
             "Anthropic's to its end",
-            "data: {\"message\":{\"usage\":{\"input_tokens\":9,\"output_tokens\":1}}}\n\ndata: {\"usage\":{\"output_tokens\":20}}\n\n",
+            "data: {\"message\":{\"usage\":{\"input_tokens\":9,\"output_tokens\":1}}}\n\ndata: {\"index\":0}\n\ndata: {\"usage\":{\"output_tokens\":20}}\n\n",
             Some(29),
             true,
         ),
@@ -150,6 +165,25 @@ fn the_usage_of_streams_is_read_in_pieces_of_any_size() {
 fn a_server_that_counts_in_each_event_is_recognised() {
     let body = "data: {\"meta_info\":{\"prompt_tokens\":2,\"completion_tokens\":3}}\n\n";
     assert!(readings(EVENTS, body).iter().all(|reading| reading.is_continuous));
+}
+
+#[test]
+fn a_usage_in_each_event_is_told_from_an_early_one() {
+    let (counted, other) =
+        ("data: {\"usage\":{\"total_tokens\":3}}\n\n", "data: {\"choices\":[]}\n\n");
+    let null = "data: {\"usage\":null}\n\n";
+    for (events, expected) in [
+        (vec![counted, counted], true),
+        (vec![other, counted, counted, "data: [DONE]\n\n"], true),
+        (vec![counted], false),
+        (vec![counted, other], false),
+        (vec![counted, counted, null], false),
+        (vec![other], false),
+    ] {
+        for reading in readings(EVENTS, &events.concat()) {
+            assert_eq!(reading.has_usage_in_each_event, expected, "{events:?}");
+        }
+    }
 }
 
 #[test]
