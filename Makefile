@@ -107,3 +107,13 @@ bench-nginx: ## What Tollgate costs behind nginx, by auth_request and by njs, be
 bench-tutorial: ## Tollgate beside FastAPI and PyJWT, as tutorials write it (ROUNDS=5 SECONDS=1.5 RATE=500)
 	@tools/parts toolchain envoy nginx python tutorial >/dev/null
 	@$(BENCH) benches/tutorial/tutorial_bench.py
+
+.PHONY: bench-metering
+bench-metering: ## What metering costs: Envoy's CPU an event and a request, Tollgate's instructions, calls of Redis (ROUNDS=5 SECONDS=1.5 STREAMS=40)
+	@tools/parts toolchain envoy nginx redis python valgrind >/dev/null
+	@$(BENCH) benches/metering_bench.py
+
+.PHONY: bench-accuracy
+bench-accuracy: ## What is charged beside what servers count: many clients, a killed replica, a failover of Redis (SECONDS=90 CLIENTS=16 FAILOVERS=3)
+	@tools/parts toolchain envoy redis python model sdks >/dev/null
+	@PYTHONPATH=tools:benches:benches/accuracy:.parts/sdks .parts/bin/python -B benches/accuracy/accuracy.py

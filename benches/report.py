@@ -1,4 +1,4 @@
-"""Writes the measurements into docs/benchmarks.md, between its markers, and a plot of each section to docs/plots/.
+"""Writes the measurements into docs/benchmarks.md and docs/accuracy.md, between their markers, and plots of sections to docs/plots/.
 
     python benches/report.py     from .bench/results, without measuring anything
 
@@ -14,6 +14,7 @@ import plot
 from measure import ROOT, ratios, spread, values
 
 PAGE = ROOT / "docs/benchmarks.md"
+ACCURACY = ROOT / "docs/accuracy.md"
 PLOTS = ROOT / "docs/plots"
 IN_FLIGHT = [1, 16, 64, 256]
 NAMES = {
@@ -330,7 +331,82 @@ def allocations(data):
     )
 
 
+def number(value):
+    return f"{value:,.0f}".replace(",", " ")
+
+
+def ran(data):
+    """Returns the command and the machine of a run that has no rounds."""
+    return how(data).partition(" Median")[0] + "\n"
+
+
+def accuracy(data):
+    totals, real = data["totals"], data["llama"]
+    result = table(["", "must be", "measured"], [
+        ["overspend: samples in which spent and held are above a limit, or a tenant's tokens at the server", "0", number(data["overspends"])],
+        ["undercount: tokens that the server counted and that are not charged", "0", number(totals["undercount"])],
+        ["phantom holds, after the last expiry", "0", number(data["phantoms"])],
+        ["false denials", "0", number(totals["false_denials"])],
+        ["llama.cpp: tokens charged, and those of its own counters", "not less", f"{number(real['charged'])}, {number(real['own'])}" if real else "-"],
+    ])
+    seen = (
+        f"\n{number(totals['requests'])} requests of {data['clients']} clients in {data['seconds']:g} s: {number(totals['complete'])} complete, {number(totals['cut'])} cut, "
+        f"{number(totals['denied'])} denied, {number(totals['refused'])} refused, {number(totals['unanswered'])} without an answer while one replica was gone for {data['outage']:.1f} s. "
+        f"{number(data['samples'])} samples of all counters; {data['budgets']} budgets of 5 000 tokens were used up, the fullest counter was at {data['fullest']:.1%}. "
+        f"`metering.life` {data['life']} s, reports every {data['flush']} s.\n"
+    )
+    dearer = (
+        f"\nCharged more than the server counted: {number(totals['overcount'])} tokens, of requests that were cut or had no usage; and {number(totals['lost_tokens'])} of "
+        f"{number(totals['lost'])} requests whose entries were lost with the replica. {number(data['replayed'])} entries were sent to the access log again and changed nothing, "
+        f"{number(data['forged'])} with other reservations were refused. Of {number(totals['running'])} streams that counted each event and were cut, "
+        f"the server had produced {number(totals['running_short'])} tokens beyond the last count, at most {number(totals['running_most'])} of one. "
+        f"At a server that does not notice that its clients are gone, up to {number(data['deaf'])} requests were in flight.\n\n"
+    )
+    rows = [
+        [name, *(number(row[key]) for key in ("requests", "complete", "cut", "denied", "tokens", "charged")), {"running": "-"}.get(row["expected"], number(row["less"]))]
+        for name, row in data["rows"].items()
+    ]
+    head = ["requests", "sent", "complete", "cut", "denied", "tokens of the server", "charged", "not charged"]
+    return ran(data) + "\n" + result + seen + dearer + table(head, rows)
+
+
+def failover(data):
+    rows = [
+        [str(index), f"{row['lag']:.2f} s", number(row["requests"]), number(row["within"]), number(row["bound"]), f"{number(row['loss'])} ({number(row['lost'])})", f"{number(row['dearer_tokens'])} ({number(row['dearer'])})", number(row["phantoms"]), f"{max(row['again'], 0):.1f} s"]
+        for index, row in enumerate(data["rows"], 1)
+    ]
+    head = ["failover", "writes lost", "requests", "began and ended within", "their tokens: the bound", "not charged (requests)", "charged as expired, beyond the usage", "phantom holds", "admitted again after"]
+    note = f"\nTen clients, `metering.life` {data['life']} s, reports every {data['flush']} s. Streams that are charged their last count when they are cut are left out.\n"
+    return ran(data) + "\n" + table(head, rows) + note
+
+
+def metering(data):
+    rounds = data["rounds"]
+    labels = {"plain": "`envoy.yaml`, a rate", "metered": "`envoy-metered.yaml`, tokens and slots", "each": "the same, usage in each event"}
+    rows = []
+    for name, label in labels.items():
+        added = [a - b for a, b in zip(values(rounds, name, "event_us"), values(rounds, "plain", "event_us"))]
+        row = [label, spread(values(rounds, name, "event_us"), 1), "-" if name == "plain" else spread(added, 1)]
+        if name == "each":
+            row += ["-"] * 3
+        else:
+            more = [a - b for a, b in zip(values(rounds, name, "request_us"), values(rounds, "plain", "request_us"))]
+            row += [spread(values(rounds, name, "request_us"), 1), "-" if name == "plain" else spread(more, 1), spread(values(rounds, name, "check_us"), 1)]
+        rows.append(row)
+    head = ["", "Envoy CPU us an event", "added", "Envoy CPU us a request", "added", "Tollgate CPU us a request"]
+    calls = data["redis"]
+    counted = (
+        f"\nInstructions of the sidecar behind Envoy, counted with callgrind: {number(data['instructions']['plain'])} a request with a rate, {number(data['instructions']['metered'])} with "
+        f"a limit on tokens and one on requests at once, its settlement included. Calls of Redis for each of those, check and settlement: {calls['1']:.2f} with one request at a time, "
+        f"{calls['32']:.2f} with 32.\n"
+    )
+    return how(data) + "\n" + table(head, rows) + counted
+
+
 SECTIONS = {
+    "accuracy": accuracy,
+    "failover": failover,
+    "metering": metering,
     "wire": wire,
     "cold": cold,
     "redis": redis,
@@ -352,23 +428,26 @@ def replaced(page, name, text):
     """The page with the text between a section's markers replaced."""
     start, end = f"<!-- bench:{name} -->", f"<!-- /bench:{name} -->"
     if page.count(start) != 1 or page.count(end) != 1:
-        raise measure.Failed(f"docs/benchmarks.md should have `{start}` and `{end}` once each")
+        raise measure.Failed(f"the page should have `{start}` and `{end}` once each")
     return re.sub(re.escape(start) + ".*?" + re.escape(end), lambda _: f"{start}\n{text.strip()}\n{end}", page, flags=re.S)
 
 
 def write():
-    page, missing = PAGE.read_text(), []
+    page, accurate, missing = PAGE.read_text(), ACCURACY.read_text(), []
     for name, section in SECTIONS.items():
-        if data := measure.load(name):
-            page = replaced(page, name, section(data))
-        else:
+        if not (data := measure.load(name)):
             missing.append(name)
+        elif section in (accuracy, failover):
+            accurate = replaced(accurate, name, section(data))
+        else:
+            page = replaced(page, name, section(data))
     rows = [[what, wanted, found, "met" if met else "**missed**"] for what, wanted, found, met in TARGETS]
     if data := measure.load("envoy"):
         page = replaced(page, "summary", summary(data))
     if rows:
         page = replaced(page, "targets", table(["", "target", "measured", ""], rows))
     PAGE.write_text(page)
+    ACCURACY.write_text(accurate)
     for what, wanted, found, met in TARGETS:
         print(f"{'met   ' if met else 'MISSED'} {what}: {wanted}, measured {found}")
     if missing:

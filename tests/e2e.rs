@@ -1,6 +1,7 @@
 //! End to end: the binary as it ships, behind a real Envoy with the shipped configuration. The
 //! assertions are on what the upstream received.
 
+mod accuracy;
 mod admin_api;
 mod allow;
 mod api_keys;

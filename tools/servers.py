@@ -98,7 +98,7 @@ class Server:
 
     def tail(self):
         lines = self.log.read_text(errors="replace").splitlines()[-20:]
-        return "\n".join(f"    {line}" for line in lines) + f"\n    ({self.log.relative_to(ROOT)})"
+        return "\n".join(f"    {line}" for line in lines) + f"\n    ({os.path.relpath(self.log, ROOT)})"
 
 
 class Rig(contextlib.ExitStack):
@@ -118,9 +118,9 @@ class Rig(contextlib.ExitStack):
         for server in self.all:
             server.check()
 
-    def model(self):
+    def model(self, *arguments):
         """A real model server; returns its port."""
-        server = self.start("model", [BIN / "python", "tools/llama_server.py"])
+        server = self.start("model", [BIN / "python", "tools/llama_server.py", *arguments])
         prefix = "listening on http://127.0.0.1:"
 
         def announced():
@@ -134,14 +134,15 @@ class Rig(contextlib.ExitStack):
         server.wait_for("readiness", lambda: answers(f"http://127.0.0.1:{ops}/readyz"))
         return server
 
-    def envoy(self, config, port, upstream, name="envoy", wrapper=(), output=None):
-        """Envoy, ready, on `port`. `config` is the shipped text or one made from it; its four addresses are replaced."""
+    def envoy(self, config, port, upstream, name="envoy", wrapper=(), output=None, authz="authz.sock"):
+        """Envoy, ready, on `port`. `config` is the shipped text or one made from it; its four addresses are replaced. `authz` is the socket
+        of Tollgate."""
         admin = free_port()
         for old, new in {
             "address: 0.0.0.0, port_value: 8080": f"address: 127.0.0.1, port_value: {port}",
             "pipe: { path: /run/tollgate/envoy-admin.sock, mode: 384 }":
                 f"socket_address: {{ address: 127.0.0.1, port_value: {admin} }}",
-            "path: /run/tollgate/authz.sock": f'path: "{self.directory}/authz.sock"',
+            "path: /run/tollgate/authz.sock": f'path: "{self.directory}/{authz}"',
             "address: 127.0.0.1, port_value: 8000": f"address: 127.0.0.1, port_value: {upstream}",
         }.items():
             if config.count(old) != 1:

@@ -1,0 +1,27 @@
+//! What is charged beside what the servers count, in a bounded run of `make bench-accuracy`: many
+//! clients at once, two replicas with an Envoy each on one Redis, of which one is killed.
+
+use std::path::Path;
+
+use crate::rig::{envoy::CURRENT, part, python};
+
+#[test]
+fn no_budget_is_overspent_undercounted_or_denied_falsely() {
+    let _envoy = part(&format!("envoy-{CURRENT}"), "envoy");
+    let _redis = part("redis-server", "redis");
+    let dir = tempfile::tempdir().unwrap();
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let paths = ["tools", "benches"].map(|path| root.join(path));
+    let output = python::command("benches/accuracy/accuracy.py")
+        .env("PYTHONPATH", std::env::join_paths(paths).unwrap())
+        .arg("--short")
+        .arg(dir.path())
+        .args(["--program", env!("CARGO_BIN_EXE_tollgate")])
+        .current_dir(root)
+        .output()
+        .unwrap();
+    let [out, err] =
+        [output.stdout, output.stderr].map(|text| String::from_utf8_lossy(&text).into_owned());
+    assert!(output.status.success(), "{out}{err}");
+    assert!(out.starts_with("accuracy: "), "{out}{err}");
+}
