@@ -67,6 +67,7 @@ pub mod settler;
 mod shares;
 mod status;
 mod upstream_keys;
+pub mod usage_histories;
 pub mod watch;
 
 use std::{

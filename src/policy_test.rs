@@ -109,7 +109,7 @@ impl Case {
                 if let Prepared::Pending(pending) = prepared {
                     // Only the counts matter here, not the answer.
                     drop(ledger.conclude(pending, earlier.at, None));
-                    ledger.settle_last(earlier.used, earlier.at);
+                    let _histories = ledger.settle_last(earlier.used, earlier.at);
                 }
             }
         }

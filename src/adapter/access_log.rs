@@ -178,7 +178,7 @@ fn take_entry(entry: &HttpAccessLogEntry, settler: &Settler) {
     let Some(keys) = settler.keys() else {
         return settler.count_problem(ReportProblem::NoSecret);
     };
-    match report::read(entry, &keys) {
+    match report::read(entry, &keys, |history| settler.histories().learnt(history)) {
         Ok(report) => report.submit(settler),
         Err(Refused::NoReservation) => settler.count_problem(ReportProblem::NoReservation),
         Err(Refused::OtherEvent) => settler.count_problem(ReportProblem::OtherEvent),
@@ -195,7 +195,7 @@ pub fn read_message(
 ) -> usize {
     let Ok(message) = StreamAccessLogsMessage::decode(message) else { return 0 };
     let entries = message.http_logs.into_iter().flat_map(|logs| logs.log_entry);
-    entries.filter(|entry| report::read(entry, keys).is_ok()).count()
+    entries.filter(|entry| report::read(entry, keys, |_| None).is_ok()).count()
 }
 
 #[cfg(test)]

@@ -76,6 +76,8 @@ pub struct ResponseMeter {
     reservation: Option<Reservation>,
     scanner: Scanner,
     asks_continuous: bool,
+    /// The bytes of the body so far.
+    bytes: u64,
     /// The tokens so far, for the renewals.
     seen: Arc<AtomicU64>,
     beats: JoinHandle<()>,
@@ -107,6 +109,7 @@ impl ResponseMeter {
             reservation: Some(reservation),
             scanner: Scanner::default(),
             asks_continuous,
+            bytes: 0,
             seen,
             beats,
         })
@@ -119,6 +122,7 @@ impl ResponseMeter {
 
     /// Reads a piece of the body.
     pub fn on_body(&mut self, piece: &[u8]) {
+        self.bytes = self.bytes.saturating_add(u64::try_from(piece.len()).unwrap_or(u64::MAX));
         if self.scanner.read(piece) {
             let reading = usage::of_members(self.scanner.members());
             self.seen.store(reading.tokens.unwrap_or(0), Ordering::Relaxed);
@@ -135,7 +139,8 @@ impl ResponseMeter {
         self.beats.abort();
         let mut reading = usage::of_members(self.scanner.members());
         reading.is_continuous |= self.asks_continuous && reading.has_usage_in_each_event;
-        Report::of(reservation, ending, reading).submit(&self.settler);
+        let learnt = |history| self.settler.histories().learnt(history);
+        Report::of(reservation, ending, reading, self.bytes, learnt).submit(&self.settler);
     }
 }
 

@@ -362,6 +362,13 @@ limits: [{{ name: l, by: [subject], {limit} }}]
             ("tokens: 8/day, overrides: [{ role: a, rate: 9/1m }]", "the limit has `tokens`"),
             ("tokens: 8/day, may_raise_to: 9", "does not have the form"),
             ("tokens: 8/day, lease: { slice: 2 }", "only a `rate` can be leased"),
+            ("tokens: 8/day, max_debt_percent: 5", "only a limit with `hold: estimate`"),
+            (
+                "tokens: 8/day, hold: bound, max_debt_percent: 5",
+                "only a limit with `hold: estimate`",
+            ),
+            ("tokens: 8/day, hold: estimate, max_debt_percent: 1001", "it is from 0 to 1000"),
+            ("requests: 8/day, hold: estimate", "only a limit with `tokens` has `hold`"),
         ] {
             let found = errors(limit, &[METERING, LISTEN, MODELS]);
             assert!(found.contains(error), "{limit}: {found}");
@@ -382,6 +389,65 @@ limits: [{{ name: l, by: [subject], {limit} }}]
             let errors = compile(&text, &|_| None).unwrap_err();
             let found: Vec<String> = errors.iter().map(|error| error.path.clone()).collect();
             assert_eq!(found, [key], "{errors:?}");
+        }
+    }
+
+    #[test]
+    fn work_whose_usage_is_in_no_response_needs_a_fixed_charge() {
+        let errors = |route: &str| {
+            let text = format!(
+                "listen: {{ access_log: 'unix:/run/log.sock' }}
+metering: {{ secrets: ['file:/run/metering'] }}
+issuers: [{{ issuer: 'https://a', audiences: [x], algorithms: [RS256], jwks: {{ url: 'https://a/k' }} }}]
+models: [{{ name: m, context: 4096 }}]
+routes: [{{ {route} }}]
+limits: [{{ name: l, by: [subject], tokens: 8/day }}, {{ name: r, by: [subject], rate: 5/1m }}]"
+            );
+            let errors = compile(&text, &|_| None).err().unwrap_or_default();
+            errors.iter().map(|error| error.message()).collect::<Vec<_>>().join("; ")
+        };
+        let posts = |path: &str, more: &str| {
+            format!("match: {{ methods: [POST], paths: ['{path}'] }}, scopes: [], {more}")
+        };
+        let realtime =
+            "match: { methods: [GET], paths: [/ws] }, scopes: [], websocket: {}, limits: [l]";
+        let metered = posts("/v1/responses", "model: { from: body }, limits: [l]");
+        for route in [
+            posts("/v1/batches", "limits: [l], fixed_tokens: 7"),
+            posts("/v1/batches/*", "limits: [r, l], fixed_tokens: 7"),
+            posts("/v1/videos", "limits: [l], fixed_tokens: 7"),
+            format!("{realtime}, fixed_tokens: 7"),
+            format!("{metered}, background_tokens: 7"),
+            "preset: vllm, open: [realtime, batch], limits: [l], fixed_tokens: 7".to_owned(),
+            "preset: vllm, limits: [l], background_tokens: 7".to_owned(),
+            "preset: vllm, open: [realtime], limits: [l], fixed_tokens: 7, background_tokens: 8"
+                .to_owned(),
+        ] {
+            assert_eq!(errors(&route), "", "{route}");
+        }
+        let both = format!("{metered}, fixed_tokens: 7, background_tokens: 7");
+        for (route, error) in [
+            (posts("/v1/batches", "model: { from: body }, limits: [l]"), "set `fixed_tokens`"),
+            (format!("{realtime}, model: {{ from: 'fixed:m' }}"), "set `fixed_tokens`"),
+            (posts("/v1/batches", "limits: [r], fixed_tokens: 7"), "no limit in `limits` has"),
+            (posts("/v1/batches", "fixed_tokens: 7"), "no limit in `limits` has `tokens`"),
+            (posts("/a", "limits: [r], background_tokens: 7"), "no limit in `limits` has"),
+            (posts("/a", "limits: [l], fixed_tokens: 0"), "nonzero"),
+            (posts("/a", "limits: [l], fixed_tokens: 9007199254740993"), "larger than 2^53"),
+            (both, "remove one of the two"),
+            (
+                posts("/v1/batches", "limits: [l], fixed_tokens: 7, on_outage: local"),
+                "`local` cannot count a fixed charge",
+            ),
+            (
+                "match: { paths: [/a] }, public: true, limits: [l], fixed_tokens: 7".to_owned(),
+                "the route is public",
+            ),
+            ("preset: vllm, limits: [l], fixed_tokens: 7".to_owned(), "no batch of the preset"),
+            ("preset: vllm, limits: [r], background_tokens: 7".to_owned(), "no limit in `limits`"),
+        ] {
+            let found = errors(&route);
+            assert!(found.contains(error), "{route}: {found}");
         }
     }
 

@@ -32,9 +32,10 @@ use tollgate_core::{
     },
     denial::{Denial, Reason},
     limit::{
-        Charge,
+        BucketId, Charge,
         refusal::Refusal,
         reservation::{Reservation, ReservationId},
+        usage_history::LearntUsage,
     },
     request::{Headers, RawBody, RawRequest},
     route::OnOutage,
@@ -667,6 +668,10 @@ impl CheckHooks for Hooks<'_> {
 
     fn reservation_id(&mut self) -> Option<ReservationId> {
         Some(ReservationId(rand::random()))
+    }
+
+    fn learnt_usage(&self, history: BucketId) -> Option<LearntUsage> {
+        self.state.histories.learnt(history)
     }
 
     fn passed(&mut self, stage: Stage) {

@@ -12,7 +12,7 @@ use tollgate_core::{
     snapshot::Snapshot,
 };
 
-use super::refusals::Refusals;
+use super::{refusals::Refusals, usage_histories::UsageHistories};
 use crate::{
     credential::{
         jwks::Source,
@@ -64,6 +64,8 @@ pub struct State {
     pub tokens: Arc<TokenCache>,
     /// The refusals of this policy's limits.
     pub(super) refusals: Arc<Refusals>,
+    /// What requests used before.
+    pub(super) histories: Arc<UsageHistories>,
 }
 
 /// Contains the state in force.
@@ -74,6 +76,7 @@ pub struct Live {
     writing: Mutex<()>,
     token_cache: TokenCacheConfig,
     lookups: Arc<Lookups>,
+    histories: Arc<UsageHistories>,
 }
 
 impl Live {
@@ -89,30 +92,47 @@ impl Live {
         let lookups = Arc::new(Lookups::default());
         let tokens = Arc::new(TokenCache::new(&token_cache, Arc::clone(&lookups)));
         let refusals = Arc::new(Refusals::new());
-        let state = ArcSwap::from_pointee(State { snapshot, sources, api_keys, tokens, refusals });
-        Self { state, writing: Mutex::new(()), token_cache, lookups }
+        let histories = Arc::<UsageHistories>::default();
+        let state = State {
+            snapshot,
+            sources,
+            api_keys,
+            tokens,
+            refusals,
+            histories: Arc::clone(&histories),
+        };
+        let state = ArcSwap::from_pointee(state);
+        Self { state, writing: Mutex::new(()), token_cache, lookups, histories }
     }
 
     /// Creates a state without key sources and without a token cache, for tests.
     pub fn fixed(snapshot: Snapshot) -> Self {
+        let histories = Arc::<UsageHistories>::default();
         let state = State {
             snapshot,
             sources: Vec::new(),
             api_keys: ApiKeySources::default(),
             tokens: Arc::new(TokenCache::disabled()),
             refusals: Arc::new(Refusals::new()),
+            histories: Arc::clone(&histories),
         };
         Self {
             state: ArcSwap::from_pointee(state),
             writing: Mutex::new(()),
             token_cache: TokenCacheConfig::default(),
             lookups: Arc::default(),
+            histories,
         }
     }
 
     /// The number of lookups in the token cache.
     pub fn lookups(&self) -> &Lookups {
         &self.lookups
+    }
+
+    /// What requests used before. A change of the policy or the keys keeps it.
+    pub fn histories(&self) -> &UsageHistories {
+        &self.histories
     }
 
     /// Returns the state in force.
@@ -139,6 +159,7 @@ impl Live {
             api_keys,
             tokens,
             refusals: Arc::new(Refusals::new()),
+            histories: Arc::clone(&self.histories),
         }));
     }
 
@@ -158,6 +179,7 @@ impl Live {
             api_keys,
             tokens,
             refusals: Arc::clone(&state.refusals),
+            histories: Arc::clone(&self.histories),
         }));
     }
 
@@ -184,8 +206,9 @@ impl Live {
         }
         let snapshot = Snapshot { api_keys: tables, ..state.snapshot.clone() };
         let (sources, tokens) = (state.sources.clone(), Arc::clone(&state.tokens));
-        let refusals = Arc::clone(&state.refusals);
-        self.state.store(Arc::new(State { snapshot, sources, api_keys, tokens, refusals }));
+        let (refusals, histories) = (Arc::clone(&state.refusals), Arc::clone(&self.histories));
+        let state = State { snapshot, sources, api_keys, tokens, refusals, histories };
+        self.state.store(Arc::new(state));
     }
 
     /// Puts upstream keys in force.
@@ -210,7 +233,9 @@ impl Live {
         change(&mut snapshot);
         let (sources, tokens) = (state.sources.clone(), Arc::clone(&state.tokens));
         let (api_keys, refusals) = (state.api_keys.clone(), Arc::clone(&state.refusals));
-        self.state.store(Arc::new(State { snapshot, sources, api_keys, tokens, refusals }));
+        let histories = Arc::clone(&self.histories);
+        let state = State { snapshot, sources, api_keys, tokens, refusals, histories };
+        self.state.store(Arc::new(state));
     }
 }
 

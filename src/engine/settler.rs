@@ -17,7 +17,7 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 use tollgate_core::{admission::Settlement, limit::reservation::ReservationKeys};
 
-use super::live::Live;
+use super::{live::Live, usage_histories::UsageHistories};
 use crate::{
     observe::{Observer, settlements::SettlementCounters},
     store::{LocalFallback, Store},
@@ -86,6 +86,16 @@ impl Settler {
     /// Counts a request that reached an upstream and whose tokens are not known.
     pub fn count_unmetered(&self, is_complete: bool) {
         self.counters().unmetered(is_complete);
+    }
+
+    /// Counts the tokens that a request used above its estimate, and above the bound that it held.
+    pub fn count_debt(&self, of_estimate: u64, of_bound: u64) {
+        self.counters().debt(of_estimate, of_bound);
+    }
+
+    /// What requests used before, which reports of complete responses add to.
+    pub fn histories(&self) -> &UsageHistories {
+        self.live.histories()
     }
 
     fn counters(&self) -> &SettlementCounters {
@@ -205,6 +215,7 @@ mod tests {
             id: ReservationId((number as u128).to_be_bytes()),
             issued: now,
             life: Span::from_secs(60),
+            histories: None,
             holds: vec![Hold {
                 limit: "day".into(),
                 counter_id: "alice".into(),

@@ -447,6 +447,16 @@ impl Scrape {
         for (ending, count) in counters.unmetered_requests() {
             family.count(&[("ending", ending)], count)?;
         }
+        let help = "Requests that used more tokens than they held, by what they held.";
+        let mut family = Family::counter(encoder, "debts", help)?;
+        for (hold, count) in counters.debts() {
+            family.count(&[("hold", hold)], count)?;
+        }
+        let help = "Tokens that requests used above what they held.";
+        let mut family = Family::counter(encoder, "debt_tokens", help)?;
+        for (hold, count) in counters.debt_tokens() {
+            family.count(&[("hold", hold)], count)?;
+        }
         let help = "Settlements that never reached the store: their holds expire.";
         let mut family = Family::counter(encoder, "settlements_dropped", help)?;
         for (cause, count) in counters.dropped() {

@@ -68,7 +68,14 @@ pub struct SettlementCounters {
     /// Settlements that never reached the store: the queue was full, or the store gave no answer.
     dropped: [AtomicU64; 2],
     failed_calls: AtomicU64,
+    /// Requests that used more than they held, and the tokens above it: of an estimate, and of a
+    /// bound.
+    debts: [AtomicU64; 2],
+    debt_tokens: [AtomicU64; 2],
 }
+
+/// What a request held that used more.
+const HOLDS: [&str; 2] = ["estimate", "bound"];
 
 impl SettlementCounters {
     /// Shows the counters in the metrics from now on.
@@ -103,6 +110,16 @@ impl SettlementCounters {
         add(&self.unmetered, usize::from(!is_complete), 1);
     }
 
+    /// Counts the tokens that a request used above its estimate, and above its bound.
+    pub fn debt(&self, of_estimate: u64, of_bound: u64) {
+        for (at, tokens) in [of_estimate, of_bound].into_iter().enumerate() {
+            if tokens > 0 {
+                add(&self.debts, at, 1);
+                add(&self.debt_tokens, at, tokens);
+            }
+        }
+    }
+
     /// Counts a settlement for which the queue had no room.
     pub fn dropped_by_queue(&self) {
         add(&self.dropped, 0, 1);
@@ -132,6 +149,16 @@ impl SettlementCounters {
     /// The counts of requests without a count of their tokens, by how they ended.
     pub(super) fn unmetered_requests(&self) -> impl Iterator<Item = (&'static str, u64)> {
         ["complete", "cut"].into_iter().zip(self.unmetered.iter().map(|count| count.load(Relaxed)))
+    }
+
+    /// The counts of requests that used more than they held, by what they held.
+    pub(super) fn debts(&self) -> impl Iterator<Item = (&'static str, u64)> {
+        HOLDS.into_iter().zip(self.debts.iter().map(|count| count.load(Relaxed)))
+    }
+
+    /// The tokens that requests used above what they held.
+    pub(super) fn debt_tokens(&self) -> impl Iterator<Item = (&'static str, u64)> {
+        HOLDS.into_iter().zip(self.debt_tokens.iter().map(|count| count.load(Relaxed)))
     }
 
     /// The counts of settlements that were dropped, by cause.

@@ -17,6 +17,7 @@ use tollgate_core::{
         reference,
         refusal::Refusal,
         reservation::{Reservation, ReservationId},
+        usage_history::{HistoryIds, LearntUsage, ObservedUsage, UsageHistory},
     },
     revocation,
     time::Timestamp,
@@ -38,6 +39,8 @@ pub struct Ledger {
     reserved: u128,
     /// The last reservation that was admitted, if it is not settled yet.
     last: Option<Reservation>,
+    /// What requests used, by the identity of their histories.
+    histories: HashMap<BucketId, UsageHistory>,
 }
 
 /// The hooks of a check that finds the refusals of a ledger.
@@ -59,6 +62,10 @@ impl CheckHooks for LedgerHooks<'_> {
 
     fn reservation_id(&mut self) -> Option<ReservationId> {
         Some(self.0.next_id())
+    }
+
+    fn learnt_usage(&self, history: BucketId) -> Option<LearntUsage> {
+        self.0.learnt_usage(history)
     }
 }
 
@@ -152,7 +159,7 @@ impl Ledger {
             self.arrival.extend(asked.iter().map(|(charge, step)| (charge.bucket, step.tat)));
             if let Some(reservation) = reservation {
                 self.counters.hold(reservation, None, now);
-                self.last = Some(reservation.clone());
+                self.last = Some(reservation).filter(|one| one.is_settled()).cloned();
             }
             let charged = asked.into_iter().map(|(_, step)| step.verdict);
             return AdmitResponse::Counted(charged.chain(held).collect());
@@ -166,13 +173,23 @@ impl Ledger {
         AdmitResponse::Counted(charged.chain(held).collect())
     }
 
+    /// Returns what a history of usage predicts.
+    pub fn learnt_usage(&self, history: BucketId) -> Option<LearntUsage> {
+        self.histories.get(&history)?.learnt()
+    }
+
     /// Ends the response of the request that was admitted last, with the tokens that it used; `None`:
-    /// it still arrives.
-    pub fn settle_last(&mut self, used: Option<u64>, now: Timestamp) {
-        let Some(reservation) = self.last.take() else { return };
-        if let Some(used) = used {
-            self.counters.settle(&Settlement { reservation, usage: Usage::Final(used) }, now);
+    /// it still arrives. Returns the histories that its usage belongs to.
+    pub fn settle_last(&mut self, used: Option<u64>, now: Timestamp) -> Option<HistoryIds> {
+        let reservation = self.last.take()?;
+        let tokens = used?;
+        let histories = reservation.histories;
+        for id in histories.iter().flat_map(|HistoryIds { own, shared }| [*own, *shared]) {
+            let usage = ObservedUsage { tokens, answer: None };
+            self.histories.entry(id).or_default().record(usage);
         }
+        self.counters.settle(&Settlement { reservation, usage: Usage::Final(tokens) }, now);
+        histories
     }
 
     /// The id of the next reservation: no two checks of a case have one id.

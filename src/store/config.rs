@@ -36,8 +36,11 @@ impl Default for StoreConfig {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct MemoryConfig {
-    /// The most buckets at a time, 1 to 100000000. A check that needs one more is an outage
-    /// (`full`): no client can displace the count of another one. Limits that do not count by the
+    /// The most buckets at a time, 1 to 100000000; and as many again of what limits on tokens, on
+    /// requests in a window and on requests in flight count: their counters, and the reservations
+    /// of requests that still run, at one entry each. As many reservations that have ended are
+    /// remembered. A check that needs one more is an outage (`full`): no client can displace the
+    /// count of another one. Limits that do not count by the
     /// credential (`address`, `route`, `model`) have as many of their own, and one principal has a
     /// sixteenth of the others at most: beyond it its new buckets admit nothing. Default 1000000,
     /// which take about 60 MB if all are in use.

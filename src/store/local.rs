@@ -209,6 +209,10 @@ fn share_of_window(hold: &Hold, replicas: u64) -> Hold {
         Counter::Requests { limit, ends } => {
             Counter::Requests { limit: limit / replicas.max(1), ends }
         }
+        Counter::Rate { interval, burst } => Counter::Rate {
+            interval: interval.saturating_mul(replicas),
+            burst: burst / replicas.max(1),
+        },
         settled => settled,
     };
     Hold { counter, ..hold.clone() }

@@ -29,7 +29,7 @@ use tollgate::{
     },
     policy_test::{self, Body, Case, Ledger, Observed, Verdict, compare},
 };
-use tollgate_core::{route::OnOutage, snapshot::Snapshot};
+use tollgate_core::{limit::usage_history::ObservedUsage, route::OnOutage, snapshot::Snapshot};
 
 use super::{
     files, rows,
@@ -245,8 +245,9 @@ async fn every_row_has_its_result(reading: Reading) {
             Arc::new(Audit::off()),
         ));
         let clock = Arc::clone(&moment);
+        let live = Arc::new(Live::fixed(snapshot.clone()));
         let checker = Checker::new(
-            Arc::new(Live::fixed(snapshot.clone())),
+            Arc::clone(&live),
             Arc::new(store),
             None,
             observer,
@@ -259,7 +260,10 @@ async fn every_row_has_its_result(reading: Reading) {
             let message = message(&earlier.request);
             for _ in 0..earlier.times {
                 drop(call(&service, &message, reading).await);
-                ledger.lock().unwrap().settle_last(earlier.used, earlier.at);
+                let histories = ledger.lock().unwrap().settle_last(earlier.used, earlier.at);
+                if let (Some(histories), Some(tokens)) = (histories, earlier.used) {
+                    live.histories().record(histories, ObservedUsage { tokens, answer: None });
+                }
             }
         }
         moment.set(row.case.now, row.case.outage);

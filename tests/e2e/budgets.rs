@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, mpsc};
 use serde_json::{Value as Json, json};
 use tempfile::TempDir;
 use tokio::runtime::Runtime;
-use tollgate::{app::App, config, observe};
+use tollgate::{app::App, config, listener::Address, observe};
 use tollgate_testkit::{Algorithm, KeyPair, Token};
 
 use crate::rig::{
@@ -36,6 +36,20 @@ limits:
   - { name: gpu, by: [subject], concurrent: 1 }
 "#;
 
+/// Limits that hold an estimate, a server that counts each event, and fixed charges.
+const ESTIMATES: &str = r#"
+audit: { to: none }
+metering: { secrets: ["${SECRET}"] }
+issuers: [{ issuer: i, audiences: any, algorithms: [HS256], secret: "${SECRET}", required_claims: [] }]
+models: [{ name: m, context: 10000, max_output: 2000, template_tokens: 100, usage: continuous }]
+routes:
+  - { match: { methods: [POST], paths: [/v1/chat/completions] }, scopes: [], model: { from: body }, limits: [day] }
+  - { match: { methods: [POST], paths: [/v1/batches] }, scopes: [], limits: [day], fixed_tokens: 700 }
+  - { match: { methods: [POST], paths: [/v1/responses] }, scopes: [], model: { from: body }, limits: [day], background_tokens: 900 }
+limits:
+  - { name: day, by: [subject], tokens: 20000/day, hold: estimate }
+"#;
+
 struct Budgets {
     // Dropped in this order: the proxy first, the directory with the logs last.
     envoy: Envoy,
@@ -49,6 +63,10 @@ struct Budgets {
 
 impl Budgets {
     fn on(version: &str) -> Self {
+        Self::with(CONFIG, version)
+    }
+
+    fn with(config: &str, version: &str) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let runtime = Runtime::new().unwrap();
         let path = dir.path().display().to_string();
@@ -58,7 +76,7 @@ impl Budgets {
             _ => None,
         };
         let app = (!is_embedded(version)).then(|| {
-            let loaded = config::compile(&format!("{LISTEN}{CONFIG}"), &env).unwrap();
+            let loaded = config::compile(&format!("{LISTEN}{config}"), &env).unwrap();
             let app = App::start(loaded, Arc::new(observe::now));
             runtime.block_on(async { app.await.unwrap() })
         });
@@ -72,7 +90,7 @@ impl Budgets {
         });
         let socket = format!("path: \"{}/access-log.sock\"", dir.path().display());
         let embedded = "listen: { embedded: true, ops: \"127.0.0.1:0\" }";
-        let policy = format!("{embedded}{CONFIG}").replace("${SECRET}", SECRET);
+        let policy = format!("{embedded}{config}").replace("${SECRET}", SECRET);
         Tollgate::write_embedded(dir.path(), &policy);
         let envoy = Envoy::start(dir.path(), upstream.port, version, |shipped| {
             if is_embedded(version) {
@@ -90,6 +108,34 @@ impl Budgets {
     fn post(&self, body: &Json) -> Reply {
         let request = Request::post("/v1/chat/completions", body.to_string()).bearer(&self.token);
         self.envoy.send(&request)
+    }
+
+    /// The number of requests that are settled.
+    fn settled(&self) -> u64 {
+        let Address::Tcp(ops) = self.app.as_ref().unwrap().ops.clone() else { panic!() };
+        let text = Request::get("/metrics").send(ops.port()).text();
+        let series = "tollgate_settlements_total{result=\"charged\"} ";
+        let count = text.lines().find_map(|line| line.strip_prefix(series));
+        count.unwrap().parse().unwrap()
+    }
+
+    /// Sends a request to a path that is answered with this response, waits until it is settled if it
+    /// is, and returns it as the upstream got it, and what was left of the day's tokens.
+    fn send(&self, path: &str, body: &Json, response: &str, is_settled: bool) -> (Json, u64) {
+        let (bytes, raw) = mpsc::channel();
+        bytes.send(response.as_bytes().to_vec()).unwrap();
+        drop(bytes);
+        self.answers.lock().unwrap().push(Answer::Raw(raw));
+        let before = self.settled();
+        let request = Request::post(path, body.to_string()).bearer(&self.token);
+        // A response that is cut does not arrive.
+        let reply = request.try_send(self.envoy.port);
+        if is_settled {
+            until("settlement", || (self.settled() == before + 1).then_some(()));
+        }
+        let seen = self.seen.lock().unwrap().pop().unwrap();
+        let left = reply.and_then(|reply| reply.one("x-ratelimit-remaining-tokens")?.parse().ok());
+        (serde_json::from_slice(&seen.body).unwrap(), left.unwrap_or_default())
     }
 
     /// Sends a request that is answered with this body, and returns the request as the upstream got
@@ -156,4 +202,66 @@ pub(super) fn bounded_and_charged(version: &str) {
     smaller["max_tokens"] = json!(7);
     let (sent, left) = rig.answered(&smaller, "application/json", &usage.to_string());
     assert_eq!((sent, left), (smaller.clone(), 5000 - 2 * 59 - held(&smaller, 7)));
+}
+
+/// A whole response.
+fn whole(kind: &str, body: &str) -> String {
+    let length = body.len();
+    format!(
+        "HTTP/1.1 200 OK\r\ncontent-type: {kind}\r\nconnection: close\r\ncontent-length: {length}\r\n\r\n{body}"
+    )
+}
+
+#[test]
+fn an_estimate_is_learnt_and_what_is_not_reported_is_estimated() {
+    let rig = Budgets::with(ESTIMATES, CURRENT);
+    let chat = json!({ "model": "m", "messages": [{ "role": "user", "content": "hello" }] });
+    let path = "/v1/chat/completions";
+    let prompt = chat.to_string().len() as u64 + 100 + 16;
+    let bound = prompt + 2000;
+    let json = "application/json";
+
+    // Nothing is learnt yet: the request holds its bound. Its response has no usage.
+    let silent = json!({ "text": "a".repeat(400) }).to_string();
+    let (sent, left) = rig.send(path, &chat, &whole(json, &silent), true);
+    assert_eq!((&sent["max_tokens"], left), (&json!(2000), 20_000 - bound));
+    let mut spent = prompt.div_ceil(4) + (silent.len() as u64).div_ceil(4);
+
+    let usage = json!({ "usage": { "prompt_tokens": 11, "completion_tokens": 189 } }).to_string();
+    for _ in 0..8 {
+        let (_, left) = rig.send(path, &chat, &whole(json, &usage), true);
+        assert_eq!(left, 20_000 - spent - bound);
+        spent += 200;
+    }
+    // Now it holds what such requests used, and the answer is bounded as before.
+    let (sent, left) = rig.send(path, &chat, &whole(json, &usage), true);
+    assert_eq!((&sent["max_tokens"], left), (&json!(2000), 20_000 - spent - 223));
+    spent += 200;
+
+    // A stream is asked for its usage in each event. One that is cut is charged what ran.
+    let mut stream = chat.clone();
+    stream["stream"] = json!(true);
+    let event =
+        json!({ "choices": [{}], "usage": { "prompt_tokens": 11, "completion_tokens": 25 } });
+    let event = format!("data: {event}\n\n");
+    let cut = format!(
+        "HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\n\r\n{:x}\r\n{event}\r\n",
+        event.len()
+    );
+    let (sent, _) = rig.send(path, &stream, &cut, true);
+    let asked = json!({ "include_usage": true, "continuous_usage_stats": true });
+    assert_eq!(sent["stream_options"], asked);
+    spent += 36;
+
+    // Fixed charges: the requests are not changed, and nothing is settled.
+    let batch = json!({ "input_file_id": "f" });
+    let (sent, left) = rig.send("/v1/batches", &batch, &whole(json, "{}"), false);
+    spent += 700;
+    assert_eq!((sent, left), (batch, 20_000 - spent));
+    let background = json!({ "model": "m", "input": "hello", "background": true });
+    let (sent, left) = rig.send("/v1/responses", &background, &whole(json, &usage), false);
+    spent += 900;
+    assert_eq!((sent, left), (background, 20_000 - spent));
+    let (_, left) = rig.send(path, &chat, &whole(json, &usage), true);
+    assert_eq!(left, 20_000 - spent - 223);
 }

@@ -297,6 +297,7 @@ fn reservation(amount: u64, life: Span) -> Reservation {
         id: ReservationId(u128::from(number).to_be_bytes()),
         issued: now,
         life,
+        histories: None,
         holds: vec![Hold {
             limit: "day".into(),
             counter_id: "alice".into(),

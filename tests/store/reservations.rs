@@ -167,6 +167,7 @@ fn hold_numbers(hold: &Hold) -> [u64; 5] {
         Counter::Budget { limit, ends } => (2, limit, ends.micros()),
         Counter::Requests { limit, ends } => (3, limit, ends.micros()),
         Counter::Slots { limit } => (4, limit, 0),
+        Counter::Rate { interval, burst } => (5, interval, burst),
     };
     [kind, first, second, hold.amount, hold.unreported]
 }
@@ -282,8 +283,17 @@ fn reservation(random: &mut StdRng, id: u8, counters: &[Counter], now: u64) -> R
     }
     let tokens = random.random_range(1..80);
     let hold = |place: usize| {
-        let counter = counters[place];
-        let is_tokens = matches!(counter, Counter::Bucket { .. } | Counter::Budget { .. });
+        let mut counter = counters[place];
+        // Fixed charges are spent at admission, of the counters that other requests hold.
+        if random.random_ratio(1, 5) {
+            counter = match counter {
+                Counter::Bucket { interval, burst } => Counter::Rate { interval, burst },
+                Counter::Budget { limit, ends } => Counter::Requests { limit, ends },
+                other => other,
+            };
+        }
+        let is_tokens =
+            !matches!(counters[place], Counter::Requests { .. } | Counter::Slots { .. });
         let amount = if is_tokens { tokens } else { 1 };
         Hold {
             limit: format!("limit{place}").into(),
@@ -297,7 +307,13 @@ fn reservation(random: &mut StdRng, id: u8, counters: &[Counter], now: u64) -> R
     let holds = places.into_iter().map(hold).collect();
     // The clock of the process that issues it is not that of the store.
     let issued = at(now + random.random_range(0..20 * SECOND) - 10 * SECOND);
-    Reservation { id: ReservationId([id; 16]), issued, life: Span::from_secs(30), holds }
+    Reservation {
+        id: ReservationId([id; 16]),
+        issued,
+        life: Span::from_secs(30),
+        holds,
+        histories: None,
+    }
 }
 
 fn usage(random: &mut StdRng) -> Usage {
@@ -313,7 +329,9 @@ fn usage(random: &mut StdRng) -> Usage {
 /// A counter as it counts: a bucket that is full again is zero.
 fn live(hold: &Hold, count: Count, now: u64) -> Count {
     match hold.counter {
-        Counter::Bucket { .. } if count.spent <= now => Count { spent: 0, ..count },
+        Counter::Bucket { .. } | Counter::Rate { .. } if count.spent <= now => {
+            Count { spent: 0, ..count }
+        }
         _ if !is_kept(hold, now) => Count::default(),
         _ => count,
     }
@@ -325,7 +343,7 @@ fn is_kept(hold: &Hold, now: u64) -> bool {
         Counter::Budget { ends, .. } | Counter::Requests { ends, .. } => {
             ends.micros() + WINDOW_KEPT.micros() > now
         }
-        Counter::Bucket { .. } | Counter::Slots { .. } => true,
+        Counter::Bucket { .. } | Counter::Rate { .. } | Counter::Slots { .. } => true,
     }
 }
 

@@ -12,7 +12,7 @@ mod limits;
 use std::{borrow::Cow, net::IpAddr, sync::Arc};
 
 use self::{
-    holds::{holds, reserve},
+    holds::{holds, request_tokens, reserve},
     limits::{check_limits, statuses},
 };
 use crate::{
@@ -28,9 +28,10 @@ use crate::{
     details::{Details, NormalizedRequest},
     identity::{CredentialKind, Principal},
     limit::{
-        Charge, ChargeSubject, Held, LimitStatus, Verdict,
+        BucketId, Charge, ChargeSubject, Held, LimitStatus, Verdict,
         refusal::Refusal,
         reservation::{ReservationId, ReservationKeys},
+        usage_history::LearntUsage,
     },
     pattern::Captures,
     permit::{self, Permit, Progress, RequestContext, RoutePermit},
@@ -81,6 +82,13 @@ pub trait CheckHooks {
     /// Returns sixteen random bytes, which name the reservation of a request. The core has no
     /// randomness: without an id, requests of routes that hold units are denied.
     fn reservation_id(&mut self) -> Option<ReservationId> {
+        None
+    }
+
+    /// Returns what a history of usage predicts, by its identity in
+    /// [`HistoryIds`](crate::limit::usage_history::HistoryIds); `None` where there is none with
+    /// enough reports. It is called where a limit of the route has `hold: estimate`.
+    fn learnt_usage(&self, _history: BucketId) -> Option<LearntUsage> {
         None
     }
 
@@ -574,8 +582,10 @@ fn authorize(
         (Vec::new(), None)
     } else {
         let now = context.now;
-        let held = holds(&permit, &subject, now, &mut evidence.limits)?;
-        let reservation = reserve(&held, snapshot, now, || hooks.reservation_id())?;
+        let (tokens, histories) =
+            request_tokens(&permit, &subject, |history| hooks.learnt_usage(history));
+        let held = holds(&permit, &subject, tokens, now, &mut evidence.limits)?;
+        let reservation = reserve(&held, histories, snapshot, now, || hooks.reservation_id())?;
         (held, reservation)
     };
     let revocation = permit.principal().map(|principal| Arc::clone(principal.revocation()));

@@ -1,5 +1,6 @@
 //! The identity behind a proven credential, whatever its kind.
 
+mod actor;
 mod claim_path;
 mod headers;
 mod key_terms;
@@ -10,8 +11,10 @@ use std::sync::Arc;
 use schemars::JsonSchema;
 use serde::Deserialize;
 
+pub(crate) use self::actor::ACT;
 use self::packed::{PackedTexts, Texts};
 pub use self::{
+    actor::Actor,
     claim_path::ClaimPath,
     headers::{IdentityHeader, IdentityHeaders, IdentityHeadersConfig},
     key_terms::{KeyId, KeyIdError, KeyTerms},
@@ -447,6 +450,15 @@ impl Principal {
     /// A claim that some condition or limit of the policy reads.
     pub(crate) fn claim(&self, name: &str) -> Option<&Json> {
         self.claims.get(name)
+    }
+
+    /// The actor for the subject; `None` where it acts for itself. It is known where a limit of the
+    /// policy counts by it.
+    ///
+    /// # Errors
+    /// The reason why the claim names no actor.
+    pub fn actor(&self) -> Result<Option<Actor<'_>>, &'static str> {
+        actor::read(self.claim(ACT), &self.issuer)
     }
 
     /// When the credential was issued, in whole seconds.

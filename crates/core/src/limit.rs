@@ -26,6 +26,7 @@ mod selector;
 pub mod settlement;
 mod sizes;
 mod tokens;
+pub mod usage_history;
 mod verdict;
 mod window;
 
@@ -37,7 +38,7 @@ pub use self::{
     counted_by::{By, ChargeSubject},
     entry::Limit,
     hold::{Counter, Hold},
-    hold_limit::{Demand, Held, HoldLimit},
+    hold_limit::{Demand, Held, HoldLimit, RequestTokens},
     kind::{LimitKind, Unit},
     selector::ClaimValue,
     verdict::Verdict,

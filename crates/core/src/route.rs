@@ -7,11 +7,13 @@
 mod accepted;
 mod compile;
 mod entry;
+mod fixed_charge;
 pub mod preset;
 mod table;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
+    num::NonZeroU64,
     sync::Arc,
 };
 
@@ -89,6 +91,14 @@ pub struct RouteConfig {
     /// The names of the `limits` that count requests of this route.
     #[serde(default)]
     pub limits: Vec<String>,
+    /// What each request of the route is charged at admission by its limits on `tokens`, in place of
+    /// its usage: for work whose usage is in no response, such as WebSockets and batches. Nothing is
+    /// held and no bound is written into requests. Default: requests are charged their usage.
+    pub fixed_tokens: Option<NonZeroU64>,
+    /// What a request with `background: true` is charged at admission by the limits on `tokens`: the
+    /// usage of its answer is in no response. Default: such a request is denied on routes with these
+    /// limits.
+    pub background_tokens: Option<NonZeroU64>,
     /// How the size of a request is computed, on a preset's route.
     #[serde(skip)]
     pub(crate) sizing: Option<Sizing>,
@@ -182,8 +192,11 @@ pub struct Route {
     pub limits: Vec<Arc<RateLimit>>,
     /// The limits that its requests hold units of.
     pub holds: Vec<Arc<HoldLimit>>,
-    /// How the size of a request is computed; `None` where no limit counts tokens.
+    /// How the size of a request is computed; `None` where no limit counts tokens, and with a fixed
+    /// charge.
     pub sizing: Option<Sizing>,
+    /// The tokens that each request is charged at admission, in place of its usage.
+    pub fixed_tokens: Option<u64>,
     /// The behaviour in an outage of the store.
     pub on_outage: OnOutage,
     /// The kinds of credentials that it accepts.

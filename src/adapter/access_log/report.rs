@@ -5,8 +5,9 @@ use thiserror::Error;
 use tollgate_core::{
     admission::{Settlement, Usage},
     limit::{
-        Counter, Hold,
+        BucketId, Counter, Hold,
         reservation::{InvalidReservation, Reservation, ReservationKeys},
+        usage_history::{HistoryIds, LearntUsage, ObservedUsage, tokens_of_response},
     },
 };
 
@@ -39,6 +40,19 @@ pub(in crate::adapter) struct Report {
     pub(in crate::adapter) is_absurd: bool,
     /// Whether the count is above what the reservation holds. It is charged all the same.
     pub(in crate::adapter) is_beyond_hold: bool,
+    /// The debt of a request that has ended.
+    pub(in crate::adapter) debt: Debt,
+    /// The usage of a complete response, for the histories of its reservation.
+    pub(in crate::adapter) observed: Option<(HistoryIds, ObservedUsage)>,
+}
+
+/// The tokens that a request used above its holds.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(in crate::adapter) struct Debt {
+    /// Above its estimate, where a limit holds one.
+    pub(in crate::adapter) of_estimate: u64,
+    /// Above the bound that it holds.
+    pub(in crate::adapter) of_bound: u64,
 }
 
 /// The reason why a request that reached an upstream has no count of its tokens.
@@ -64,11 +78,15 @@ pub(super) enum Refused {
     Reservation(#[from] InvalidReservation),
 }
 
-/// Reads an entry.
+/// Reads an entry. `learnt` returns what a history of usage predicts.
 ///
 /// # Errors
 /// The entry has no reservation of ours.
-pub(super) fn read(entry: &HttpAccessLogEntry, keys: &ReservationKeys) -> Result<Report, Refused> {
+pub(super) fn read(
+    entry: &HttpAccessLogEntry,
+    keys: &ReservationKeys,
+    learnt: impl Fn(BucketId) -> Option<LearntUsage>,
+) -> Result<Report, Refused> {
     let metadata = entry.common_properties.as_ref().and_then(|common| common.metadata.as_ref());
     let metadata = metadata.ok_or(Refused::NoReservation)?;
     let text = text(metadata, RESERVATION).ok_or(Refused::NoReservation)?;
@@ -76,36 +94,52 @@ pub(super) fn read(entry: &HttpAccessLogEntry, keys: &ReservationKeys) -> Result
     let reservation = Reservation::open(text, keys)?;
     let mut reading = usage::read(metadata);
     reading.is_continuous |= reading.has_usage_in_each_event && asks_for_continuous_usage(metadata);
-    Ok(Report::of(reservation, ending, reading))
+    let bytes = entry.response.as_ref().map_or(0, |response| response.response_body_bytes);
+    Ok(Report::of(reservation, ending, reading, bytes, learnt))
 }
 
 impl Report {
-    /// Decides the settlement of a reservation, by the end of its request and what is known of its
-    /// tokens.
+    /// Decides the settlement of a reservation, by the end of its request, what is known of its
+    /// tokens, and the bytes of its response. `learnt` returns what a history of usage predicts.
     pub(in crate::adapter) fn of(
         reservation: Reservation,
         ending: Ending,
         mut reading: Reading,
+        bytes: u64,
+        learnt: impl Fn(BucketId) -> Option<LearntUsage>,
     ) -> Self {
-        let held = reservation.holds.iter().filter_map(tokens).max();
+        let held = Holds::of(&reservation);
         let is_above = |holds: u64| {
-            let held = held.map(|held| held.saturating_mul(holds));
-            reading.tokens.zip(held).is_some_and(|(tokens, most)| tokens > most)
+            let most = held.map(|held| held.most.saturating_mul(holds));
+            reading.tokens.zip(most).is_some_and(|(tokens, most)| tokens > most)
         };
         let is_beyond_hold = is_above(1);
         if is_above(ABSURD) {
             reading = Reading { tokens: None, is_whole: false, is_absurd: true, ..reading };
         }
-        let (usage, unmetered) = usage_of(ending, reading);
+        let (mut usage, unmetered) = usage_of(ending, reading);
+        let histories = reservation.histories;
+        if let (Some(histories), Some(held), Some(_)) = (histories, held, unmetered) {
+            let learnt = learnt(histories.own).or_else(|| learnt(histories.shared));
+            usage = held.estimated(reading, tokens_of_response(learnt, bytes));
+        }
         // A place among the requests in flight needs no count.
         let unmetered = unmetered.filter(|_| held.is_some());
+        let ended = reading.tokens.filter(|_| ending != Ending::Running).unwrap_or(0);
+        let debt = held.map(|held| held.debt(ended, histories.is_some())).unwrap_or_default();
+        let observed = histories.filter(|_| ending == Ending::Complete && reading.is_whole);
+        let observed = observed.zip(reading.tokens).map(|(histories, tokens)| {
+            let answer = reading.output.map(|output| (output, bytes));
+            (histories, ObservedUsage { tokens, answer })
+        });
         let settlement = Settlement { reservation, usage };
-        Self { settlement, unmetered, is_absurd: reading.is_absurd, is_beyond_hold }
+        let is_absurd = reading.is_absurd;
+        Self { settlement, unmetered, is_absurd, is_beyond_hold, debt, observed }
     }
 
-    /// Counts what is odd about the report, and sends its settlement.
+    /// Counts what is odd about the report, records its usage, and sends its settlement.
     pub(in crate::adapter) fn submit(self, settler: &Settler) {
-        let Self { settlement, unmetered, is_absurd, is_beyond_hold } = self;
+        let Self { settlement, unmetered, is_absurd, is_beyond_hold, debt, observed } = self;
         if is_absurd {
             settler.count_problem(ReportProblem::Absurd);
         }
@@ -115,11 +149,15 @@ impl Report {
         if let Some(unmetered) = unmetered {
             settler.count_unmetered(unmetered == Unmetered::Complete);
         }
+        settler.count_debt(debt.of_estimate, debt.of_bound);
+        if let Some((histories, usage)) = observed {
+            settler.histories().record(histories, usage);
+        }
         settler.submit(settlement);
     }
 }
 
-/// The table of what is charged.
+/// The table of what is charged where limits hold the bound of a request.
 fn usage_of(ending: Ending, reading: Reading) -> (Usage, Option<Unmetered>) {
     let seen = reading.tokens.unwrap_or(0);
     let known = reading.is_whole.then_some(seen);
@@ -139,9 +177,50 @@ fn usage_of(ending: Ending, reading: Reading) -> (Usage, Option<Unmetered>) {
     }
 }
 
-/// The tokens of a hold; `None` for one that is not of tokens.
-fn tokens(hold: &Hold) -> Option<u64> {
-    matches!(hold.counter, Counter::Bucket { .. } | Counter::Budget { .. }).then_some(hold.amount)
+/// What a reservation holds of tokens.
+#[derive(Clone, Copy)]
+struct Holds {
+    /// The largest hold: the bound of the request.
+    most: u64,
+    /// The smallest hold: the estimate of the request, where a limit holds one.
+    least: u64,
+    /// The smallest charge without a report: the estimate of the prompt, where a limit holds one.
+    prompt: u64,
+    /// Whether all limits hold an estimate.
+    are_estimates: bool,
+}
+
+impl Holds {
+    /// The holds of a reservation; `None` where it holds no tokens.
+    fn of(reservation: &Reservation) -> Option<Self> {
+        let holds = || reservation.holds.iter().filter(|hold| is_of_tokens(hold));
+        let debts = holds().filter(|hold| hold.is_debt()).count();
+        Some(Self {
+            most: holds().map(|hold| hold.amount).max()?,
+            least: holds().map(|hold| hold.amount).min()?,
+            prompt: holds().map(|hold| hold.unreported).min()?,
+            // Each estimate has a debt beside it.
+            are_estimates: holds().count() == 2 * debts,
+        })
+    }
+
+    /// The usage of a request whose usage is not known, by the tokens of its response. A count that is
+    /// a part lowers nothing. A limit that holds the bound charges all of it.
+    fn estimated(self, reading: Reading, response: u64) -> Usage {
+        let seen = reading.tokens.unwrap_or(0);
+        let tokens = self.prompt.saturating_add(response).min(self.most).max(seen);
+        if self.are_estimates { Usage::Final(tokens) } else { Usage::Unreported(tokens) }
+    }
+
+    fn debt(self, tokens: u64, has_estimate: bool) -> Debt {
+        let of_estimate = if has_estimate { tokens.saturating_sub(self.least) } else { 0 };
+        Debt { of_estimate, of_bound: tokens.saturating_sub(self.most) }
+    }
+}
+
+/// Whether a hold is one of tokens that are not charged yet.
+const fn is_of_tokens(hold: &Hold) -> bool {
+    matches!(hold.counter, Counter::Bucket { .. } | Counter::Budget { .. })
 }
 
 /// A text that the check returned.

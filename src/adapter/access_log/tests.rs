@@ -5,8 +5,9 @@ use prost_types::{Any, Struct, Value, value::Kind};
 use tollgate_core::{
     admission::Usage,
     limit::{
-        Counter, Hold,
+        BucketId, Counter, Hold,
         reservation::{MIN_SECRET, Reservation, ReservationId, ReservationKeys},
+        usage_history::{HistoryIds, ObservedUsage, UsageHistory},
     },
     secret::Secret,
     time::{Span, Timestamp},
@@ -41,6 +42,7 @@ fn reservation(counter: Counter) -> Reservation {
         id: ReservationId([9; 16]),
         issued: Timestamp::from_secs(1_800_000_000),
         life: Span::from_secs(30),
+        histories: None,
         holds: vec![Hold {
             limit: "day".into(),
             counter_id: "alice".into(),
@@ -69,6 +71,7 @@ fn entry() -> HttpAccessLogEntry {
         response: Some(HttpResponseProperties {
             response_code: Some(200),
             response_code_details: "via_upstream".into(),
+            ..HttpResponseProperties::default()
         }),
     };
     let text = of_tokens().seal(&keys(1));
@@ -152,7 +155,7 @@ type Change<'a> = &'a dyn Fn(&mut HttpAccessLogEntry);
 fn charges(what: &str, changes: &[Change<'_>], usage: Usage, unmetered: Option<Unmetered>) {
     let mut entry = entry();
     changes.iter().for_each(|change| change(&mut entry));
-    let report = report::read(&entry, &keys(1)).unwrap();
+    let report = report::read(&entry, &keys(1), |_| None).unwrap();
     assert_eq!(report.settlement.reservation, of_tokens(), "{what}");
     assert_eq!((report.settlement.usage, report.unmetered), (usage, unmetered), "{what}");
     assert!(!report.is_beyond_hold, "{what}");
@@ -440,7 +443,7 @@ fn absurd_counts_are_ignored_and_lower_nothing() {
         leaf("prompt_tokens", 11.0)(&mut entry);
         leaf("completion_tokens", number)(&mut entry);
         object("timings", r#"{"predicted_n":7}"#)(&mut entry);
-        let report = report::read(&entry, &keys(1)).unwrap();
+        let report = report::read(&entry, &keys(1), |_| None).unwrap();
         assert!(report.is_absurd, "{number}");
         assert_eq!(report.settlement.usage, Usage::Unreported(7), "{number}");
     }
@@ -453,7 +456,7 @@ fn absurd_counts_are_ignored_and_lower_nothing() {
     ] {
         let mut entry = entry();
         set(&mut entry, "tollgate.usage", "usage", Kind::StringValue(text.into()));
-        let report = report::read(&entry, &keys(1)).unwrap();
+        let report = report::read(&entry, &keys(1), |_| None).unwrap();
         assert!(report.is_absurd, "{text}");
         assert_eq!(report.settlement.usage, Usage::Unreported(0), "{text}");
     }
@@ -479,7 +482,7 @@ fn a_count_above_the_hold_is_charged_unless_it_is_absurd() {
             let mut entry = entry();
             leaf("total_tokens", count)(&mut entry);
             change(&mut entry);
-            let report = report::read(&entry, &keys(1)).unwrap();
+            let report = report::read(&entry, &keys(1), |_| None).unwrap();
             assert_eq!((report.is_beyond_hold, report.is_absurd), (true, count > 16_000.0));
             assert_eq!(report.settlement.usage, usage);
         }
@@ -489,10 +492,149 @@ fn a_count_above_the_hold_is_charged_unless_it_is_absurd() {
     let text = reservation(Counter::Slots { limit: 2 }).seal(&keys(1));
     set(&mut entry, "envoy.filters.http.ext_authz", "reservation", Kind::StringValue(text));
     leaf("total_tokens", 1001.0)(&mut entry);
-    let report = report::read(&entry, &keys(1)).unwrap();
+    let report = report::read(&entry, &keys(1), |_| None).unwrap();
     assert_eq!((report.settlement.usage, report.is_beyond_hold), (Usage::Final(1001), false));
     entry.response.as_mut().unwrap().response_code_details = "response_timeout".into();
-    assert_eq!(report::read(&entry, &keys(1)).unwrap().unmetered, None);
+    assert_eq!(report::read(&entry, &keys(1), |_| None).unwrap().unmetered, None);
+}
+
+/// A reservation of a limit that holds an estimate of 300 tokens of at most 1000, and 60 for the
+/// prompt; with a limit that holds the bound, or without.
+fn estimated(with_bound: bool) -> Reservation {
+    let mut reservation = of_tokens();
+    let hold = |limit: &str, amount, unreported| Hold {
+        limit: limit.into(),
+        counter_id: limit.into(),
+        amount,
+        unreported,
+        ..of_tokens().holds.remove(0)
+    };
+    reservation.holds = vec![hold("soft", 300, 60), hold("soft:debt", HELD, HELD)];
+    reservation.holds.extend(with_bound.then(|| hold("hard", HELD, HELD)));
+    reservation.histories = Some(HistoryIds { own: "own".into(), shared: "shared".into() });
+    reservation
+}
+
+fn with_estimate(entry: &mut HttpAccessLogEntry, with_bound: bool) {
+    let text = Kind::StringValue(estimated(with_bound).seal(&keys(1)));
+    set(entry, "envoy.filters.http.ext_authz", "reservation", text);
+}
+
+fn bytes(count: u64) -> impl Fn(&mut HttpAccessLogEntry) {
+    move |entry| entry.response.as_mut().unwrap().response_body_bytes = count
+}
+
+#[test]
+fn what_is_not_reported_is_estimated_by_the_bytes_of_the_response() {
+    let cut = ended(200, "downstream_remote_disconnect");
+    let none = ended(503, "upstream_reset_before_response_started{connection_termination}");
+    let failed = ResponseFlags { upstream_connection_failure: true, ..ResponseFlags::default() };
+    let usage = object("usage", r#"{"prompt_tokens":11,"completion_tokens":14}"#);
+    let start = object("message_usage", r#"{"input_tokens":11,"output_tokens":1}"#);
+    let of_cut = Some(Unmetered::Cut);
+    let rows: &[(&str, &[Change<'_>], u64, Option<Unmetered>)] = &[
+        ("complete, nothing found", &[&bytes(400)], 160, Some(Unmetered::Complete)),
+        ("complete, no more than the bound", &[&bytes(1 << 40)], 1000, Some(Unmetered::Complete)),
+        ("cut", &[&cut, &bytes(401)], 161, of_cut),
+        ("cut after a count", &[&cut, &usage, &bytes(400)], 160, of_cut),
+        ("cut after a part of the count", &[&cut, &start, &bytes(400)], 160, of_cut),
+        ("no response", &[&none], 60, of_cut),
+        (
+            "two attempts without a connection",
+            &[&none, &attempts(2, 0), &flags(failed)],
+            60,
+            of_cut,
+        ),
+        ("reported", &[&usage, &bytes(4000)], 25, None),
+        (
+            "cut, and counted in each event",
+            &[&cut, &usage, &asks_continuously, &flag(true), &bytes(4000)],
+            25,
+            None,
+        ),
+    ];
+    for (what, changes, tokens, unmetered) in rows {
+        let mut entry = entry();
+        with_estimate(&mut entry, false);
+        changes.iter().for_each(|change| change(&mut entry));
+        let report = report::read(&entry, &keys(1), |_| None).unwrap();
+        assert_eq!(report.settlement.usage, Usage::Final(*tokens), "{what}");
+        assert_eq!(report.unmetered, *unmetered, "{what}");
+    }
+    // The same without usage, and a limit that holds the bound beside: it charges all of it.
+    let mut entry = entry();
+    with_estimate(&mut entry, true);
+    bytes(400)(&mut entry);
+    let report = report::read(&entry, &keys(1), |_| None).unwrap();
+    assert_eq!(report.settlement.usage, Usage::Unreported(160));
+    let released = |change: Change<'_>| {
+        let mut entry = self::entry();
+        with_estimate(&mut entry, false);
+        change(&mut entry);
+        report::read(&entry, &keys(1), |_| None).unwrap().settlement.usage
+    };
+    assert_eq!(released(&attempts(0, 0)), Usage::Released);
+    assert_eq!(released(&|entry| status(entry, 429)), Usage::Released);
+}
+
+#[test]
+fn complete_responses_are_learnt_from_and_others_are_not() {
+    let observed = |changes: &[Change<'_>]| {
+        let mut entry = entry();
+        with_estimate(&mut entry, false);
+        changes.iter().for_each(|change| change(&mut entry));
+        report::read(&entry, &keys(1), |_| None).unwrap().observed.map(|(ids, usage)| {
+            assert_eq!(ids, estimated(false).histories.unwrap());
+            usage
+        })
+    };
+    let usage = object("usage", r#"{"prompt_tokens":11,"completion_tokens":50}"#);
+    let learnt = ObservedUsage { tokens: 61, answer: Some((50, 10_000)) };
+    assert_eq!(observed(&[&usage, &bytes(10_000)]), Some(learnt));
+    let total = leaf("total_tokens", 8.0);
+    assert_eq!(observed(&[&total]), Some(ObservedUsage { tokens: 8, answer: None }));
+    let cut = ended(200, "response_timeout");
+    assert_eq!(observed(&[&usage, &cut, &asks_continuously, &flag(true)]), None);
+    assert_eq!(observed(&[&usage, &periodic]), None);
+    assert_eq!(observed(&[]), None);
+    assert_eq!(observed(&[&leaf("total_tokens", 1e6)]), None, "absurd");
+    // What was learnt is used: 200 bytes for a token.
+    let mut history = UsageHistory::default();
+    (0..8).for_each(|_| history.record(learnt));
+    for history_of in ["own", "shared"] {
+        let mut entry = entry();
+        with_estimate(&mut entry, false);
+        bytes(4000)(&mut entry);
+        let learnt = |id| (id == BucketId::from(history_of)).then(|| history.learnt()).flatten();
+        let report = report::read(&entry, &keys(1), learnt).unwrap();
+        assert_eq!(report.settlement.usage, Usage::Final(60 + 21), "{history_of}");
+    }
+}
+
+#[test]
+fn tokens_above_an_estimate_or_a_bound_are_a_debt() {
+    let debt = |soft: bool, changes: &[Change<'_>]| {
+        let mut entry = entry();
+        if soft {
+            with_estimate(&mut entry, false);
+        }
+        changes.iter().for_each(|change| change(&mut entry));
+        let report = report::read(&entry, &keys(1), |_| None).unwrap();
+        (report.debt.of_estimate, report.debt.of_bound, report.is_beyond_hold)
+    };
+    let used = |tokens: f64| leaf("total_tokens", tokens);
+    assert_eq!(debt(true, &[&used(300.0)]), (0, 0, false));
+    assert_eq!(debt(true, &[&used(301.0)]), (1, 0, false));
+    assert_eq!(debt(true, &[&used(1007.0)]), (707, 7, true));
+    assert_eq!(debt(false, &[&used(1007.0)]), (0, 7, true));
+    assert_eq!(debt(true, &[&used(1007.0), &periodic]), (0, 0, true), "it has not ended");
+    assert_eq!(debt(true, &[&used(16_001.0)]), (0, 0, true), "absurd, and ignored");
+    // Of an estimate the bound counts, too: sixteen times the bound is absurd.
+    let mut entry = entry();
+    with_estimate(&mut entry, false);
+    used(9000.0)(&mut entry);
+    let report = report::read(&entry, &keys(1), |_| None).unwrap();
+    assert_eq!((report.settlement.usage, report.is_absurd), (Usage::Final(9000), false));
 }
 
 #[test]
@@ -500,7 +642,7 @@ fn an_entry_without_a_reservation_of_ours_is_refused() {
     let refused = |change: Change<'_>, key| {
         let mut entry = entry();
         change(&mut entry);
-        report::read(&entry, &keys(key)).unwrap_err()
+        report::read(&entry, &keys(key), |_| None).unwrap_err()
     };
     assert!(matches!(refused(&|_| {}, 2), Refused::Reservation(_)), "another secret");
     let forged = |entry: &mut HttpAccessLogEntry| {

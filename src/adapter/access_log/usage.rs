@@ -46,6 +46,8 @@ const MOST_TOKENS: u64 = 1 << 53;
 pub(in crate::adapter) struct Reading {
     /// The tokens of input and output so far; `None` where none were reported.
     pub(in crate::adapter) tokens: Option<u64>,
+    /// The tokens of the output among them, where they are reported apart.
+    pub(in crate::adapter) output: Option<u64>,
     /// Whether the count is that of the whole response once it has ended. The first event of a
     /// stream of Anthropic's counts the input only.
     pub(in crate::adapter) is_whole: bool,
@@ -147,6 +149,9 @@ fn reading_of(Members(members): &Members) -> (Reading, bool) {
     reading.has_usage_in_each_event = members.get(EACH_EVENT) == Some(&Member::Flag(true));
     let whole = start.and_then(|start| Ok(start.merged(end?)));
     for counts in [whole, objects.counts(RESPONSES), sglang, objects.counts(LLAMA_CPP), body] {
+        if let Ok(counts) = &counts {
+            reading.output = reading.output.max(counts.output());
+        }
         reading.add(counts.map(|counts| counts.tokens()));
     }
     (reading, partial)
@@ -276,6 +281,13 @@ impl Counts {
     fn tokens(&self) -> Option<u64> {
         let shapes = [self.openai(), self.messages(), self.llama_cpp(), self.ollama()];
         shapes.into_iter().flatten().max()
+    }
+
+    /// The tokens of the output, in whichever shape the counts have.
+    fn output(&self) -> Option<u64> {
+        let names =
+            ["completion_tokens", "output_tokens", "predicted_n", "tokens_predicted", "eval_count"];
+        names.into_iter().filter_map(|name| self.0.get(name)).max().copied()
     }
 
     /// OpenAI: chat, completions, embeddings; rerank, which has a total only; SGLang `/generate`.

@@ -14,7 +14,10 @@ use tollgate_core::{
     denial::{Denial, Reason},
     details::{ConditionResult, Details},
     identity::{CredentialKind, Omitted, Principal},
-    limit::{Charge, Counter, Hold, LimitStatus, refusal::Refusal, reservation::ReservationId},
+    limit::{
+        BucketId, Charge, Counter, Hold, LimitStatus, refusal::Refusal, reservation::ReservationId,
+        usage_history::LearntUsage,
+    },
     request::Headers,
     route::{OnOutage, Route},
     rule::{model::ModelSource, scope::ScopeRule},
@@ -133,6 +136,10 @@ impl CheckHooks for Recorder<'_> {
 
     fn reservation_id(&mut self) -> Option<ReservationId> {
         self.earlier.reservation_id()
+    }
+
+    fn learnt_usage(&self, history: BucketId) -> Option<LearntUsage> {
+        self.earlier.learnt_usage(history)
     }
 
     fn details(&mut self) -> Option<&mut Details> {
@@ -583,6 +590,8 @@ fn principal_facts(principal: &Principal, jti: Option<&Value>) -> Facts {
     }
     facts.extend(principal.tenant().map(|tenant| ("tenant", json!(tenant))));
     facts.extend(principal.client().map(|client| ("client", json!(client))));
+    let actor = principal.actor().ok().flatten();
+    facts.extend(actor.map(|actor| ("actor", json!(actor.subject))));
     facts.push(("roles", json!(principal.roles().collect::<Vec<_>>())));
     facts.push(("scopes", json!(principal.scopes().collect::<Vec<_>>())));
     facts.extend(jti.map(|jti| ("jti", jti.clone())));
@@ -608,9 +617,9 @@ fn limit_facts(admit_request: &AdmitRequest) -> Facts {
 
 /// Returns what a request holds of a counter.
 fn hold_text(hold: &Hold) -> String {
-    let Hold { limit, amount, counter, .. } = hold;
+    let Hold { limit, amount, counter, unreported, .. } = hold;
     let of = match counter {
-        Counter::Bucket { interval, burst } => {
+        Counter::Bucket { interval, burst } | Counter::Rate { interval, burst } => {
             format!("{burst}, one more every {}", Span::from_micros(*interval))
         }
         Counter::Budget { limit, ends } | Counter::Requests { limit, ends } => {
@@ -618,7 +627,14 @@ fn hold_text(hold: &Hold) -> String {
         }
         Counter::Slots { limit } => format!("{limit} at once"),
     };
-    format!("`{limit}`: {amount} of {of}, in {}", hold.key())
+    let ends = match counter {
+        Counter::Rate { .. } | Counter::Requests { .. } => ", spent at admission".to_owned(),
+        Counter::Bucket { .. } | Counter::Budget { .. } if unreported < amount => {
+            format!(", {unreported} at least if no usage is reported")
+        }
+        Counter::Bucket { .. } | Counter::Budget { .. } | Counter::Slots { .. } => String::new(),
+    };
+    format!("`{limit}`: {amount} of {of}{ends}, in {}", hold.key())
 }
 
 /// Returns the place where a request names its model, as configured.

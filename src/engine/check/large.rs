@@ -10,7 +10,9 @@ use tollgate_core::{
     credential::Credential,
     denial::{Denial, Reason},
     identity::Principal,
-    limit::{Charge, refusal::Refusal, reservation::ReservationId},
+    limit::{
+        BucketId, Charge, refusal::Refusal, reservation::ReservationId, usage_history::LearntUsage,
+    },
     request::{Headers, RawBody, RawRequest},
     snapshot::Snapshot,
     stage::Stage,
@@ -208,5 +210,9 @@ impl CheckHooks for Continued<'_> {
 
     fn reservation_id(&mut self) -> Option<ReservationId> {
         Some(ReservationId(rand::random()))
+    }
+
+    fn learnt_usage(&self, history: BucketId) -> Option<LearntUsage> {
+        self.state.histories.learnt(history)
     }
 }

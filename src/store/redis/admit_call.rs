@@ -135,7 +135,7 @@ pub(super) fn write<'a>(
 
 /// Writes the keys and the numbers of a check's reservation. Returns the number of keys.
 fn write_holds(cmd: &mut Cmd, list: &mut PackedList, reservation: Option<&Reservation>) -> usize {
-    let Some(Reservation { id, issued, life, holds }) = reservation else {
+    let Some(Reservation { id, issued, life, holds, histories: _ }) = reservation else {
         list.push(0);
         return 0;
     };
@@ -159,6 +159,7 @@ pub(super) fn push_hold(list: &mut PackedList, hold: &Hold) {
         Counter::Budget { limit, ends } => (2, limit, ends.micros()),
         Counter::Requests { limit, ends } => (3, limit, ends.micros()),
         Counter::Slots { limit } => (4, limit, 0),
+        Counter::Rate { interval, burst } => (5, interval, burst),
     };
     for number in [kind, first, second, hold.amount, hold.unreported] {
         list.push(number.min(MOST));
@@ -354,6 +355,7 @@ mod tests {
             id: ReservationId([0xab; 16]),
             issued: Timestamp::from_micros(5),
             life: Span::from_micros(6),
+            histories: None,
             holds: vec![
                 hold(Counter::Budget { limit: 7, ends }, 2),
                 hold(Counter::Slots { limit: 3 }, 1),
@@ -405,6 +407,7 @@ mod tests {
             issued: Timestamp::from_micros(5),
             life: Span::from_micros(6),
             holds: vec![slot],
+            histories: None,
         };
         let request = AdmitRequest {
             charges: request().charges[..1].to_vec(),

@@ -9,8 +9,9 @@
 -- the issues of one hour: numbers of 52 bits, which take 8 bytes each.
 -- Keys of counters that are read from a reservation are not among KEYS. They have the same hash tag as those that are.
 
--- The kinds of counters. A bucket has an interval and a burst, the others have a limit, and windows their end.
-local BUCKET, BUDGET, REQUESTS, SLOTS = 1, 2, 3, 4
+-- The kinds of counters. A bucket has an interval and a burst, the others have a limit, and windows their end. Requests of a
+-- window, and units of a rate, are spent when they are admitted. A rate has the bucket of the kind of that name.
+local BUCKET, BUDGET, REQUESTS, SLOTS, RATE = 1, 2, 3, 4, 5
 local MOST, HELD_RETRY, EXPIRED_AT_ONCE = 9007199254740991, 1000000, 64
 local REMEMBERED, KEPT = 24 * 3600 * 1000000, 25 * 3600 * 1000000
 
@@ -62,19 +63,20 @@ end
 -- What a hold adds to its counter, spent and held: while its request runs, and after its end.
 local function running(kind, amount, used)
   if kind == BUCKET or kind == BUDGET then return used, math.max(amount - used, 0) end
-  if kind == REQUESTS then return amount, 0 end
+  if kind == REQUESTS or kind == RATE then return amount, 0 end
   return 0, amount
 end
 
 local function ended(kind, amount, tokens)
   if kind == BUCKET or kind == BUDGET then return tokens, 0 end
-  if kind == REQUESTS then return amount, 0 end
+  if kind == REQUESTS or kind == RATE then return amount, 0 end
   return 0, 0
 end
 
 -- Replaces what one hold adds to its counter. A malformed counter is left as it is.
 local function replace(key, count, kind, first, second, old_spent, old_held, spent, held)
   if not count then return end
+  if kind == RATE then kind = BUCKET end
   count.held = math.min(math.max(count.held - old_held, 0) + held, MOST)
   local more = spent - old_spent
   if kind ~= BUCKET then
@@ -106,6 +108,7 @@ end
 -- amount that an admitted hold adds.
 local function verdict_of(count, kind, first, second, amount, taken, fits)
   local unit, limit, spent = 1, math.min(first, MOST), count.spent
+  if kind == RATE then kind = BUCKET end
   if kind == BUCKET then
     unit, limit, spent = math.max(first, 1), math.min(math.max(first, 1) * second, MOST), math.max(spent - now, 0)
   end

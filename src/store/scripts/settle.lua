@@ -52,7 +52,7 @@ local function report(record, holds, member, issued, life, usage, tokens)
     else
       spent, held = ended(kind, amount, used)
     end
-    if kind ~= REQUESTS then charged = math.max(charged, spent) end
+    if kind ~= REQUESTS and kind ~= RATE then charged = math.max(charged, spent) end
     local count = counts[counter]
     if count == nil then count = read_count(counter, redis.call('GET', counter)) end
     replace(counter, count, kind, list[n + 2], list[n + 3], old_spent, old_held, spent, held)

@@ -4,33 +4,72 @@ use crate::{
     denial::{Denial, Reason},
     json::Json,
     limit::{
-        self, ChargeSubject, Demand, Held, LimitStatus, TOKEN_BUDGET,
+        self, BucketId, ChargeSubject, Demand, Held, LimitStatus, RequestTokens, TOKEN_BUDGET,
         reservation::{Reservation, ReservationId},
+        usage_history::{HistoryIds, LearntUsage},
     },
     permit::Permit,
-    rule::size::RequestSize,
+    rule::size::{RequestSize, SizedRequest},
     snapshot::Snapshot,
     time::{MAX_COUNT, Span, Timestamp},
 };
+
+/// The tokens of a request, and the histories that its usage belongs to, where a limit of its route
+/// holds an estimate. `learnt` returns what a history predicts.
+pub(super) fn request_tokens(
+    permit: &Permit,
+    subject: &ChargeSubject<'_>,
+    learnt: impl Fn(BucketId) -> Option<LearntUsage>,
+) -> (RequestTokens, Option<HistoryIds>) {
+    let route = permit.route();
+    if let Some(fixed) = route.fixed_tokens {
+        let tokens =
+            RequestTokens { bound: fixed, estimate: fixed, prompt: fixed, fixed: Some(fixed) };
+        return (tokens, None);
+    }
+    let Some(SizedRequest { size, fixed, is_streamed, .. }) = permit.sized() else {
+        return (RequestTokens::default(), None);
+    };
+    let bound = size.total;
+    let whole = RequestTokens { bound, estimate: bound, prompt: bound, fixed: *fixed };
+    if fixed.is_some() || !route.holds.iter().any(|limit| limit.estimates()) {
+        return (whole, None);
+    }
+    let Some(histories) = histories(subject, *is_streamed) else { return (whole, None) };
+    let learnt = learnt(histories.own).or_else(|| learnt(histories.shared));
+    let prompt = size.prompt_estimate().min(bound);
+    let estimate = learnt.map_or(bound, |learnt| learnt.tokens.max(prompt).min(bound));
+    (RequestTokens { estimate, prompt, ..whole }, Some(histories))
+}
+
+/// The histories of a subject, a model and a route, and of all subjects.
+fn histories(subject: &ChargeSubject<'_>, is_streamed: bool) -> Option<HistoryIds> {
+    let principal = subject.principal?;
+    let form = if is_streamed { "stream" } else { "body" };
+    let shared = BucketId::of([form, subject.model.unwrap_or_default(), subject.route].join("\n"));
+    let own = BucketId::from(principal.revocation().subject().fingerprint());
+    Some(HistoryIds { own: BucketId::of([own.bytes(), shared.bytes()].concat()), shared })
+}
 
 /// What a request holds of the limits of its route. A limit that it cannot be within is recorded in
 /// `limits`.
 pub(super) fn holds(
     permit: &Permit,
     subject: &ChargeSubject<'_>,
+    tokens: RequestTokens,
     now: Timestamp,
     limits: &mut Vec<LimitStatus>,
 ) -> Result<Vec<Held>, Denial> {
-    let size = permit.sized().map(|sized| sized.size);
-    let tokens = size.map_or(0, |size| size.total);
     let mut held = Vec::with_capacity(permit.route().holds.len() + 1);
     for limit in &permit.route().holds {
         match limit.demand(subject, tokens, now)? {
             Demand::Hold(units) => held.push(units),
+            Demand::Estimate(units, debt) => held.extend([units, debt]),
             Demand::Nothing => {}
             Demand::TooLarge(most) => {
                 limits.push(LimitStatus::too_large(&limit.name, most));
-                return Err(too_large(&limit.name, most, size));
+                let size = permit.sized().map(|sized| sized.size);
+                return Err(too_large(&limit.name, most, size, tokens.bound));
             }
         }
     }
@@ -51,8 +90,13 @@ fn bad_budget() -> Denial {
 }
 
 /// The denial of a request that may use more tokens than one request may.
-fn too_large(name: &str, most: u64, size: Option<RequestSize>) -> Denial {
-    let RequestSize { input, output, answers, total } = size.unwrap_or_default();
+fn too_large(name: &str, most: u64, size: Option<RequestSize>, tokens: u64) -> Denial {
+    let Some(RequestSize { input, output, answers, total }) = size else {
+        let cause = format!("the request is charged {tokens} tokens, over the {most} of `{name}`");
+        return Denial::new(Reason::BudgetExhausted, cause).with_message(format!(
+            "the request is charged {tokens} tokens, and `{name}` allows {most} for one request"
+        ));
+    };
     let cause = format!(
         "the request may use {total} tokens ({input} of input and {answers} times {output} of \
          output), over the {most} of `{name}`"
@@ -67,6 +111,7 @@ fn too_large(name: &str, most: u64, size: Option<RequestSize>) -> Denial {
 /// Reserves what a request holds, under a random id.
 pub(super) fn reserve(
     held: &[Held],
+    histories: Option<HistoryIds>,
     snapshot: &Snapshot,
     now: Timestamp,
     id: impl FnOnce() -> Option<ReservationId>,
@@ -79,7 +124,7 @@ pub(super) fn reserve(
     })?;
     let holds = held.iter().map(|held| held.hold.clone()).collect();
     let life = snapshot.policy.metering.as_ref().map_or(Span::from_secs(0), |it| it.life);
-    let reservation = Reservation { id, issued: now, life, holds };
+    let reservation = Reservation { id, issued: now, life, holds, histories };
     if reservation.is_settled() && snapshot.reservation_keys.is_none() {
         let cause =
             "no secret of `metering.secrets` can be used, so that no usage could be reported";

@@ -21,10 +21,21 @@ pub(super) fn statuses(
             .zip(&mut verdicts)
             .map(|(charge, verdict)| LimitStatus::of(charge, verdict)),
     );
-    statuses.extend(
-        held.into_iter().zip(verdicts).map(|(held, verdict)| LimitStatus::of_hold(held, verdict)),
-    );
+    for (held, verdict) in held.into_iter().zip(verdicts) {
+        match statuses.last_mut().filter(|_| held.hold.is_debt()) {
+            Some(status) => add_debt(status, verdict),
+            None => statuses.push(LimitStatus::of_hold(held, verdict)),
+        }
+    }
     statuses
+}
+
+/// Adds the verdict on the debt of a limit. It is shown where the limit itself has room.
+fn add_debt(status: &mut LimitStatus, Verdict { admitted, retry_after, .. }: Verdict) {
+    if !admitted && status.verdict.admitted {
+        status.kind = LimitKind::TokenDebt;
+        status.verdict = Verdict { admitted, retry_after, ..status.verdict };
+    }
 }
 
 /// Whether every limit has room; otherwise the denial of the one that takes longest to have it.
@@ -66,6 +77,11 @@ fn left(status: &LimitStatus) -> String {
             ": {} of {limit} tokens are left until its window ends in {}",
             verdict.remaining,
             rounded_up(Span::from_micros(verdict.reset)),
+        ),
+        LimitKind::TokenDebt => format!(
+            ": {} of {limit} tokens are left, and this request and those in flight could exceed them \
+             by more than its debt",
+            verdict.remaining
         ),
         LimitKind::InFlight => format!(": {limit} requests are in flight, as many as it allows"),
         LimitKind::PerRequest => format!(": it allows {limit} tokens for one request"),

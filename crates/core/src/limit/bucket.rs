@@ -34,7 +34,7 @@ impl BucketId {
     }
 
     /// Returns the sixteen bytes, most significant first.
-    pub(super) const fn bytes(self) -> [u8; 16] {
+    pub(crate) const fn bytes(self) -> [u8; 16] {
         let [high, low] = self.0;
         ((high as u128) << 64 | low as u128).to_be_bytes()
     }

@@ -9,7 +9,7 @@ use super::{
     selector::{ClaimValue, SelectorKeys},
 };
 use crate::{
-    identity::ClaimPath,
+    identity::{ACT, ClaimPath},
     time::{Quota, Rate, WindowQuota},
 };
 
@@ -33,6 +33,11 @@ pub struct LimitConfig {
     /// in each window of the calendar. A request holds as many as it may use until its response has
     /// ended, and is charged what it used.
     pub tokens: Option<Quota>,
+    /// What a request holds of `tokens`. Default `bound`.
+    pub hold: Option<HoldMode>,
+    /// With `hold: estimate`: how many tokens may be spent beyond the limit at most, in percent of
+    /// it, 0 to 1000. Requests that could exceed it are denied. Default 100.
+    pub max_debt_percent: Option<u64>,
     /// The most requests at once, from the check to the end of the response.
     pub concurrent: Option<u64>,
     /// The most tokens that one request may use: those of its prompts, and of its answers as far as
@@ -54,6 +59,17 @@ pub struct LimitConfig {
     /// is then approximate, within a stated bound. Only with `rate`; requires `store.redis`.
     /// Default: off, the limit is exact.
     pub lease: Option<LeaseConfig>,
+}
+
+/// `hold` of a limit on tokens: what a request holds until its usage is known.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum HoldMode {
+    /// The most tokens that the request may use: the limit is never exceeded.
+    Bound,
+    /// The tokens that nine of ten such requests used: of the same subject, model and route. More
+    /// requests fit at a time, and the limit may be exceeded by `max_debt_percent`.
+    Estimate,
 }
 
 /// A size for some principals: those that have all of the properties that the entry names. It has
@@ -145,10 +161,12 @@ impl SizeKeys {
     }
 }
 
-/// Returns the top-level claims that overrides read.
+/// Returns the top-level claims that limits and their overrides read.
 pub(crate) fn claims(configs: &[LimitConfig]) -> impl Iterator<Item = String> {
     let overrides = configs.iter().flat_map(|limit| &limit.overrides);
-    overrides.filter_map(|entry| Some(entry.claim.as_ref()?.top().to_owned()))
+    let of_overrides = overrides.filter_map(|entry| Some(entry.claim.as_ref()?.top().to_owned()));
+    let counts_actors = configs.iter().any(|limit| limit.by.contains(&By::Actor));
+    of_overrides.chain(counts_actors.then(|| ACT.to_owned()))
 }
 
 /// Returns the tiers of API keys that overrides select.

@@ -9,7 +9,7 @@ use super::bucket::BucketId;
 use crate::{
     config::{Errors, Path},
     denial::{Denial, Reason},
-    identity::{Part, Principal},
+    identity::{Actor, Part, Principal},
     revocation::EntryKey,
 };
 
@@ -27,6 +27,10 @@ pub enum By {
     Key,
     /// The credential itself: each token, and each secret of an API key.
     Token,
+    /// The actor for the subject: issuer and `sub` of the outermost claim `act` (RFC 8693), within
+    /// the issuer of the credential.
+    /// A credential without this claim is counted by its subject, which acts for itself.
+    Actor,
     /// The model, by its name in the policy. The names must be few: those of `models`, a fixed one,
     /// or those that `model.scope` binds to a scope of the credential.
     Model,
@@ -44,6 +48,7 @@ impl By {
             Self::Client => "client",
             Self::Key => "key",
             Self::Token => "token",
+            Self::Actor => "actor",
             Self::Model => "model",
             Self::Route => "route",
             Self::Address => "address",
@@ -94,7 +99,7 @@ impl CountedBy {
         if by.is_empty() {
             errors.push(
                 &path,
-                "a limit counts by something; list at least one of subject, tenant, client, key, token, model, route, address",
+                "a limit counts by something; list at least one of subject, tenant, client, key, token, actor, model, route, address",
             );
         }
         for (index, one) in by.iter().enumerate() {
@@ -110,8 +115,9 @@ impl CountedBy {
 
     /// Whether an attribute is one of the credential.
     pub(super) fn needs_principal(&self) -> bool {
+        use By::{Actor, Client, Key, Subject, Tenant, Token};
         let is_of_principal =
-            |by: &By| matches!(by, By::Subject | By::Tenant | By::Client | By::Key | By::Token);
+            |by: &By| matches!(by, Subject | Tenant | Client | Key | Token | Actor);
         self.by.iter().any(is_of_principal)
     }
 
@@ -162,6 +168,7 @@ fn part(facts: &ChargeSubject<'_>, by: By) -> Result<BucketId, Denial> {
             BucketId::of(key.id.digits())
         }
         By::Token => keys()?.token().fingerprint().into(),
+        By::Actor => actor(facts.principal.ok_or_else(|| missing(by))?)?,
         // Two issuers may use one name for two tenants.
         By::Tenant => {
             let keys = keys()?;
@@ -179,12 +186,31 @@ fn part(facts: &ChargeSubject<'_>, by: By) -> Result<BucketId, Denial> {
     })
 }
 
+/// Returns the identity of the actor of a credential.
+fn actor(principal: &Principal) -> Result<BucketId, Denial> {
+    let actor = principal.actor().map_err(|why| {
+        Denial::new(Reason::InvalidClaim, format!("a limit counts by actor, and {why}"))
+    })?;
+    Ok(match actor {
+        // What one issuer says of an actor counts for the tokens of no other one.
+        Some(Actor { issuer, subject }) => {
+            BucketId::of([principal.issuer(), issuer, subject].join("\n"))
+        }
+        None => {
+            let subject = BucketId::from(principal.revocation().subject().fingerprint());
+            BucketId::of([b"subject\n", &subject.bytes()[..]].concat())
+        }
+    })
+}
+
 fn missing(by: By) -> Denial {
     let reason = match by {
         By::Tenant => Reason::TenantMismatch,
         By::Address => Reason::AddressForbidden,
         By::Model => Reason::ModelMissing,
-        By::Subject | By::Client | By::Key | By::Token | By::Route => Reason::InvalidClaim,
+        By::Subject | By::Client | By::Key | By::Token | By::Actor | By::Route => {
+            Reason::InvalidClaim
+        }
     };
     let denial =
         Denial::new(reason, format!("a limit counts by {}, and the request has none", by.label()));

@@ -299,7 +299,7 @@ impl Counters {
         }
         count.replace(hold, old, new, now.micros());
         let ends = match hold.counter {
-            Counter::Bucket { .. } => count.spent,
+            Counter::Bucket { .. } | Counter::Rate { .. } => count.spent,
             Counter::Budget { ends, .. } | Counter::Requests { ends, .. } => {
                 ends.micros().saturating_add(WINDOW_KEPT.micros())
             }

@@ -41,6 +41,15 @@ impl Limit {
             let text = format!("`{key}` has no windows of the calendar; remove this");
             errors.push(&path.key("time_zone"), text);
         }
+        for (name, is_set) in [
+            ("hold", config.hold.is_some()),
+            ("max_debt_percent", config.max_debt_percent.is_some()),
+        ] {
+            if is_set && key != "tokens" {
+                let text = format!("only a limit with `tokens` has `{name}`; remove this");
+                errors.push(&path.key(name), text);
+            }
+        }
         if config.name == TOKEN_BUDGET {
             let text = format!("`{TOKEN_BUDGET}` is the limit that a claim of this name sets");
             errors.push(&path.key("name"), text);
@@ -84,6 +93,14 @@ impl Limit {
         match self {
             Self::Rate(_) => false,
             Self::Hold(limit) => limit.counts_tokens(),
+        }
+    }
+
+    /// Whether tokens are charged, and not only compared.
+    pub fn charges_tokens(&self) -> bool {
+        match self {
+            Self::Rate(_) => false,
+            Self::Hold(limit) => limit.charges_tokens(),
         }
     }
 

@@ -89,7 +89,7 @@ impl EscrowTerms {
             Counter::Bucket { burst, .. } => part(burst),
             Counter::Budget { limit, .. } => part(limit),
             Counter::Slots { limit } => part(limit).max(u64::from(limit / 2 >= replicas)),
-            Counter::Requests { .. } => 0,
+            Counter::Requests { .. } | Counter::Rate { .. } => 0,
         }
     }
 }

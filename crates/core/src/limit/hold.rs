@@ -7,6 +7,9 @@ use serde::{Deserialize, Serialize};
 use super::BucketId;
 use crate::time::Timestamp;
 
+/// The end of the name under which the debt of a limit is counted. No limit of a policy has it.
+pub(super) const DEBT: &str = ":debt";
+
 /// Units of one counter that a request needs. What a rate limits is a
 /// [`Charge`](super::Charge), and is not settled.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -46,13 +49,21 @@ pub enum Counter {
         /// The end of the window.
         ends: Timestamp,
     },
-    /// Requests of one window of the calendar. They are spent when they are admitted, and there is
-    /// nothing to settle.
+    /// Requests of one window of the calendar, or tokens of a fixed charge. They are spent when they
+    /// are admitted, and there is nothing to settle.
     Requests {
-        /// Requests in the window.
+        /// Requests, or tokens, in the window.
         limit: u64,
         /// The end of the window.
         ends: Timestamp,
+    },
+    /// Tokens per time that are spent when they are admitted, of the same bucket as
+    /// [`Bucket`](Self::Bucket): there is nothing to settle.
+    Rate {
+        /// Microseconds in which one token is refilled, at least 1.
+        interval: u64,
+        /// Tokens in a full bucket.
+        burst: u64,
     },
     /// Requests in flight. A slot is free again when its request is settled.
     Slots {
@@ -62,9 +73,14 @@ pub enum Counter {
 }
 
 impl Hold {
+    /// Whether the hold bounds the debt of the limit of the hold before it, which is an estimate.
+    pub fn is_debt(&self) -> bool {
+        self.limit.ends_with(DEBT)
+    }
+
     /// Whether the hold ends with a settlement; otherwise it is spent at admission.
     pub const fn is_settled(&self) -> bool {
-        !matches!(self.counter, Counter::Requests { .. })
+        !matches!(self.counter, Counter::Requests { .. } | Counter::Rate { .. })
     }
 
     /// Returns the counter's key in a store that also holds other keys: `count:`, the name of the
@@ -77,7 +93,7 @@ impl Hold {
     pub const fn charge_of(&self, tokens: u64) -> u64 {
         match self.counter {
             Counter::Bucket { .. } | Counter::Budget { .. } => tokens,
-            Counter::Requests { .. } | Counter::Slots { .. } => 0,
+            Counter::Requests { .. } | Counter::Rate { .. } | Counter::Slots { .. } => 0,
         }
     }
 }

@@ -8,8 +8,8 @@ use super::{
     bucket_size::BucketSize,
     config::{LimitConfig, SizeKeys},
     counted_by::{ChargeSubject, CountedBy},
-    hold::{Counter, Hold},
-    kind::{LimitKind, Unit},
+    hold::{Counter, DEBT, Hold},
+    kind::LimitKind,
     requests::RequestWindows,
     selector::Selector,
     sizes::Sizes,
@@ -20,7 +20,7 @@ use crate::{
     config::{Errors, Path},
     denial::{Denial, Reason},
     identity::{Part, Principal},
-    time::{CalendarUnit, Quota, Timestamp},
+    time::{CalendarUnit, MAX_COUNT, Quota, Timestamp},
 };
 
 /// A compiled limit of whose counters a request holds units.
@@ -40,11 +40,29 @@ enum Kind {
     PerRequest(Sizes<Amount>),
 }
 
+/// The tokens of one request, as limits count them.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct RequestTokens {
+    /// The most that the request may use.
+    pub bound: u64,
+    /// What limits with `hold: estimate` hold, at most `bound`.
+    pub estimate: u64,
+    /// The estimate of its prompt, at most `estimate`: what these limits charge at least where no
+    /// usage is reported.
+    pub prompt: u64,
+    /// What is charged at admission, where the usage is in no response. It takes the place of the
+    /// holds.
+    pub fixed: Option<u64>,
+}
+
 /// What a limit demands of a request.
 #[derive(Clone, Debug)]
 pub enum Demand {
     /// The request holds units of a counter.
     Hold(Held),
+    /// The request holds an estimate of its tokens, and its bound of a counter that is larger by the
+    /// debt.
+    Estimate(Held, Held),
     /// The request may use more tokens than this, the most of one request.
     TooLarge(u64),
     /// The request is within the limit, and nothing is counted.
@@ -108,6 +126,11 @@ impl HoldLimit {
         matches!(self.kind, Kind::Tokens(_))
     }
 
+    /// Whether a request holds an estimate of its tokens.
+    pub fn estimates(&self) -> bool {
+        matches!(&self.kind, Kind::Tokens(tokens) if tokens.debt_percent.is_some())
+    }
+
     fn selectors(&self) -> Box<dyn Iterator<Item = &Selector> + '_> {
         match &self.kind {
             Kind::Requests(requests) => Box::new(requests.sizes.selectors()),
@@ -127,83 +150,135 @@ impl HoldLimit {
         }
     }
 
-    /// Returns what the limit demands at `now` of a request that may use `tokens`.
+    /// Returns what the limit demands at `now` of a request with these tokens.
     ///
     /// # Errors
     /// A denial if the request lacks an attribute that the limit counts by.
     pub fn demand(
         &self,
         facts: &ChargeSubject<'_>,
-        tokens: u64,
+        tokens: RequestTokens,
         now: Timestamp,
     ) -> Result<Demand, Denial> {
         let id = self.counted_by.id(facts)?;
         let holder = facts.principal;
-        Ok(Demand::Hold(match &self.kind {
+        let one = |counter_id, counter, kind, window| {
+            let hold = self.hold(counter_id, counter, 1, 0);
+            Demand::Hold(Held { hold, kind, limit: size_of(counter), window })
+        };
+        Ok(match &self.kind {
             Kind::Requests(requests) => {
                 let size = requests.sizes.of(&self.name, holder)?;
                 let (counter_id, window) = in_window(id, size.unit, &requests.windows, now)?;
                 let counter = Counter::Requests { limit: size.count, ends: window.ends };
-                self.held(counter_id, counter, 1, (LimitKind::Requests, length(window)))
+                one(counter_id, counter, LimitKind::Requests, length(window))
             }
-            Kind::Tokens(tokens_limit) => {
-                let size = tokens_limit.sizes.of(&self.name, holder)?;
-                match (size, &tokens_limit.windows) {
-                    (TokenSize::Window(size), Some(windows)) => {
-                        let (counter_id, window) = in_window(id, size.unit, windows, now)?;
-                        let counter = Counter::Budget { limit: size.count, ends: window.ends };
-                        let kind = (LimitKind::TokenBudget, length(window));
-                        self.held(counter_id, counter, tokens, kind)
-                    }
-                    (TokenSize::Bucket(BucketSize { interval, burst }), _) => {
-                        let counter = Counter::Bucket { interval, burst };
-                        let kind = (LimitKind::TokenRate, interval.saturating_mul(burst));
-                        self.held(id, counter, tokens, kind)
-                    }
-                    (TokenSize::Window(_), None) => {
-                        let cause = "the size of a limit has windows that it does not have";
-                        return Err(Denial::new(Reason::Internal, cause));
-                    }
-                }
+            Kind::Tokens(limit) => {
+                let size = limit.sizes.of(&self.name, holder)?;
+                self.tokens(limit, size, id, tokens, now)?
             }
             Kind::Slots(sizes) => {
                 let Amount(limit) = sizes.of(&self.name, holder)?;
-                self.held(id, Counter::Slots { limit }, 1, (LimitKind::InFlight, 0))
+                one(id, Counter::Slots { limit }, LimitKind::InFlight, 0)
             }
             Kind::PerRequest(sizes) => {
                 let Amount(most) = sizes.of(&self.name, holder)?;
-                return Ok(if tokens > most { Demand::TooLarge(most) } else { Demand::Nothing });
+                if tokens.bound > most { Demand::TooLarge(most) } else { Demand::Nothing }
             }
-        }))
+        })
     }
 
-    /// Units of a counter, and the length of its window.
-    fn held(
+    /// What a limit on tokens demands.
+    fn tokens(
         &self,
-        counter_id: BucketId,
-        counter: Counter,
-        amount: u64,
-        (kind, window): (LimitKind, u64),
-    ) -> Held {
-        let is_tokens = kind.unit() == Unit::Tokens;
+        limit: &Tokens,
+        size: TokenSize,
+        id: BucketId,
+        tokens: RequestTokens,
+        now: Timestamp,
+    ) -> Result<Demand, Denial> {
+        let (counter_id, counter, kind, window) = match (size, &limit.windows) {
+            (TokenSize::Window(size), Some(windows)) => {
+                let (counter_id, window) = in_window(id, size.unit, windows, now)?;
+                let counter = Counter::Budget { limit: size.count, ends: window.ends };
+                (counter_id, counter, LimitKind::TokenBudget, length(window))
+            }
+            (TokenSize::Bucket(BucketSize { interval, burst }), _) => {
+                let window = interval.saturating_mul(burst);
+                (id, Counter::Bucket { interval, burst }, LimitKind::TokenRate, window)
+            }
+            (TokenSize::Window(_), None) => {
+                let cause = "the size of a limit has windows that it does not have";
+                return Err(Denial::new(Reason::Internal, cause));
+            }
+        };
+        let held = |hold: Hold| {
+            let limit = size_of(hold.counter);
+            Held { hold, kind, limit, window }
+        };
+        let hold_of = |counter_id, counter, amount, unreported| match tokens.fixed {
+            None => self.hold(counter_id, counter, amount, unreported),
+            Some(fixed) => self.hold(counter_id, at_admission(counter), fixed, 0),
+        };
+        let RequestTokens { bound, estimate, prompt, .. } = tokens;
+        let Some(percent) = limit.debt_percent else {
+            // The answer of a request without a report may have had every token.
+            return Ok(Demand::Hold(held(hold_of(counter_id, counter, bound, bound))));
+        };
+        // INVARIANT: the bound of a request counts here until its end is reported, also after its
+        // expiry, so that a late report never exceeds the limit by more than the debt.
+        let mut debt = hold_of(debt_of(counter_id), with_debt(counter, percent), bound, bound);
+        debt.limit = format!("{}{DEBT}", self.name).into();
+        let hold = hold_of(counter_id, counter, estimate, prompt);
+        Ok(Demand::Estimate(held(hold), held(debt)))
+    }
+
+    fn hold(&self, counter_id: BucketId, counter: Counter, amount: u64, unreported: u64) -> Hold {
         let amount = amount.max(1);
-        let hold = Hold {
+        Hold {
             limit: Arc::clone(&self.name),
             counter_id,
             counter,
             amount,
-            // The answer of a request without a report may have had every token.
-            unreported: if is_tokens { amount } else { 0 },
+            unreported: unreported.min(amount),
             by_principal: self.needs_principal(),
-        };
-        Held { hold, kind, limit: size_of(counter), window }
+        }
     }
+}
+
+/// The counter whose units are spent when they are admitted.
+const fn at_admission(counter: Counter) -> Counter {
+    match counter {
+        Counter::Bucket { interval, burst } => Counter::Rate { interval, burst },
+        Counter::Budget { limit, ends } => Counter::Requests { limit, ends },
+        other => other,
+    }
+}
+
+/// The identity of the counter that bounds the debt of another one.
+fn debt_of(id: BucketId) -> BucketId {
+    BucketId::of([&id.bytes()[..], b"debt"].concat())
+}
+
+/// A counter that is larger by a part of its size.
+fn with_debt(counter: Counter, percent: u64) -> Counter {
+    let larger = |size: u64| size.saturating_add(part_of(size, percent)).min(MAX_COUNT);
+    match counter {
+        Counter::Bucket { interval, burst } => Counter::Bucket { interval, burst: larger(burst) },
+        Counter::Budget { limit, ends } => Counter::Budget { limit: larger(limit), ends },
+        other => other,
+    }
+}
+
+/// A part of a number, in percent.
+fn part_of(size: u64, percent: u64) -> u64 {
+    u64::try_from(u128::from(size) * u128::from(percent) / 100).unwrap_or(u64::MAX)
 }
 
 /// The units of a counter.
 const fn size_of(counter: Counter) -> u64 {
     match counter {
-        Counter::Bucket { burst, .. } => burst,
+        Counter::Bucket { burst, .. } | Counter::Rate { burst, .. } => burst,
         Counter::Budget { limit, .. }
         | Counter::Requests { limit, .. }
         | Counter::Slots { limit } => limit,
@@ -229,15 +304,17 @@ fn in_window(
 }
 
 /// What a request holds of the budget that its token names (`token_budget`), for the token's life.
-pub(crate) fn token_budget(principal: &Principal, limit: u64, tokens: u64) -> Held {
+pub(crate) fn token_budget(principal: &Principal, limit: u64, tokens: RequestTokens) -> Held {
     let token = BucketId::from(principal.revocation().token().fingerprint());
-    let amount = tokens.max(1);
+    let counter = Counter::Budget { limit, ends: principal.validity().until };
+    let amount = tokens.fixed.unwrap_or(tokens.bound).max(1);
+    let is_fixed = tokens.fixed.is_some();
     let hold = Hold {
         limit: TOKEN_BUDGET.into(),
         counter_id: BucketId::of([TOKEN_BUDGET.as_bytes(), &token.bytes()].concat()),
-        counter: Counter::Budget { limit, ends: principal.validity().until },
+        counter: if is_fixed { at_admission(counter) } else { counter },
         amount,
-        unreported: amount,
+        unreported: if is_fixed { 0 } else { amount },
         by_principal: true,
     };
     Held { hold, kind: LimitKind::TokenBudget, limit, window: 0 }

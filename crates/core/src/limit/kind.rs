@@ -13,6 +13,9 @@ pub enum LimitKind {
     TokenRate,
     /// Tokens in a window of the calendar, or of the life of a token.
     TokenBudget,
+    /// Tokens of a limit with `hold: estimate`, which the requests in flight could exceed by more
+    /// than its debt may be.
+    TokenDebt,
     /// Requests in flight.
     InFlight,
     /// Tokens of one request.
@@ -46,7 +49,9 @@ impl LimitKind {
     pub const fn unit(self) -> Unit {
         match self {
             Self::Rate | Self::Requests => Unit::Requests,
-            Self::TokenRate | Self::TokenBudget | Self::PerRequest => Unit::Tokens,
+            Self::TokenRate | Self::TokenBudget | Self::TokenDebt | Self::PerRequest => {
+                Unit::Tokens
+            }
             Self::InFlight => Unit::InFlight,
         }
     }
@@ -55,9 +60,11 @@ impl LimitKind {
     pub const fn reason(self) -> Reason {
         match self {
             Self::Rate => Reason::RateLimited,
-            Self::Requests | Self::TokenRate | Self::TokenBudget | Self::PerRequest => {
-                Reason::BudgetExhausted
-            }
+            Self::Requests
+            | Self::TokenRate
+            | Self::TokenBudget
+            | Self::TokenDebt
+            | Self::PerRequest => Reason::BudgetExhausted,
             Self::InFlight => Reason::TooManyInFlight,
         }
     }

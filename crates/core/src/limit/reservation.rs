@@ -11,7 +11,7 @@ use base64::{Engine as _, prelude::BASE64_URL_SAFE_NO_PAD};
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
-use super::Hold;
+use super::{Hold, usage_history::HistoryIds};
 use crate::{
     secret::Secret,
     text::hex,
@@ -55,6 +55,10 @@ pub struct Reservation {
     pub life: Span,
     /// What is held: all of it, or nothing.
     pub holds: Vec<Hold>,
+    /// The histories that the usage is recorded in, and estimated from where it is not reported;
+    /// `None` without a hold that is an estimate.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub histories: Option<HistoryIds>,
 }
 
 /// The secrets that authenticate reservations. The first one signs, all of them verify.
@@ -196,10 +200,12 @@ mod tests {
             id: ReservationId([9; 16]),
             issued: Timestamp::from_micros(1_799_999_999_000_001),
             life: Span::from_secs(30),
+            histories: Some(HistoryIds { own: "alice".into(), shared: "all".into() }),
             holds: vec![
                 hold("minute", Counter::Bucket { interval: 5, burst: 9 }),
                 hold("day", Counter::Budget { limit: 9, ends }),
                 hold("requests", Counter::Requests { limit: 9, ends }),
+                hold("rate", Counter::Rate { interval: 5, burst: 9 }),
                 hold("gpu", Counter::Slots { limit: 2 }),
             ],
         }

@@ -2,7 +2,7 @@
 
 use super::{
     bucket_size::BucketSize,
-    config::{LimitConfig, SizeKeys},
+    config::{HoldMode, LimitConfig, SizeKeys},
     sizes::{Size, Sizes},
     window::Windows,
 };
@@ -10,6 +10,10 @@ use crate::{
     config::{Errors, Path},
     time::{Quota, WindowQuota},
 };
+
+/// The default of `max_debt_percent`, and its maximum.
+const DEBT_PERCENT: u64 = 100;
+const MOST_DEBT_PERCENT: u64 = 1000;
 
 /// The size of a limit on tokens.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -74,6 +78,8 @@ pub(super) struct Tokens {
     pub(super) sizes: Sizes<TokenSize>,
     /// `None` for tokens per time.
     pub(super) windows: Option<Windows>,
+    /// With `hold: estimate`, how much may be spent beyond the limit, in percent of it.
+    pub(super) debt_percent: Option<u64>,
 }
 
 impl Tokens {
@@ -91,6 +97,29 @@ impl Tokens {
             }
             TokenSize::Window(window) => Some(Windows::compile(window.unit, zone, path, errors)?),
         };
-        Some(Self { sizes, windows })
+        Some(Self { sizes, windows, debt_percent: debt_percent(config, path, errors) })
+    }
+}
+
+/// The debt that a limit with `hold: estimate` may have, in percent of the limit.
+fn debt_percent(config: &LimitConfig, path: &Path, errors: &mut Errors) -> Option<u64> {
+    let at = path.key("max_debt_percent");
+    match (config.hold, config.max_debt_percent) {
+        (Some(HoldMode::Estimate), percent) => {
+            let percent = percent.unwrap_or(DEBT_PERCENT);
+            if percent > MOST_DEBT_PERCENT {
+                errors.push(&at, format!("it is from 0 to {MOST_DEBT_PERCENT}"));
+            }
+            Some(percent)
+        }
+        (_, Some(_)) => {
+            errors.push_presuming(
+                &at,
+                &[path.key("hold")],
+                "only a limit with `hold: estimate` may be in debt; remove this",
+            );
+            None
+        }
+        (_, None) => None,
     }
 }

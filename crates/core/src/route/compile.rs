@@ -1,11 +1,12 @@
 //! Compiles the list `routes` to a table: explicit entries first, then the routes of presets that
 //! no explicit entry replaces.
 
-use std::{collections::BTreeSet, sync::Arc};
+use std::{collections::BTreeSet, num::NonZeroU64, sync::Arc};
 
 use super::{
     CompileContext, OnOutage, Route, RouteConfig, RouteEntry, RouteTable,
     accepted::AcceptedCredentials,
+    fixed_charge::{FixedCharges, is_batch},
     preset::{self, Preset, PresetConfig, members::Catalog},
     table::{DuplicateRoute, HostPattern},
 };
@@ -259,12 +260,17 @@ fn route(
     }
     let counts_tokens = holds.iter().any(|limit| limit.counts_tokens());
     let charges_tokens = holds.iter().any(|limit| limit.charges_tokens());
-    let sizing = counts_tokens.then(|| {
+    let charges = FixedCharges { all: config.fixed_tokens, background: config.background_tokens };
+    charges.check(charges_tokens, path, errors);
+    let fixed_tokens = charges.all.map(NonZeroU64::get);
+    let sizing = (counts_tokens && fixed_tokens.is_none()).then(|| {
         let known = config.sizing.unwrap_or_else(|| Sizing {
             generates: generates(&config.matches.paths),
             api: Some(Api::OfPath),
+            background: None,
         });
-        Sizing { api: known.api.filter(|_| charges_tokens), ..known }
+        let background = charges.background.map(NonZeroU64::get);
+        Sizing { api: known.api.filter(|_| charges_tokens), background, ..known }
     });
     let sections = Sections {
         model: model.as_ref(),
@@ -304,6 +310,12 @@ fn route(
     );
     let scopes = config.scopes.clone().unwrap_or(ScopeRule::All(Vec::new()));
     let scopes = scopes.compile(&path.key("scopes"), errors);
+    if config.on_outage == OnOutage::Local
+        && (fixed_tokens.is_some() || config.background_tokens.is_some())
+    {
+        let message = "`local` cannot count a fixed charge, which all replicas share; use `deny`";
+        errors.push(&path.key("on_outage"), message);
+    }
     let upstream_key = config.upstream_key.as_ref().map(|source| {
         context.upstream_keys.iter().position(|known| known == source).unwrap_or_else(|| {
             context.upstream_keys.push(source.clone());
@@ -325,6 +337,7 @@ fn route(
         limits: rates,
         holds,
         sizing,
+        fixed_tokens,
         on_outage: config.on_outage,
         credentials,
         accepted,
@@ -466,6 +479,8 @@ fn check_size(
             at,
             format!("`{name}` counts tokens, and the body of a public route is not read"),
         );
+    } else if config.fixed_tokens.is_some() {
+        // The size is not computed.
     } else if config.model.is_none() {
         let message = format!(
             "`{name}` counts tokens, and the route has no `model`, whose context bounds a request"
@@ -490,17 +505,17 @@ fn check_usage(
     (at, route): (&Path, &Path),
     errors: &mut Errors,
 ) {
+    if config.fixed_tokens.is_some() {
+        return;
+    }
     let name = limit.name();
-    let is_batch = |path: &String| {
-        path.trim_end_matches("/*").rsplit('/').any(|part| matches!(part, "batches" | "batch"))
-    };
     if config.websocket.is_some() {
         let message = format!(
-            "`{name}` counts tokens, and a WebSocket reports no usage; give it a route without the limit"
+            "`{name}` counts tokens, and a WebSocket reports no usage; set `fixed_tokens`, or give it a route without the limit"
         );
         errors.push_presuming(at, &[route.key("websocket")], message);
     } else if let Some(path) = config.matches.paths.iter().find(|path| is_batch(path)) {
-        errors.push(at, format!("`{name}` counts tokens, and the usage of the batches of `{path}` is in no response; give them a route without the limit"));
+        errors.push(at, format!("`{name}` counts tokens, and the usage of the batches of `{path}` is in no response; set `fixed_tokens`, or give them a route without the limit"));
     }
 }
 

@@ -346,6 +346,7 @@ mod tests {
             let route = Arc::new(Route {
                 holds: Vec::new(),
                 sizing: None,
+                fixed_tokens: None,
                 name: format!("{host}{path}"),
                 public: false,
                 scopes: ScopeRule::All(Vec::new()),

@@ -54,6 +54,20 @@ pub struct ModelConfig {
     /// The most tokens that the chat template adds to a prompt, beside the messages: a default
     /// system prompt, instructions for tools. Default 512.
     pub template_tokens: Option<u64>,
+    /// When the server reports the usage of a stream: `continuous` asks it to do so in each event
+    /// (`stream_options.continuous_usage_stats` of vLLM and SGLang), so that a stream that is cut is
+    /// charged what ran. Default `final`: at the end.
+    pub usage: Option<UsageReports>,
+}
+
+/// `usage` of a model: when its server reports the usage of a stream.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum UsageReports {
+    /// At the end of the stream.
+    Final,
+    /// In each event, for requests with one answer.
+    Continuous,
 }
 
 /// One entry of `tiers`: models that require an additional scope, and the caps for requests to
@@ -335,8 +349,9 @@ fn compile_size(config: &ModelConfig, path: &Path, errors: &mut Errors) -> Optio
         ("template_tokens", config.template_tokens),
     ];
     let Some(context) = config.context.map(NonZeroU64::get) else {
-        for (key, _) in parts.into_iter().filter(|(_, number)| number.is_some()) {
-            let text = format!("`{key}` is a part of the `context`; set that, too");
+        let set = parts.into_iter().filter(|(_, number)| number.is_some()).map(|(key, _)| key);
+        for key in set.chain(config.usage.map(|_| "usage")) {
+            let text = format!("`{key}` needs the `context`; set that, too");
             errors.push_presuming(&path.key(key), &[path.key("context")], text);
         }
         return None;
@@ -351,6 +366,7 @@ fn compile_size(config: &ModelConfig, path: &Path, errors: &mut Errors) -> Optio
         max_output: config.max_output.unwrap_or(context),
         media: config.max_tokens_per_media.unwrap_or(context),
         template: config.template_tokens.unwrap_or(TEMPLATE),
+        is_continuous: config.usage == Some(UsageReports::Continuous),
     })
 }
 

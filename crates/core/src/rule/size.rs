@@ -56,6 +56,8 @@ pub struct ModelSize {
     pub media: u64,
     /// What the chat template adds to a prompt.
     pub template: u64,
+    /// Whether the server reports its usage in each event of a stream that asks for it.
+    pub is_continuous: bool,
 }
 
 /// How the size of a request is computed, on a route where a limit counts tokens.
@@ -65,6 +67,9 @@ pub struct Sizing {
     pub generates: bool,
     /// The members that the proxy writes, where what a request holds is settled.
     pub api: Option<Api>,
+    /// The tokens that a request in the background is charged at admission. Without them it is
+    /// denied where what a request holds is settled.
+    pub background: Option<u64>,
 }
 
 /// The members of an API that bound an answer and that ask for its usage.
@@ -103,6 +108,10 @@ pub struct SizedRequest {
     pub size: RequestSize,
     /// What the proxy writes into the body, so that no answer exceeds the size.
     pub changes: BodyChanges,
+    /// Whether the answer is streamed.
+    pub is_streamed: bool,
+    /// The tokens that are charged at admission, as the usage is in no response.
+    pub fixed: Option<u64>,
 }
 
 /// Members of a body that the proxy writes.
@@ -130,9 +139,18 @@ impl SizedRequest {
     ) -> Result<Self, Denial> {
         let mut size = RequestSize::of(model, facts, outline, sizing.generates);
         // A request without a body generates nothing.
+        let is_streamed = outline.is_streamed;
+        let unchanged = Self { size, changes: BodyChanges::default(), is_streamed, fixed: None };
         let Some(api) = sizing.api.filter(|_| sizing.generates && facts.bytes > 0) else {
-            return Ok(Self { size, changes: BodyChanges::default() });
+            return Ok(unchanged);
         };
+        if outline.is_background && sizing.background.is_some() {
+            // Nothing is written that would end the answer before the context.
+            let named = largest(facts, |cap| cap == Cap::Tokens).filter(|tokens| *tokens > 0);
+            let output = named.unwrap_or(model.context).min(model.context);
+            let size = size.with_output(output, model.context);
+            return Ok(Self { size, fixed: sizing.background, ..unchanged });
+        }
         if !outline.is_exact {
             return Err(malformed(
                 "the body has a number beyond 2^53, which the proxy would change",
@@ -176,9 +194,12 @@ impl SizedRequest {
             bounds.push((bound, size.output));
         }
         let asked = asks_usage && outline.is_streamed;
-        let stream_options =
-            if asked { Some(stream_options(outline, size.answers)?) } else { None };
-        Ok(Self { size, changes: BodyChanges { bounds, stream_options } })
+        let stream_options = if asked {
+            Some(stream_options(outline, size.answers, model.is_continuous)?)
+        } else {
+            None
+        };
+        Ok(Self { size, changes: BodyChanges { bounds, stream_options }, ..unchanged })
     }
 }
 
@@ -194,7 +215,11 @@ fn is_written(number: &CappedNumber, outline: &Outline<'_>) -> bool {
 /// Returns the `stream_options` of the client with the wish for usage. With several answers, an
 /// event counts the answer that it is part of, so that the usage of a stream that is cut is not
 /// known: only the end of the stream counts all of them.
-fn stream_options(outline: &Outline<'_>, answers: u64) -> Result<Map<String, Value>, Denial> {
+fn stream_options(
+    outline: &Outline<'_>,
+    answers: u64,
+    is_continuous: bool,
+) -> Result<Map<String, Value>, Denial> {
     let mut options = Map::new();
     for (name, json) in &outline.stream_options {
         let value = serde_json::from_str(json)
@@ -202,7 +227,9 @@ fn stream_options(outline: &Outline<'_>, answers: u64) -> Result<Map<String, Val
         options.insert(name.to_string(), value);
     }
     options.insert("include_usage".to_owned(), Value::Bool(true));
-    if answers > 1
+    if answers == 1 && is_continuous {
+        options.insert(CONTINUOUS_USAGE.to_owned(), Value::Bool(true));
+    } else if answers > 1
         && let Some(continuous) = options.get_mut(CONTINUOUS_USAGE)
     {
         *continuous = Value::Bool(false);
@@ -261,6 +288,11 @@ impl RequestSize {
         Self { input, output, answers, total: 0 }.with_output(output, model.context)
     }
 
+    /// The tokens that the prompts have as a rule: text has about four bytes for each token.
+    pub(crate) const fn prompt_estimate(self) -> u64 {
+        self.input.div_ceil(4)
+    }
+
     /// Returns the size with another number of tokens in one answer.
     fn with_output(self, output: u64, context: u64) -> Self {
         let Self { input, answers, .. } = self;
@@ -281,8 +313,13 @@ mod tests {
     use super::*;
     use crate::request::body::CappedNumber;
 
-    const MODEL: ModelSize =
-        ModelSize { context: 10_000, max_output: 2_000, media: 700, template: 100 };
+    const MODEL: ModelSize = ModelSize {
+        context: 10_000,
+        max_output: 2_000,
+        media: 700,
+        template: 100,
+        is_continuous: false,
+    };
 
     fn facts(bytes: u64, caps: &[(Cap, &str, u64)]) -> BodyFacts<'static> {
         let caps = caps.iter().map(|(cap, name, value)| CappedNumber {
@@ -355,7 +392,7 @@ mod tests {
         assert_eq!(size(&image, &outline).input, 100 + 116 + 700);
     }
 
-    const CHAT: Sizing = Sizing { generates: true, api: Some(Api::OfPath) };
+    const CHAT: Sizing = Sizing { generates: true, api: Some(Api::OfPath), background: None };
 
     /// The tokens of an answer, the members that bound it, and `stream_options`.
     type Found = (u64, Vec<(String, u64)>, Option<String>);
@@ -374,7 +411,7 @@ mod tests {
             facts.caps.push(CappedNumber { cap: Cap::Choices, name: "n".into(), value: 2 });
         }
         let sized = SizedRequest::of(CHAT, path, MODEL, &facts, &document);
-        sized.map_err(|denial| denial.reason).map(|SizedRequest { size, changes }| {
+        sized.map_err(|denial| denial.reason).map(|SizedRequest { size, changes, .. }| {
             let bounds = changes.bounds.iter().map(|(name, most)| (name.to_string(), *most));
             let options = changes.stream_options.map(|it| Value::Object(it).to_string());
             (size.output, bounds.collect(), options)
@@ -422,6 +459,44 @@ mod tests {
         assert_eq!(options(own), Some(asked.clone()));
         assert_eq!(options("{}"), None);
         assert_eq!(sized("/v1/messages", r#"{"stream":true}"#).unwrap().2, None);
+    }
+
+    #[test]
+    fn a_server_that_counts_each_event_is_asked_to() {
+        let options = |body: &str, is_continuous| {
+            let document = crate::request::body::outline_of(body.as_bytes());
+            let caps = if body.contains(r#""n":2"#) { &[(Cap::Choices, "n", 2)][..] } else { &[] };
+            let model = ModelSize { is_continuous, ..MODEL };
+            let (path, facts) = ("/v1/chat/completions", facts(1, caps));
+            let sized = SizedRequest::of(CHAT, path, model, &facts, &document).unwrap();
+            sized.changes.stream_options.map(|it| Value::Object(it).to_string())
+        };
+        let both =
+            |own| Some(format!(r#"{{"continuous_usage_stats":{own},"include_usage":true}}"#));
+        let usage = Some(r#"{"include_usage":true}"#.to_owned());
+        let declined = r#"{"stream":true,"stream_options":{"continuous_usage_stats":false}}"#;
+        assert_eq!(options(r#"{"stream":true}"#, true), both(true));
+        assert_eq!(options(r#"{"stream":true}"#, false), usage);
+        assert_eq!(options(declined, true), both(true));
+        assert_eq!(options(declined, false), both(false));
+        assert_eq!(options(r#"{"stream":true,"n":2}"#, true), usage, "an event counts one answer");
+        assert_eq!(options("{}", true), None);
+    }
+
+    #[test]
+    fn work_in_the_background_has_a_fixed_charge_and_is_not_changed() {
+        let fixed = Sizing { background: Some(70), ..CHAT };
+        let of = |body: &str, caps: &[(Cap, &str, u64)]| {
+            let document = crate::request::body::outline_of(body.as_bytes());
+            SizedRequest::of(fixed, "/v1/responses", MODEL, &facts(1, caps), &document).unwrap()
+        };
+        let background = of(r#"{"background":true,"seed":9007199254740993}"#, &[]);
+        assert_eq!((background.fixed, background.size.output), (Some(70), 10_000));
+        assert_eq!(background.changes, BodyChanges::default());
+        let named = of(r#"{"background":true}"#, &[(Cap::Tokens, "max_output_tokens", 50)]);
+        assert_eq!((named.fixed, named.size.output), (Some(70), 50));
+        let plain = of(r#"{"background":false}"#, &[]);
+        assert_eq!((plain.fixed, plain.changes.bounds.len()), (None, 1));
     }
 
     #[test]

@@ -197,6 +197,7 @@ impl World {
             issued: self.time(),
             life: REQUEST_LIFE,
             holds: vec![hold(self.counter, amount)],
+            histories: None,
         };
         let answer = if self.is_cut(replica) {
             None
@@ -293,7 +294,7 @@ impl World {
                 let (level, most) = (self.leaked() + running * interval, burst + self.lost);
                 assert!(level <= most * interval, "{level} of {}", most * interval);
             }
-            Counter::Requests { .. } => unreachable!(),
+            Counter::Requests { .. } | Counter::Rate { .. } => unreachable!(),
         }
     }
 

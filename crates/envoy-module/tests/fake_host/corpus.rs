@@ -22,7 +22,7 @@ use tollgate::{
         self, Body, Case, CaseFile, Expectation, Ledger, Observed, Verdict, compare, reason_of,
     },
 };
-use tollgate_core::{route::OnOutage, snapshot::Snapshot};
+use tollgate_core::{limit::usage_history::ObservedUsage, route::OnOutage, snapshot::Snapshot};
 use tollgate_envoy::shell::Shell;
 
 use crate::{
@@ -194,8 +194,9 @@ fn every_row_has_its_result(is_late: bool, seed: u64) {
                 Arc::new(Audit::off()),
             ));
             let clock = Arc::clone(&moment);
+            let live = Arc::new(Live::fixed(snapshot.clone()));
             let checker = Checker::new(
-                Arc::new(Live::fixed(snapshot.clone())),
+                Arc::clone(&live),
                 Arc::new(store),
                 None,
                 observer,
@@ -210,7 +211,10 @@ fn every_row_has_its_result(is_late: bool, seed: u64) {
                 let sent = sent(&earlier.request, &mut random);
                 for _ in 0..earlier.times {
                     Running::start(&config, &sent).run(&sent);
-                    ledger.lock().unwrap().settle_last(earlier.used, earlier.at);
+                    let histories = ledger.lock().unwrap().settle_last(earlier.used, earlier.at);
+                    if let (Some(histories), Some(tokens)) = (histories, earlier.used) {
+                        live.histories().record(histories, ObservedUsage { tokens, answer: None });
+                    }
                 }
             }
             moment.set(case.now, case.outage);

@@ -110,6 +110,7 @@ mod tests {
             issued: Timestamp::from_micros(NOW.micros() + id),
             life: Span::from_secs(30),
             holds: holds.to_vec(),
+            histories: None,
         }
     }
 

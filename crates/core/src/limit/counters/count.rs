@@ -36,7 +36,7 @@ impl Share {
             Counter::Bucket { .. } | Counter::Budget { .. } => {
                 Self { spent: used, held: hold.amount.saturating_sub(used) }
             }
-            Counter::Requests { .. } => Self { spent: hold.amount, held: 0 },
+            Counter::Requests { .. } | Counter::Rate { .. } => Self { spent: hold.amount, held: 0 },
             Counter::Slots { .. } => Self { spent: 0, held: hold.amount },
         }
     }
@@ -44,7 +44,7 @@ impl Share {
     /// Returns the share of a hold that has ended, with `tokens` charged.
     pub const fn ended(hold: &Hold, tokens: u64) -> Self {
         match hold.counter {
-            Counter::Requests { .. } => Self { spent: hold.amount, held: 0 },
+            Counter::Requests { .. } | Counter::Rate { .. } => Self { spent: hold.amount, held: 0 },
             _ => Self { spent: hold.charge_of(tokens), held: 0 },
         }
     }
@@ -71,8 +71,12 @@ impl Count {
         let retry_after = match hold.counter {
             _ if amount > limit => u64::MAX,
             // Exact, unless a hold ends before.
-            Counter::Bucket { .. } if held + amount <= limit => spent + held + amount - limit,
-            Counter::Bucket { .. } => (spent + amount).saturating_sub(limit).max(HELD_RETRY),
+            Counter::Bucket { .. } | Counter::Rate { .. } if held + amount <= limit => {
+                spent + held + amount - limit
+            }
+            Counter::Bucket { .. } | Counter::Rate { .. } => {
+                (spent + amount).saturating_sub(limit).max(HELD_RETRY)
+            }
             Counter::Budget { ends, .. } | Counter::Requests { ends, .. }
                 if spent + amount > limit =>
             {
@@ -97,8 +101,8 @@ impl Count {
         self.held = self.held.saturating_sub(old.held).saturating_add(new.held).min(MOST);
         let more = new.spent.saturating_sub(old.spent);
         self.spent = match hold.counter {
-            Counter::Bucket { .. } if more == 0 => self.spent,
-            Counter::Bucket { interval, .. } => {
+            Counter::Bucket { .. } | Counter::Rate { .. } if more == 0 => self.spent,
+            Counter::Bucket { interval, .. } | Counter::Rate { interval, .. } => {
                 self.spent.max(now).saturating_add(more.saturating_mul(interval))
             }
             _ => {
@@ -110,7 +114,7 @@ impl Count {
 
     fn level(self, hold: &Hold, now: u64) -> Level {
         let (unit, limit, spent) = match hold.counter {
-            Counter::Bucket { interval, burst } => {
+            Counter::Bucket { interval, burst } | Counter::Rate { interval, burst } => {
                 let interval = interval.max(1);
                 (interval, interval.saturating_mul(burst), self.spent.saturating_sub(now))
             }
@@ -134,7 +138,7 @@ impl Level {
     fn reset(self, hold: &Hold, now: u64, amount: u64) -> u64 {
         let level = self.spent + self.held + amount;
         match hold.counter {
-            Counter::Bucket { .. } => level,
+            Counter::Bucket { .. } | Counter::Rate { .. } => level,
             Counter::Budget { ends, .. } | Counter::Requests { ends, .. } => {
                 ends.micros().saturating_sub(now)
             }

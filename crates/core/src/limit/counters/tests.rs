@@ -35,6 +35,7 @@ fn reservation(id: u8, issued: u64, holds: &[Hold]) -> Reservation {
         issued: at(issued),
         life: Span::from_micros(LIFE),
         holds: holds.to_vec(),
+        histories: None,
     }
 }
 
@@ -116,6 +117,40 @@ fn a_bucket_refills_and_may_be_in_debt() {
     // Unused units were never spent, so that a release forgives nothing that others spent.
     settle(&mut counters, &request(2), Usage::Released, NOW + 41 * SECOND);
     assert_eq!(count(&counters, &minute), (NOW + 80 * SECOND, 0));
+}
+
+#[test]
+fn a_fixed_charge_is_spent_at_admission_and_no_report_changes_it() {
+    let mut counters = Counters::default();
+    let ends = at(NOW + 3600 * SECOND);
+    let holds = [
+        hold("minute", Counter::Rate { interval: SECOND, burst: 60 }, 50, 0),
+        hold("day", Counter::Requests { limit: 100, ends }, 50, 0),
+        hold("slots", Counter::Slots { limit: 9 }, 1, 0),
+    ];
+    let request = reservation(1, NOW, &holds);
+    let verdicts = counters.admit(&request, None, at(NOW));
+    assert_eq!(verdicts.iter().map(|one| one.remaining).collect::<Vec<_>>(), [10, 50, 8]);
+    let spent = [(NOW + 50 * SECOND, 0), (50, 0)];
+    let counts = |counters: &Counters| [&holds[0], &holds[1]].map(|hold| count(counters, hold));
+    assert_eq!(counts(&counters), spent);
+    for usage in [Usage::Running(7), Usage::Final(99)] {
+        settle(&mut counters, &request, usage, NOW);
+        assert_eq!(counts(&counters), spent, "{usage:?}");
+    }
+    assert_eq!(counters.open(), 0);
+    // Requests whose usage is reported share the counters, and the bucket refills.
+    let metered = [
+        hold("minute", Counter::Bucket { interval: SECOND, burst: 60 }, 20, 20),
+        hold("day", budget(100), 20, 20),
+    ];
+    let other = reservation(2, NOW, &metered);
+    assert_eq!(counters.admit(&other, None, at(NOW))[0].retry_after, 10 * SECOND);
+    let verdicts = counters.admit(&other, None, at(NOW + 10 * SECOND));
+    assert_eq!(verdicts.iter().map(|one| one.remaining).collect::<Vec<_>>(), [0, 30]);
+    // Without slots there is nothing to settle.
+    let alone = reservation(3, NOW, &holds[..2]);
+    assert!(!alone.is_settled());
 }
 
 #[test]
@@ -373,6 +408,84 @@ proptest! {
             prop_assert!(spent + held <= limit);
             prop_assert_eq!(counters.expired(), expired);
             prop_assert_eq!(counters.open(), known.values().filter(|one| one.open).count());
+        }
+    }
+}
+
+/// One step of a history of a limit that holds estimates.
+#[derive(Clone, Debug)]
+enum SoftStep {
+    /// A request with an estimate and a bound.
+    Admit {
+        estimate: u64,
+        more: u64,
+    },
+    /// A report on one of the last requests, with a part of its bound in percent.
+    Report {
+        back: usize,
+        percent: u64,
+        end: u8,
+    },
+    Wait(u64),
+}
+
+fn soft_step() -> impl Strategy<Value = SoftStep> {
+    prop_oneof![
+        4 => (1u64..30, 0u64..60).prop_map(|(estimate, more)| SoftStep::Admit { estimate, more }),
+        3 => (0usize..6, 0u64..=100, 0u8..4)
+            .prop_map(|(back, percent, end)| SoftStep::Report { back, percent, end }),
+        1 => prop_oneof![0u64..SECOND, Just(LIFE / 2), Just(LIFE)].prop_map(SoftStep::Wait),
+    ]
+}
+
+proptest! {
+    /// Requests hold an estimate of a budget, and their bound of a counter that is larger by the
+    /// debt. Whatever they use within their bounds, with lost, late and repeated reports, the budget
+    /// is never exceeded by more than the debt.
+    #[test]
+    fn soft_budgets_are_exceeded_by_their_debt_at_most(
+        steps in proptest::collection::vec(soft_step(), 1..150),
+        limit in 20u64..150,
+        debt in 0u64..150,
+    ) {
+        let ends = at(NOW + 365 * 86_400 * SECOND);
+        let (own, with_debt) = (
+            Counter::Budget { limit, ends },
+            Counter::Budget { limit: limit + debt, ends },
+        );
+        let (mut counters, mut now, mut admitted) = (Counters::default(), NOW, Vec::new());
+        let mut count_of = 0;
+        for step in steps {
+            match step {
+                SoftStep::Wait(micros) => now += micros,
+                SoftStep::Admit { estimate, more } => {
+                    let prompt = estimate / 2;
+                    let request = reservation(count_of, now, &[
+                        hold("day", own, estimate, prompt),
+                        hold("day:debt", with_debt, estimate + more, estimate + more),
+                    ]);
+                    count_of += 1;
+                    if counters.admit(&request, None, at(now)).iter().all(|one| one.admitted) {
+                        admitted.push(request);
+                    }
+                }
+                SoftStep::Report { back, percent, end } => {
+                    let Some(request) = admitted.iter().rev().nth(back).cloned() else { continue };
+                    let tokens = request.holds[1].amount * percent / 100;
+                    let usage = match end {
+                        0 => Usage::Running(tokens),
+                        1 => Usage::Final(tokens),
+                        2 => Usage::Unreported(tokens),
+                        _ => Usage::Released,
+                    };
+                    settle(&mut counters, &request, usage, now);
+                }
+            }
+            counters.advance(at(now), usize::MAX);
+            let (spent, _) = count(&counters, &hold("day", own, 1, 0));
+            let (all, held) = count(&counters, &hold("day:debt", with_debt, 1, 0));
+            prop_assert!(spent <= all);
+            prop_assert!(all + held <= limit + debt);
         }
     }
 }

@@ -239,7 +239,8 @@ impl Escrows {
             }
             let hold = Hold { amount, unreported: amount, ..tracked.hold.clone() };
             let life = self.terms.life;
-            let reservation = Reservation { id: id(), issued: now, life, holds: vec![hold] };
+            let reservation =
+                Reservation { id: id(), issued: now, life, holds: vec![hold], histories: None };
             takes.push(reservation.clone());
             tracked.escrow = Some(Escrow { reservation, confirmed: None, is_used: false });
         }
@@ -394,7 +395,7 @@ impl Escrow {
                 let margin = Span::from_micros(life.micros() / 8 * 7);
                 now < after(confirmed, margin)
             }
-            Counter::Requests { .. } => false,
+            Counter::Requests { .. } | Counter::Rate { .. } => false,
         }
     }
 
@@ -407,7 +408,7 @@ impl Escrow {
                 Counter::Budget { limit, ends: after(self.reservation.issued, OLDEST) }
             }
             Counter::Slots { .. } => Counter::Slots { limit },
-            requests @ Counter::Requests { .. } => requests,
+            spent @ (Counter::Requests { .. } | Counter::Rate { .. }) => spent,
         };
         Hold { counter_id: BucketId::of(self.reservation.id.0), counter, ..hold.clone() }
     }

@@ -1,7 +1,7 @@
 //! Expands a `preset:` entry to ordinary routes: one for each path, with the entry's limits, scopes
 //! and keys.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, num::NonZeroU64};
 
 use schemars::JsonSchema;
 use serde::Deserialize;
@@ -15,7 +15,10 @@ use crate::{
     identity::CredentialKind,
     limit::Limit,
     request::body::Opened,
-    route::{MatchConfig, OnOutage, RouteConfig},
+    route::{
+        MatchConfig, OnOutage, RouteConfig,
+        fixed_charge::{FixedCharges, is_batch},
+    },
     rule::{
         category::CategoryRuleConfig,
         condition::ConditionConfig,
@@ -83,6 +86,13 @@ pub struct PresetConfig {
     /// and a limit by model counts routes with a model only.
     #[serde(default)]
     pub limits: Vec<String>,
+    /// What each request of its WebSockets and batches is charged at admission by the limits on
+    /// `tokens`: their usage is in no response. Default: these limits cannot be set while such
+    /// routes are open.
+    pub fixed_tokens: Option<NonZeroU64>,
+    /// What a request with `background: true` is charged at admission by the limits on `tokens`.
+    /// Default: such a request is denied on routes with these limits.
+    pub background_tokens: Option<NonZeroU64>,
     /// The behaviour if the store does not answer. Default `deny`.
     #[serde(default)]
     pub on_outage: OnOutage,
@@ -159,6 +169,7 @@ pub(in crate::route) fn expand<'a>(
         return Vec::new();
     };
     let opened = check_keys(config, preset, catalog, file, path, errors);
+    check_charges(config, preset, &limit, path, errors);
     let mut expanded = Vec::new();
     for route in &preset.routes {
         let Some(model) = model_rule(route, preset, config) else { continue };
@@ -191,6 +202,10 @@ pub(in crate::route) fn expand<'a>(
                     && (model.is_some() || !limit.needs_model())
                     && (!limit.counts_tokens() || infers(route))
             });
+            let limits: Vec<String> = limits.cloned().collect();
+            let charges_tokens =
+                limits.iter().filter_map(|name| limit(name)).any(Limit::charges_tokens);
+            let is_fixed = has_fixed_charge(route, listed);
             let scopes = route
                 .scopes
                 .iter()
@@ -224,10 +239,15 @@ pub(in crate::route) fn expand<'a>(
                 mcp: None,
                 websocket: config.websocket.clone().filter(|_| route.body == BodyKind::Websocket),
                 resource_metadata: config.resource_metadata.clone().filter(|_| !route.public),
-                limits: limits.cloned().collect(),
+                limits,
+                fixed_tokens: config.fixed_tokens.filter(|_| is_fixed && charges_tokens),
+                background_tokens: config
+                    .background_tokens
+                    .filter(|_| charges_tokens && !(is_fixed && config.fixed_tokens.is_some())),
                 sizing: Some(Sizing {
                     generates: !route.scopes.iter().any(|scope| scope == EMBEDDINGS),
                     api: Some(catalog.api(tables.and_then(|tables| tables.json))),
+                    background: None,
                 }),
                 on_outage: config.on_outage,
                 credentials: config.credentials.clone().filter(|_| !route.public),
@@ -247,6 +267,43 @@ const EMBEDDINGS: &str = "infer:embeddings";
 fn infers(route: &PresetRoute) -> bool {
     route.model != ModelPlace::None
         && route.scopes.iter().any(|scope| scope.starts_with("infer:") || scope == "ocr_api_access")
+}
+
+/// Whether `fixed_tokens` is the charge of a route: the usage of its requests is in no response.
+fn has_fixed_charge(route: &PresetRoute, path: &str) -> bool {
+    !route.public && (route.body == BodyKind::Websocket || is_batch(path))
+}
+
+/// Checks that the fixed charges of an entry are those of some route.
+fn check_charges<'a>(
+    config: &PresetConfig,
+    preset: &Preset,
+    limit: impl Fn(&str) -> Option<&'a Limit>,
+    path: &Path,
+    errors: &mut Errors,
+) {
+    let mut limits = config.limits.iter().filter_map(|name| limit(name));
+    let charges_tokens = limits.any(Limit::charges_tokens);
+    // The two charges are those of different routes.
+    for charges in [
+        FixedCharges { all: config.fixed_tokens, background: None },
+        FixedCharges { all: None, background: config.background_tokens },
+    ] {
+        charges.check(charges_tokens, path, errors);
+    }
+    let is_open = |route: &&PresetRoute| {
+        route.closed.as_ref().is_none_or(|group| config.open.contains(group))
+    };
+    let mut open = preset.routes.iter().filter(is_open);
+    if config.fixed_tokens.is_some()
+        && !open.any(|route| route.paths.iter().any(|path| has_fixed_charge(route, path)))
+    {
+        errors.push_presuming(
+            &path.key("fixed_tokens"),
+            &[path.key("open")],
+            "no WebSocket and no batch of the preset is open; open one, or remove this",
+        );
+    }
 }
 
 /// Returns the tables of a preset.
