@@ -385,6 +385,7 @@ fn enter<'a>(
         let section = policy.client_certificates.as_ref();
         authenticate::check_confirmation(confirmation, &request, section)?;
     }
+    check_audience(route, policy, &principal)?;
     let principal = &*evidence.principal.insert(principal);
     if let Some(rule) = &route.websocket {
         let left = principal.validity().until.micros().saturating_sub(now.micros());
@@ -445,6 +446,19 @@ fn with_advice(denial: Denial, route: &Route) -> Denial {
         }
         _ => denial,
     }
+}
+
+/// Checks that a token is for the resource of its route (RFC 8707 section 3).
+fn check_audience(route: &Route, policy: &Policy, principal: &Principal) -> Result<(), Denial> {
+    let Some(place) = route.audience else { return Ok(()) };
+    if principal.kind() != CredentialKind::Jwt || principal.has_audience(place) {
+        return Ok(());
+    }
+    let audience = policy.audiences.get(place).map_or("", |audience| audience);
+    Err(Denial::new(
+        Reason::WrongAudience,
+        format!("the token is not for `{audience}`, which the route requires"),
+    ))
 }
 
 fn not_accepted(kind: CredentialKind, route: &Route) -> Denial {

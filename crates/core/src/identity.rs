@@ -267,6 +267,8 @@ pub struct Principal {
     validity: Validity,
     key: Option<Box<KeyTerms>>,
     confirmation: Option<Box<Confirmation>>,
+    /// The audiences that routes require and the token has, by their places in the policy.
+    audiences: Box<[usize]>,
 }
 
 /// The key that the client has to prove, where a credential is bound to one (RFC 7800).
@@ -350,6 +352,7 @@ impl Principal {
             validity,
             key: None,
             confirmation: None,
+            audiences: Box::default(),
         })
     }
 
@@ -367,6 +370,16 @@ impl Principal {
     /// has it may use.
     pub fn confirmation(&self) -> Option<&Confirmation> {
         self.confirmation.as_deref()
+    }
+
+    /// Adds the audiences of the policy's routes that the token has.
+    pub(crate) fn with_audiences(self, audiences: Box<[usize]>) -> Self {
+        Self { audiences, ..self }
+    }
+
+    /// Whether the token is for a resource of the policy.
+    pub(crate) fn has_audience(&self, place: usize) -> bool {
+        self.audiences.contains(&place)
     }
 
     /// The terms of the API key; `None` for credentials of other kinds.
@@ -495,6 +508,7 @@ impl Principal {
             + omitted.sum::<usize>()
             + self.claims.size()
             + self.key.as_ref().map_or(0, |key| key.size())
+            + size_of_val(&*self.audiences)
             + self.confirmation.as_ref().map_or(0, |_| size_of::<Confirmation>())
     }
 }

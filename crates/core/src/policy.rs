@@ -96,6 +96,8 @@ pub struct Policy {
     pub require_https: bool,
     /// The identity headers that upstreams get.
     pub identity_headers: IdentityHeaders,
+    /// The resources that tokens of some route have to be for.
+    pub audiences: Vec<Arc<str>>,
     /// Upstream keys, in the order in which routes refer to them.
     pub upstream_keys: Vec<SecretSource>,
     /// Names of all routes, for metrics.
@@ -188,8 +190,9 @@ impl Policy {
             models: &models,
             limits: &limits,
             upstream_keys: Vec::new(),
+            audiences: Vec::new(),
+            issuers: &issuers,
             claims: BTreeSet::new(),
-            has_issuers: !config.issuers.is_empty(),
             has_metering: config.metering.is_some(),
             api_keys: api_keys.as_ref(),
             accepts_certificates: client_certificates
@@ -197,12 +200,13 @@ impl Policy {
                 .is_some_and(ClientCertificates::accepts_certificates),
         };
         let compiled = route::compile(&config.routes, &mut parts, &root.key("routes"), errors);
-        let upstream_keys = parts.upstream_keys;
-        parts.claims.extend(limit_config::claims(&config.limits));
+        let (upstream_keys, audiences) = (parts.upstream_keys, parts.audiences);
+        let mut claims = parts.claims;
+        claims.extend(limit_config::claims(&config.limits));
         if limits.values().any(|limit| limit.counts_tokens() && limit.is_settled()) {
-            parts.claims.insert(TOKEN_BUDGET.to_owned());
+            claims.insert(TOKEN_BUDGET.to_owned());
         }
-        issuers.retain_claims(parts.claims);
+        issuers.retain(claims, audiences.clone());
         let denylists =
             ExternalDenylist::compile(&config.revocation, &root.key("revocation"), errors);
         let identity_headers = IdentityHeaders::compile(
@@ -234,6 +238,7 @@ impl Policy {
             denylists,
             require_https: config.require_https,
             identity_headers,
+            audiences,
             upstream_keys,
             on_outage,
             route_names: compiled.names,

@@ -24,7 +24,7 @@ use self::accepted::AcceptedCredentials;
 pub(crate) use self::compile::compile;
 pub use self::{entry::RouteEntry, table::RouteTable};
 use crate::{
-    credential::api_key::ApiKeys,
+    credential::{api_key::ApiKeys, jwt::issuer::Issuers},
     identity::{CredentialKind, CredentialKinds, Part},
     limit::{HoldLimit, Limit, rate::RateLimit},
     rule::{
@@ -105,9 +105,13 @@ pub struct RouteConfig {
     /// The behaviour if the store does not answer. Default `deny`.
     #[serde(default)]
     pub on_outage: OnOutage,
-    /// The kinds of credentials that the route accepts: `jwt`, `api_key`. Default: `jwt`, and
-    /// `api_key` where the file has `api_keys`.
+    /// The kinds of credentials that the route accepts: `jwt`, `api_key`, `certificate`. Default:
+    /// `jwt`, and `api_key` where the file has `api_keys`.
     pub credentials: Option<Vec<CredentialKind>>,
+    /// The resource that a token has to be for: its audience claim has to list this text, beside what the
+    /// issuer's `audiences` require (RFC 8707; MCP, Authorization). API keys and certificates have no
+    /// audience. Default: every token that its issuer's `audiences` admit.
+    pub audience: Option<String>,
     /// Forward the client's credential to the upstream. Default false: an inference server does not
     /// use it.
     #[serde(default)]
@@ -201,6 +205,8 @@ pub struct Route {
     pub on_outage: OnOutage,
     /// The kinds of credentials that it accepts.
     pub credentials: CredentialKinds,
+    /// The resource that tokens have to be for, by its place among those of the policy.
+    pub audience: Option<usize>,
     /// The description of those credentials, where the policy has more than one kind.
     pub(crate) accepted: Option<AcceptedCredentials>,
     /// Whether the client's credential is forwarded.
@@ -245,10 +251,12 @@ pub(crate) struct CompileContext<'a> {
     /// The upstream keys of the routes compiled so far.
     pub(crate) upstream_keys: Vec<SecretSource>,
     pub(crate) categories: &'a Arc<Categories>,
+    /// The resources of the routes compiled so far.
+    pub(crate) audiences: Vec<Arc<str>>,
+    /// The issuers of the policy.
+    pub(crate) issuers: &'a Issuers,
     /// The claims that the conditions compiled so far read.
     pub(crate) claims: BTreeSet<String>,
-    /// Whether the policy has issuers.
-    pub(crate) has_issuers: bool,
     /// Whether routes can accept client certificates.
     pub(crate) accepts_certificates: bool,
     /// Whether the policy has the section `metering`.

@@ -62,7 +62,8 @@ pub fn verify<'k>(
     denylists: &[ExternalDenylist],
     now: Timestamp,
 ) -> Result<Arc<Principal>, Rejection> {
-    let wanted = Wanted { claims: issuers.retained_claims(), denylists };
+    let (claims, audiences) = (issuers.retained_claims(), issuers.audiences());
+    let wanted = Wanted { claims, audiences, denylists };
     let mut progress = Progress { check: Check::Shape, issuer: None, keys: None, refresh: None };
     checks(token, issuers, keys, wanted, now, &mut progress).map_err(|denial| {
         let Progress { check, issuer, keys, refresh } = progress;

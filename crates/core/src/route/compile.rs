@@ -232,6 +232,7 @@ fn route(
             ("websocket", config.websocket.is_some()),
             ("resource_metadata", config.resource_metadata.is_some()),
             ("credentials", config.credentials.is_some()),
+            ("audience", config.audience.is_some()),
             ("forward_credential", config.forward_credential),
             ("upstream_key", config.upstream_key.is_some()),
         ] {
@@ -322,6 +323,7 @@ fn route(
             context.upstream_keys.len() - 1
         })
     });
+    let audience = audience(config, context, path, errors);
     let credentials = credentials(config, context, path, errors);
     let accepted = (context.api_keys.is_some() || context.accepts_certificates)
         .then(|| AcceptedCredentials::new(credentials, context.api_keys));
@@ -340,11 +342,34 @@ fn route(
         fixed_tokens,
         on_outage: config.on_outage,
         credentials,
+        audience,
         accepted,
         forward_credential: config.forward_credential,
         upstream_key,
         from_preset,
     }
+}
+
+/// Returns the place of the route's resource among those of the policy.
+fn audience(
+    config: &RouteConfig,
+    context: &mut CompileContext<'_>,
+    path: &Path,
+    errors: &mut Errors,
+) -> Option<usize> {
+    let audience = config.audience.as_deref()?;
+    if !context.issuers.list().iter().any(|issuer| issuer.admits_audience(audience)) {
+        let root = path.parent().parent();
+        let message = format!(
+            "no issuer has `{audience}` in its `audiences`, so that no token opens the route"
+        );
+        errors.push_presuming(&path.key("audience"), &[root.key("issuers")], message);
+    }
+    let known = context.audiences.iter().position(|known| **known == *audience);
+    Some(known.unwrap_or_else(|| {
+        context.audiences.push(audience.into());
+        context.audiences.len() - 1
+    }))
 }
 
 /// Returns the kinds of credentials that the route accepts: no kind that is not named or default
@@ -375,7 +400,7 @@ fn credentials(
         let (is_configured, section) = match kind {
             CredentialKind::ApiKey => (context.api_keys.is_some(), "api_keys"),
             CredentialKind::Certificate => (context.accepts_certificates, "client_certificates"),
-            _ => (context.has_issuers, "issuers"),
+            _ => (!context.issuers.list().is_empty(), "issuers"),
         };
         if !is_configured {
             let message = format!("`{}` needs the section `{section}`", kind.label());

@@ -358,6 +358,7 @@ mod tests {
                 limits: Vec::new(),
                 on_outage: OnOutage::Deny,
                 credentials: CredentialKinds::from_iter([CredentialKind::Jwt]),
+                audience: None,
                 accepted: None,
                 forward_credential: false,
                 upstream_key: None,

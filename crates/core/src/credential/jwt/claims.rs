@@ -103,6 +103,15 @@ pub(super) fn check_audience(issuer: &Issuer, claims: &Json) -> Result<(), Denia
     }
 }
 
+/// Whether the audience claim of a token is this text, or a list with it.
+fn names_audience(issuer: &Issuer, claims: &Json, audience: &str) -> bool {
+    match claims.get(&issuer.audience_claim) {
+        Some(Json::Text(one)) => one == audience,
+        Some(Json::List(many)) => many.iter().any(|item| item.text() == Some(audience)),
+        _ => false,
+    }
+}
+
 /// The cause of a denial for the audience: the one of the token beside those of the issuer.
 fn wrong_audience(issuer: &Issuer, ours: &[String], claims: &Json) -> String {
     let is_text = |item: &&Json| item.text().is_some();
@@ -125,6 +134,8 @@ fn wrong_audience(issuer: &Issuer, ours: &[String], claims: &Json) -> String {
 pub(super) struct Wanted<'a> {
     /// The claims that are kept for conditions.
     pub(super) claims: &'a [Arc<str>],
+    /// The audiences that routes require.
+    pub(super) audiences: &'a [Arc<str>],
     /// The denylists of other services.
     pub(super) denylists: &'a [ExternalDenylist],
 }
@@ -211,6 +222,9 @@ pub(super) fn principal(
     };
     let principal = Principal::new(identity, validity, keys)
         .map_err(|error| Denial::new(Reason::InvalidClaim, error.to_string()))?;
+    let audiences = wanted.audiences.iter().enumerate();
+    let audiences = audiences.filter(|(_, audience)| names_audience(issuer, claims, audience));
+    let principal = principal.with_audiences(audiences.map(|(place, _)| place).collect());
     Ok(match confirmation::of(claims)? {
         Some(confirmation) => principal.with_confirmation(confirmation),
         None => principal,

@@ -58,6 +58,16 @@ impl Issuer {
     }
 }
 
+impl Issuer {
+    /// Whether a token of the issuer may be for this audience.
+    pub(crate) fn admits_audience(&self, audience: &str) -> bool {
+        match &self.audiences {
+            Audiences::Any => true,
+            Audiences::OneOf(list) => list.iter().any(|known| known == audience),
+        }
+    }
+}
+
 /// The source of an issuer's keys.
 #[derive(Clone, Debug)]
 #[expect(clippy::large_enum_variant, reason = "there is one for each issuer")]
@@ -74,6 +84,7 @@ pub struct Issuers {
     list: Vec<Arc<Issuer>>,
     by_name: HashMap<Arc<str>, usize>,
     retained_claims: Vec<Arc<str>>,
+    audiences: Vec<Arc<str>>,
 }
 
 impl Issuers {
@@ -103,9 +114,20 @@ impl Issuers {
         self.list.get(*self.by_name.get(iss.unwrap_or_default())?)
     }
 
-    /// Sets the claims that are retained of every token, besides those with a meaning of their own.
-    pub(crate) fn retain_claims(&mut self, claims: impl IntoIterator<Item = String>) {
+    /// Sets what is retained of every token, besides the claims with a meaning of their own: claims,
+    /// and the audiences of these that it has.
+    pub(crate) fn retain(
+        &mut self,
+        claims: impl IntoIterator<Item = String>,
+        audiences: Vec<Arc<str>>,
+    ) {
         self.retained_claims = claims.into_iter().map(Arc::from).collect();
+        self.audiences = audiences;
+    }
+
+    /// Returns the audiences that routes require.
+    pub(super) fn audiences(&self) -> &[Arc<str>] {
+        &self.audiences
     }
 
     /// Returns the claims that are retained of every token.
