@@ -32,6 +32,9 @@ use crate::{
 
 const MAX_BODY: usize = 16 << 20;
 
+/// The variable with a number: of the rows every so many are sent.
+pub(crate) const STEP: &str = "CORPUS_STEP";
+
 pub(crate) fn files() -> Vec<(String, CaseFile)> {
     let directory = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../../tests/cases");
     let mut paths: Vec<PathBuf> =
@@ -57,6 +60,9 @@ fn cannot_be_sent(case: &Case, snapshot: &Snapshot) -> Option<&'static str> {
     }
     if matches!(case.request.body, Body::Cut) {
         return Some("the module has the whole body, or answers 413 itself: embedded.rs");
+    }
+    if !case.request.certificate.is_empty() {
+        return Some("Envoy's interface for modules has no certificate of the client");
     }
     if case.request.headers.iter().any(|(name, _)| name == "x-envoy-auth-partial-body") {
         return Some("only the filter that calls a sidecar reports by this header");
@@ -175,11 +181,17 @@ fn every_row_has_its_result_with_a_store_that_answers_later() {
 fn every_row_has_its_result(is_late: bool, seed: u64) {
     let runtime = tokio::runtime::Runtime::new().unwrap();
     let mut random = StdRng::seed_from_u64(seed);
+    let step = std::env::var(STEP).map_or(1, |step| step.parse().unwrap());
     let (mut failures, mut checked, mut elsewhere) = (Vec::new(), 0, BTreeMap::new());
+    let mut number = 0;
     for (name, file) in files() {
         let snapshot = file.snapshot().unwrap();
         for case in file.cases(None).unwrap() {
             let Some(expect) = &case.expect else { continue };
+            number += 1;
+            if number % step != 0 {
+                continue;
+            }
             let place = format!("{name}:{}: {}", case.line.unwrap_or(0), case.name);
             if let Some(why) = cannot_be_sent(&case, &snapshot) {
                 *elsewhere.entry(why).or_insert(0) += 1;
@@ -241,7 +253,7 @@ fn every_row_has_its_result(is_late: bool, seed: u64) {
         failures.len(),
         failures.join("\n")
     );
-    assert!(checked >= 150, "only {checked} rows ran");
+    assert!(checked * step >= 1000, "only {checked} rows ran");
     let left: usize = elsewhere.values().sum();
     assert!(left * 20 <= checked, "too many rows are left to other tests: {elsewhere:#?}");
 }

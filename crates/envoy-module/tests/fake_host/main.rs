@@ -12,5 +12,6 @@
 mod corpus;
 mod envoy;
 mod lifecycle;
+mod memory;
 #[path = "../../../../tests/corpus/stored.rs"]
 mod stored;
