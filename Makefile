@@ -9,7 +9,7 @@ SHELL := bash
 
 # The real programs that the tests run against (`tools/parts --list`).
 TEST_PARTS = toolchain curl envoy redis python schemathesis nginx nginx-njs prometheus collector
-LARGE_PARTS = envoy-1.39.3 model traefik caddy haproxy helm manifests sdks systemd otelcol previous
+LARGE_PARTS = envoy-1.39.3 model traefik caddy haproxy helm manifests sdks systemd otelcol previous valgrind
 
 .PHONY: help
 help: ## This list
@@ -94,8 +94,8 @@ bench-instructions: ## Instructions of a hot check, counted with callgrind and h
 	@$(BENCH) benches/instructions.py
 
 .PHONY: bench-envoy
-bench-envoy: ## What Tollgate costs behind Envoy, beside Envoy alone and jwt_authn (ROUNDS=5 SECONDS=1.5 RATE=2000)
-	@tools/parts toolchain envoy nginx python >/dev/null
+bench-envoy: ## What Tollgate costs behind Envoy and inside of it, beside Envoy alone and jwt_authn (ROUNDS=5 SECONDS=1.5 RATE=2000)
+	@tools/parts toolchain envoy nginx redis python >/dev/null
 	@$(BENCH) benches/envoy/envoy_bench.py
 
 .PHONY: bench-nginx

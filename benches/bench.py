@@ -44,12 +44,8 @@ def cell(*parts):
 
 
 def redis_server(rig):
-    """Redis on the load's core, without persistence; returns it and its socket."""
-    path = DIR / "redis.sock"
-    options = ["--port", 0, "--unixsocket", path, "--save", "", "--appendonly", "no", "--daemonize", "no"]
-    server = rig.start("redis", [*on_core(LOAD_CORE), servers.BIN / "redis-server", *options])
-    server.wait_for("socket", path.exists)
-    return server, path
+    """Redis on the load's core; returns it and its socket."""
+    return gates.redis_server(rig, LOAD_CORE)
 
 
 def primed(tool, gate, file, *more):

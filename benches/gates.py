@@ -37,6 +37,21 @@ def redis_store(socket):
     return f'store: {{ redis: {{ url: "unix://{socket}", deadline: 1s }} }}\n'
 
 
+def redis_server(rig, core):
+    """Redis without persistence; returns it and its socket."""
+    path = DIR / "redis.sock"
+    options = ["--port", 0, "--unixsocket", path, "--save", "", "--appendonly", "no", "--daemonize", "no"]
+    server = rig.start("redis", [*on_core(core), servers.BIN / "redis-server", *options])
+    server.wait_for("socket", path.exists)
+    return server, path
+
+
+def leased(text, socket):
+    """A policy in Redis that is rarely asked: leased limits, and replicated revocations."""
+    store = f'store: {{ redis: {{ url: "unix://{socket}", deadline: 1s, replicate_revocations: {{ max_staleness: 5s }} }} }}\n'
+    return store + text.replace("rate: 1000000/1s }", "rate: 1000000/1s, lease: { slice: 10000 } }")
+
+
 class Gate:
     """A Tollgate and where it listens. Its audit lines go to standard output, which leads to /dev/null.
 

@@ -41,10 +41,19 @@ def jwt_authn(jwks, cached):
     return text
 
 
-class Envoy:
-    """Envoy with one worker. `socket` is where its check server listens."""
+class Module:
+    """The module for Envoy with a policy: `directory` has the library."""
 
-    def __init__(self, rig, name, config, upstream, socket="none.sock", core=SERVER_CORE):
+    def __init__(self, directory, name, text):
+        self.directory, self.ops, self.path = directory, servers.free_port(), DIR / f"{name}-policy.yaml"
+        listen = f'listen: {{ embedded: true, ops: "127.0.0.1:{self.ops}" }}\naudit: {{ to: "file:/dev/null" }}\n'
+        self.path.write_text(listen + text)
+
+
+class Envoy:
+    """Envoy with one worker. `socket` is where its check server listens; `module` is the Tollgate inside of it."""
+
+    def __init__(self, rig, name, config, upstream, socket="none.sock", core=SERVER_CORE, module=None):
         self.port, admin = servers.free_port(), servers.free_port()
         for old, new in {
             r"address: 0\.0\.0\.0, port_value: 8080": f"address: 127.0.0.1, port_value: {self.port}",
@@ -54,13 +63,19 @@ class Envoy:
             r"address: 127\.0\.0\.1, port_value: 8000": f"address: 127.0.0.1, port_value: {upstream}",
         }.items():
             config, found = re.subn(old, new, config)
-            if found != 1:
+            if found != 1 and not (module and "authz" in old):
                 raise Failed(f"deploy/envoy should have `{old}` exactly once")
+        environment = {}
+        if module:
+            config = config.replace("value: /etc/tollgate/tollgate.yaml", f'value: "{module.path}"')
+            environment["ENVOY_DYNAMIC_MODULES_SEARCH_PATH"] = str(module.directory)
         path = DIR / f"{name}.yaml"
         path.write_text(config)
         command = [*on_core(core), BIN / "envoy-1.40.0", "-c", path, "--disable-hot-restart", "--concurrency", "1"]
-        self.server = rig.start(name, [*command, "--log-level", "error"])
+        self.server = rig.start(name, [*command, "--log-level", "error"], env=environment)
         self.server.wait_for("readiness", lambda: servers.answers(f"http://127.0.0.1:{admin}/ready"))
+        if module:
+            self.server.wait_for("readiness of the module", lambda: servers.answers(f"http://127.0.0.1:{module.ops}/readyz"))
         self.address = f"127.0.0.1:{self.port}"
 
 

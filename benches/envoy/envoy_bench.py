@@ -1,4 +1,4 @@
-"""What Tollgate costs behind Envoy, beside Envoy alone, Envoy's own jwt_authn and an empty external check, measured in one run.
+"""What Tollgate costs behind Envoy and inside of it, beside Envoy alone, Envoy's own jwt_authn and an empty external check, in one run.
 
     make bench-envoy                                    prints the targets, writes docs/benchmarks.md
     ROUNDS=5 SECONDS=1.5 RATE=2000 make bench-envoy     rounds, the length of each measurement, the even rate
@@ -15,7 +15,7 @@ import gateways
 import measure
 import report
 import servers
-from gateways import Envoy
+from gateways import Envoy, Module
 from measure import DIR, LOAD_CORE
 
 ROUNDS = measure.number("ROUNDS", 5)
@@ -26,6 +26,7 @@ RATE = measure.number("RATE", 2000)
 def main():
     measure.two_cores()
     program, tool = measure.build()
+    modules = measure.module()
     gates.clear()
     tokens = measure.Tokens(tool)
     file = tokens.file("RS256", 2000)
@@ -37,6 +38,9 @@ def main():
         twice = gates.Gate(rig, program, "twice", policy, core=LOAD_CORE)
         http = gates.Gate(rig, program, "http", policy, core=LOAD_CORE, http="{ address: ADDRESS, dialect: envoy_http, body: sent }")
         authz, over_http = gateways.shipped("envoy.yaml"), gateways.shipped("envoy-http.yaml")
+        inside = gateways.shipped("envoy-embedded.yaml")
+        module = Module(modules, "module", policy)
+        leased = Module(modules, "leased", gates.leased(policy, gates.redis_server(rig, LOAD_CORE)[1]))
         contestants = {
             "alone": (Envoy(rig, "envoy-alone", gateways.with_check(""), upstream), None),
             "jwt": (Envoy(rig, "envoy-jwt", gateways.with_check(gateways.jwt_authn(tokens.jwks, False)), upstream), None),
@@ -44,6 +48,8 @@ def main():
             "noop": (Envoy(rig, "envoy-noop", authz, upstream, "noop.sock"), noop.server),
             "grpc": (Envoy(rig, "envoy-grpc", authz, upstream, "grpc.sock"), grpc.server),
             "twice": (Envoy(rig, "envoy-twice", gateways.shipped("envoy-strangers.yaml"), upstream, "twice.sock"), twice.server),
+            "module": (Envoy(rig, "envoy-module", inside, upstream, module=module), None),
+            "module-leased": (Envoy(rig, "envoy-leased", inside, upstream, module=leased), None),
             "http": (Envoy(rig, "envoy-http", over_http, upstream, "http-http.sock"), http.server),
         }
         for name, (envoy, _) in contestants.items():
