@@ -367,7 +367,7 @@ def accuracy(data):
         f"{number(totals['lost'])} requests whose entries were lost with the replica. {number(data['replayed'])} entries were sent to the access log again and changed nothing, "
         f"{number(data['forged'])} with other reservations were refused. Of {number(totals['running'])} streams that counted each event and were cut, "
         f"the server had produced {number(totals['running_short'])} tokens beyond the last count, at most {number(totals['running_most'])} of one. "
-        f"At a server that does not notice that its clients are gone, up to {number(data['deaf'])} requests were in flight.\n\n"
+        f"At a server that does not notice that its clients are gone, up to {number(data['deaf'])} requests of a limit of {data['deaf_limit']} at once were in flight.\n\n"
     )
     rows = [
         [name, *(number(row[key]) for key in ("requests", "complete", "cut", "denied", "tokens", "charged")), {"running": "-"}.get(row["expected"], number(row["less"]))]

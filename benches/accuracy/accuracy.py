@@ -22,7 +22,7 @@ import failover
 import measure
 import servers
 from kinds import KINDS, LLAMA, RUNNING
-from system import Replica, charge, forged, lowered, snapshot, start_redis, token
+from system import DEAF, Replica, charge, forged, lowered, snapshot, start_redis, token
 from upstream import Upstream
 from wire import Redis, Relay, post
 
@@ -121,7 +121,7 @@ async def hard(rig, program, upstream, options):
     await relay.stop()
     data = {
         "rows": rows, "totals": totals, "samples": sampler.count, "fullest": max(sampler.fullest.values(), default=0), "overspends": overspends, "phantoms": phantoms, "clients": len(tasks),
-        "seconds": options.seconds, "life": options.life, "flush": options.flush, "hold": hold, "llama": real, "outage": outage.ended - outage.began, "deaf": deaf,
+        "seconds": options.seconds, "life": options.life, "flush": options.flush, "hold": hold, "llama": real, "outage": outage.ended - outage.began, "deaf": deaf, "deaf_limit": DEAF,
         "budgets": len([1 for tenant in upstream.ledger.produced if tenant.startswith("tight")]), "replayed": second.metric("tollgate_settlements_total", 'result="repeated"'),
         "forged": second.metric("tollgate_report_problems_total", 'problem="forged"'),
     }

@@ -7,7 +7,7 @@ import json
 import time
 
 from kinds import Kind
-from system import MINUTE, SLOTS, TIGHT, charge, snapshot
+from system import DEAF, MINUTE, SLOTS, TIGHT, charge, snapshot
 
 BUCKET = 1
 #: The seconds for which a check may still run, and an entry may still be on its way, after the client has its answer.
@@ -110,7 +110,7 @@ class Sampler:
 def size_of(tenant):
     """The size of the limit of a tenant that has a small one."""
     role, _, number = tenant.partition("-")
-    return {"tight": TIGHT + int(number), "minute": MINUTE, "slots": SLOTS}[role]
+    return {"tight": TIGHT + int(number), "minute": MINUTE, "slots": SLOTS, "deaf": DEAF}[role]
 
 
 class Outage:
@@ -251,10 +251,10 @@ def is_unanswered(call):
 def false_denial(call, sampler, hold, calls):
     """Why a denial was wrong; None if it was right."""
     role = call.tenant.partition("-")[0]
-    reasons = {"tight": "budget_exhausted", "minute": "budget_exhausted", "slots": "too_many_in_flight"}
+    reasons = {"tight": "budget_exhausted", "minute": "budget_exhausted", "slots": "too_many_in_flight", "deaf": "too_many_in_flight"}
     if call.reason != reasons.get(role):
         return f"it was denied ({call.reason}) where no limit is near"
-    if role == "slots":
+    if role in ("slots", "deaf"):
         return "a place was free" if sampler.could_fit(call, 1, calls) else None
     left = int(call.headers.get("x-ratelimit-remaining-tokens", "-1"))
     if left not in range(hold):

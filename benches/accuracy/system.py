@@ -19,6 +19,8 @@ SECRET = "the-secret-of-the-accuracy-benchmark-0123456789"
 #: Tokens of a budget that is used up, of a bucket, and requests at once. Each of the budgets has another size, by which its counter
 #: is found: `tight-0` has `TIGHT` tokens, `tight-1` one more.
 TIGHT, MINUTE, SLOTS = 5000, 3000, 3
+#: Requests at once at a server that does not notice that its clients are gone.
+DEAF = 2
 BUDGETS = 60
 #: Tokens that each credential may use in its life: never reached.
 OF_TOKEN = 10_000_000
@@ -40,7 +42,7 @@ routes:
 limits:
   - {{ name: day, by: [tenant], tokens: 1000000000/day, time_zone: "{zone}", overrides: [{tight}] }}
   - {{ name: minute, by: [tenant], tokens: 60000000/1m, overrides: [{{ role: minute, tokens: {minute}/1m }}] }}
-  - {{ name: at-once, by: [tenant], concurrent: 1000, overrides: [{{ role: slots, concurrent: {slots} }}] }}
+  - {{ name: at-once, by: [tenant], concurrent: 1000, overrides: [{{ role: slots, concurrent: {slots} }}, {{ role: deaf, concurrent: {deaf} }}] }}
 """
 
 #: The counters, the open reservations, and what these hold, in one atomic step.
@@ -119,7 +121,7 @@ class Replica:
         self.ops = servers.free_port()
         budgets = ", ".join(f"{{ tenant: tight-{number}, tokens: {TIGHT + number}/day }}" for number in range(BUDGETS))
         policy = POLICY.format(
-            dir=self.rig.directory, name=self.name, ops=self.ops, store=self.store, secret=SECRET, life=self.life, context=CONTEXT, output=MAX_OUTPUT, zone=far_from_midnight(), tight=budgets, minute=MINUTE, slots=SLOTS
+            dir=self.rig.directory, name=self.name, ops=self.ops, store=self.store, secret=SECRET, life=self.life, context=CONTEXT, output=MAX_OUTPUT, zone=far_from_midnight(), tight=budgets, minute=MINUTE, slots=SLOTS, deaf=DEAF
         )
         self.config.write_text(policy)
         self.start()
