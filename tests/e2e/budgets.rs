@@ -241,12 +241,14 @@ fn an_estimate_is_learnt_and_what_is_not_reported_is_estimated() {
     // A stream is asked for its usage in each event. One that is cut is charged what ran.
     let mut stream = chat.clone();
     stream["stream"] = json!(true);
-    let event =
-        json!({ "choices": [{}], "usage": { "prompt_tokens": 11, "completion_tokens": 25 } });
-    let event = format!("data: {event}\n\n");
+    let event = |output: u64| {
+        let usage = json!({ "prompt_tokens": 11, "completion_tokens": output });
+        format!("data: {}\n\n", json!({ "choices": [{}], "usage": usage }))
+    };
+    let events = event(13) + &event(25);
     let cut = format!(
-        "HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\n\r\n{:x}\r\n{event}\r\n",
-        event.len()
+        "HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\n\r\n{:x}\r\n{events}\r\n",
+        events.len()
     );
     let (sent, _) = rig.send(path, &stream, &cut, true);
     let asked = json!({ "include_usage": true, "continuous_usage_stats": true });
