@@ -33,6 +33,9 @@ const HEADERS: usize = 4096;
 /// The maximum length of the model's name, in bytes.
 const VALUE: usize = 4096;
 
+/// The end of the headers of a part.
+const HEAD_END: &[u8] = b"\r\n\r\n";
+
 /// The plan for reading a form.
 #[derive(Clone, Debug, Default)]
 pub struct FormPlan {
@@ -141,7 +144,9 @@ pub(super) fn read<'a>(
     let delimiter = format!("--{boundary}");
     let start = bytes.strip_prefix(b"\r\n").unwrap_or(bytes);
     let mut rest = start.strip_prefix(delimiter.as_bytes()).ok_or(FormError::NoBoundary)?;
+    // Built once: a part may be shorter than the building of a finder takes.
     let finder = memmem::Finder::new(delimiter.as_bytes());
+    let head_end = memmem::Finder::new(HEAD_END);
     let mut facts =
         BodyFacts { bytes: u64::try_from(bytes.len()).unwrap_or(u64::MAX), ..BodyFacts::default() };
     let mut parts = 0;
@@ -165,16 +170,21 @@ pub(super) fn read<'a>(
         let (inside, after) = part.split_at_checked(end).ok_or(FormError::NoEnd)?;
         rest = after.get(delimiter.len()..).ok_or(FormError::NoEnd)?;
         let inside = inside.strip_suffix(b"\r\n").ok_or(FormError::StrayBoundary)?;
-        field(inside, plan, &mut facts)?;
+        field(inside, &head_end, plan, &mut facts)?;
     }
 }
 
-fn field<'a>(part: &'a [u8], plan: &FormPlan, facts: &mut BodyFacts<'a>) -> Result<(), FormError> {
+fn field<'a>(
+    part: &'a [u8],
+    head_end: &memmem::Finder<'_>,
+    plan: &FormPlan,
+    facts: &mut BodyFacts<'a>,
+) -> Result<(), FormError> {
     let head = part.get(..part.len().min(HEADERS)).unwrap_or(part);
     steps::count(head.len());
-    let split = memmem::find(head, b"\r\n\r\n").ok_or(HeadersError::NoEnd)?;
+    let split = head_end.find(head).ok_or(HeadersError::NoEnd)?;
     let (head, rest) = part.split_at_checked(split).ok_or(HeadersError::NoEnd)?;
-    let value = rest.strip_prefix(b"\r\n\r\n").ok_or(HeadersError::NoEnd)?;
+    let value = rest.strip_prefix(HEAD_END).ok_or(HeadersError::NoEnd)?;
     let Headers { name, file, ascii } = headers(head)?;
     // A part without a file name is text to every server, whatever its content type.
     let text = if file { None } else { text(value, ascii) };
@@ -278,13 +288,15 @@ fn headers(head: &[u8]) -> Result<Headers<'_>, HeadersError> {
             .filter(|(name, _)| !name.is_empty() && name.bytes().all(is_token))
             .ok_or(HeadersError::Line)?;
         let value = value.trim_matches(' ');
-        let slot = match name.to_ascii_lowercase().as_str() {
-            "content-disposition" => &mut disposition,
-            "content-type" => &mut content_type,
-            "content-transfer-encoding" if !is_unencoded(value) => {
-                return Err(HeadersError::Encoded);
-            }
-            _ => continue,
+        let is = |known: &str| name.eq_ignore_ascii_case(known);
+        let slot = if is("content-disposition") {
+            &mut disposition
+        } else if is("content-type") {
+            &mut content_type
+        } else if is("content-transfer-encoding") && !is_unencoded(value) {
+            return Err(HeadersError::Encoded);
+        } else {
+            continue;
         };
         if slot.replace(value).is_some() {
             return Err(HeadersError::Repeated);

@@ -559,29 +559,48 @@ impl<'a, 'p> Reader<'a, 'p> {
         Ok(())
     }
 
-    /// Checks and skips a value of any type.
+    /// Checks and skips a value of any type, whatever is in it, without a call for each level.
     fn skip(&mut self, depth: usize) -> Result<(), Box<JsonError>> {
-        steps::count(1);
-        let close = match self.scanner.peek() {
-            Some(b'"') => return self.scanner.skip_string().map(drop),
-            Some(b'{') => b'}',
-            Some(b'[') => b']',
-            _ => return self.scanner.scalar().map(drop),
-        };
-        if depth > DEPTH {
-            return Err(JsonError::TooDeep.into());
-        }
-        let mut more = !self.scanner.opens_empty(close);
-        while more {
-            if close == b'}' {
-                self.scanner.skip_key()?;
-            } else {
-                self.scanner.space();
+        const { assert!(DEPTH <= u64::BITS as usize, "each open level has a bit") };
+        // A bit for each open level, the innermost last: whether it is an object.
+        let (mut objects, mut open) = (0_u64, 0);
+        loop {
+            steps::count(1);
+            match self.scanner.peek() {
+                Some(b'"') => drop(self.scanner.skip_string()?),
+                Some(byte @ (b'{' | b'[')) => {
+                    if depth + open > DEPTH {
+                        return Err(JsonError::TooDeep.into());
+                    }
+                    let is_object = byte == b'{';
+                    if !self.scanner.opens_empty(if is_object { b'}' } else { b']' }) {
+                        (objects, open) = (objects << 1 | u64::from(is_object), open + 1);
+                        if is_object {
+                            self.scanner.skip_key()?;
+                        }
+                        continue;
+                    }
+                }
+                _ => self.scanner.skip_scalar()?,
             }
-            self.skip(depth + 1)?;
-            more = self.scanner.has_next(close)?;
+            // The value may be the last one of the innermost level, which then ends as well.
+            loop {
+                if open == 0 {
+                    return Ok(());
+                }
+                let is_object = objects & 1 == 1;
+                if !self.scanner.has_next(if is_object { b'}' } else { b']' })? {
+                    (objects, open) = (objects >> 1, open - 1);
+                    continue;
+                }
+                if is_object {
+                    self.scanner.skip_key()?;
+                } else {
+                    self.scanner.space();
+                }
+                break;
+            }
         }
-        Ok(())
     }
 }
 

@@ -278,6 +278,13 @@ impl<'a> Scanner<'a> {
     /// Reads `true`, `false`, `null` or a number, as written.
     pub(super) fn scalar(&mut self) -> Result<&'a str, Box<JsonError>> {
         let start = self.at;
+        self.skip_scalar()?;
+        self.text.get(start..self.at).ok_or_else(|| self.syntax())
+    }
+
+    /// Skips `true`, `false`, `null` or a number.
+    pub(super) fn skip_scalar(&mut self) -> Result<(), Box<JsonError>> {
+        let start = self.at;
         match self.peek() {
             Some(b't') => self.word("true")?,
             Some(b'f') => self.word("false")?,
@@ -288,7 +295,7 @@ impl<'a> Scanner<'a> {
         if self.at - start > NUMBER {
             return Err(JsonError::LongNumber.into());
         }
-        self.text.get(start..self.at).ok_or_else(|| self.syntax())
+        Ok(())
     }
 
     fn word(&mut self, word: &str) -> Result<(), Box<JsonError>> {
@@ -309,6 +316,10 @@ impl<'a> Scanner<'a> {
             Some(b'0') => self.at += 1,
             _ => self.digits()?,
         }
+        // Most numbers are whole.
+        if !matches!(self.peek(), Some(b'.' | b'e' | b'E')) {
+            return Ok(());
+        }
         if self.peek() == Some(b'.') {
             self.at += 1;
             self.digits()?;
@@ -324,11 +335,10 @@ impl<'a> Scanner<'a> {
     }
 
     fn digits(&mut self) -> Result<(), Box<JsonError>> {
-        let start = self.at;
-        while self.peek().is_some_and(|b| b.is_ascii_digit()) {
-            self.at += 1;
-        }
-        if self.at > start { Ok(()) } else { Err(self.syntax()) }
+        let rest = self.bytes.get(self.at..).unwrap_or_default();
+        let digits = rest.iter().take_while(|byte| byte.is_ascii_digit()).count();
+        self.at += digits;
+        if digits > 0 { Ok(()) } else { Err(self.syntax()) }
     }
 }
 
