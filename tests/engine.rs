@@ -5,7 +5,12 @@ use std::{net::IpAddr, path::Path, sync::Arc};
 use serde_json::json;
 use tollgate::{
     config::{self, Loaded},
-    engine::{Engine, StartError, check::Answer, reload::ReloadError, watch::Watch},
+    engine::{
+        Engine, StartError,
+        check::{Answer, CheckAnswer},
+        reload::ReloadError,
+        watch::Watch,
+    },
     observe,
 };
 use tollgate_core::{
@@ -82,6 +87,36 @@ pub(crate) async fn decide_from(
         }
     });
     answer.await
+}
+
+/// The names of the facts that the proxy gets of an allowed request.
+async fn facts(engine: &Engine) -> Vec<&'static str> {
+    let read = || {
+        Ok(RawRequest {
+            method: b"GET",
+            scheme: b"https",
+            host: b"api.example.com",
+            path: b"/health",
+            headers: Headers::default(),
+            address: None,
+            peer_certificate: b"",
+            body: RawBody::None,
+        })
+    };
+    let names = |checked: CheckAnswer<'_>| checked.metadata.iter().map(|(name, _)| name).collect();
+    engine.checker().check(None, read, names).await
+}
+
+#[tokio::test]
+async fn the_policy_selects_the_facts_that_the_proxy_gets() {
+    let dir = tempfile::tempdir().unwrap();
+    let policy = "routes: [{ match: { paths: [/health] }, public: true }]\n";
+    let engine = start(load(dir.path(), policy));
+    assert_eq!(facts(&engine).await, ["decision_id", "route"]);
+    let less = format!("{policy}dynamic_metadata: {{ send: [route, tenant] }}\n");
+    engine.reload(load(dir.path(), &less)).await.unwrap();
+    assert_eq!(facts(&engine).await, ["route"]);
+    engine.close().await;
 }
 
 #[tokio::test]

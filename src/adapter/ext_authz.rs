@@ -162,7 +162,7 @@ fn encode(answered: CheckAnswer<'_>) -> Result<Encoded, Status> {
     match &answered.answer {
         Answer::Allow(answer) => Ok(Encoded {
             message: check_response::allowed(answer, &answered.metadata),
-            reservation: answered.metadata.reservation().map(Box::from),
+            reservation: answered.metadata.reservation.map(Box::from),
         }),
         Answer::Deny(answer) => Ok(check_response::denied(answer, &answered.metadata).into()),
         Answer::Fail(failure) => Err(Status::unavailable(failure.cause.clone())),

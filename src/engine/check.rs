@@ -31,6 +31,7 @@ use tollgate_core::{
         answer::{self, AllowedAnswer, DeniedAnswer},
     },
     denial::{Denial, Reason},
+    identity::MetadataFact,
     limit::{
         BucketId, Charge,
         refusal::Refusal,
@@ -177,6 +178,8 @@ pub type Clock = Arc<dyn Fn() -> Timestamp + Send + Sync>;
 /// The answer that an adapter encodes.
 #[derive(Debug)]
 pub struct CheckAnswer<'a> {
+    /// The id of the decision, as in the audit line.
+    pub decision_id: &'a str,
     /// The decision with its headers and body.
     pub answer: Answer<'a>,
     /// Values that the proxy may log and later filters may read.
@@ -194,27 +197,27 @@ pub enum Answer<'a> {
     Fail(&'a Failure),
 }
 
-/// The fact with the text of a reservation.
-const RESERVATION: &str = "reservation";
-
-/// The facts of a check: decision id, route, subject, tenant, model, reason, reservation; and what
-/// the proxy writes into the body.
+/// The facts of a check that the policy selects; the reservation, and what the proxy writes into the
+/// body.
 #[derive(Clone, Copy, Debug)]
 pub struct Metadata<'a> {
-    pub(crate) facts: [(&'static str, Option<&'a str>); 7],
+    pub(crate) facts: [(&'static str, Option<&'a str>); MetadataFact::ALL.len()],
+    /// The text of the reservation that an allowed request has.
+    pub reservation: Option<&'a str>,
     /// What the proxy writes into the body.
     pub changes: Option<&'a BodyChanges>,
 }
 
 impl<'a> Metadata<'a> {
-    /// The text of the reservation that an allowed request has.
-    pub fn reservation(&self) -> Option<&'a str> {
-        self.iter().find(|(name, _)| *name == RESERVATION).map(|(_, text)| text)
+    /// Returns the known facts and the reservation by name.
+    pub fn iter(&self) -> impl Iterator<Item = (&'static str, &'a str)> {
+        let facts = self.facts.iter().filter_map(|(name, value)| Some((*name, (*value)?)));
+        facts.chain(self.reservation.map(|text| ("reservation", text)))
     }
 
-    /// Returns the known facts by name.
-    pub fn iter(&self) -> impl Iterator<Item = (&'static str, &'a str)> {
-        self.facts.iter().filter_map(|(name, value)| Some((*name, (*value)?)))
+    /// Whether the proxy gets no metadata.
+    pub fn is_empty(&self) -> bool {
+        self.changes.is_none() && self.iter().next().is_none()
     }
 }
 
@@ -701,15 +704,20 @@ fn shape<'a>(
         Decision::Allow(grant) => Some(grant),
         Decision::Deny(_) | Decision::Fail(_) => None,
     };
+    let sent = &snapshot.policy.dynamic_metadata;
+    let fact = |fact: MetadataFact, value: Option<&'a str>| {
+        (fact.name(), if sent.sends(fact) { value } else { None })
+    };
+    let route = evidence.route.as_ref().map(|route| route.name.as_str());
     let facts = [
-        ("decision_id", Some(decision_id)),
-        ("route", evidence.route.as_ref().map(|route| route.name.as_str())),
-        ("subject", principal.map(|principal| principal.subject())),
-        ("tenant", principal.and_then(|principal| principal.tenant())),
-        ("model", evidence.model.as_deref()),
-        ("reason", reason.map(Reason::code)),
-        (RESERVATION, grant.and_then(Grant::reservation)),
+        fact(MetadataFact::DecisionId, Some(decision_id)),
+        fact(MetadataFact::Route, route),
+        fact(MetadataFact::Subject, principal.map(|principal| principal.subject())),
+        fact(MetadataFact::Tenant, principal.and_then(|principal| principal.tenant())),
+        fact(MetadataFact::Model, evidence.model.as_deref()),
+        fact(MetadataFact::Reason, reason.map(Reason::code)),
     ];
+    let reservation = grant.and_then(Grant::reservation);
     let changes = grant.and_then(Grant::changes);
-    CheckAnswer { answer, metadata: Metadata { facts, changes } }
+    CheckAnswer { decision_id, answer, metadata: Metadata { facts, reservation, changes } }
 }

@@ -4,6 +4,7 @@ mod actor;
 mod claim_path;
 mod headers;
 mod key_terms;
+mod metadata;
 mod packed;
 
 use std::sync::Arc;
@@ -18,6 +19,7 @@ pub use self::{
     claim_path::ClaimPath,
     headers::{IdentityHeader, IdentityHeaders, IdentityHeadersConfig},
     key_terms::{KeyId, KeyIdError, KeyTerms},
+    metadata::{DynamicMetadata, DynamicMetadataConfig, MetadataFact},
     packed::IdentityError,
 };
 use crate::{json::Json, revocation, time::Timestamp};

@@ -12,7 +12,7 @@ use crate::{
         certificate::{ClientCertificates, ClientCertificatesConfig},
         jwt::issuer::{IssuerConfig, Issuers, MAX_LIFETIME},
     },
-    identity::{IdentityHeaders, IdentityHeadersConfig},
+    identity::{DynamicMetadata, DynamicMetadataConfig, IdentityHeaders, IdentityHeadersConfig},
     limit::{
         self, Limit, TOKEN_BUDGET,
         config::{self as limit_config, LimitConfig},
@@ -69,6 +69,9 @@ pub struct PolicyConfig {
     /// The headers that describe the holder of a credential to upstreams.
     #[serde(default)]
     pub identity_headers: IdentityHeadersConfig,
+    /// The facts of a check that Envoy gets as dynamic metadata.
+    #[serde(default)]
+    pub dynamic_metadata: DynamicMetadataConfig,
 }
 
 /// A compiled policy.
@@ -98,6 +101,8 @@ pub struct Policy {
     pub identity_headers: IdentityHeaders,
     /// The resources that tokens of some route have to be for.
     pub audiences: Vec<Arc<str>>,
+    /// The facts of a check that Envoy gets as dynamic metadata.
+    pub dynamic_metadata: DynamicMetadata,
     /// Upstream keys, in the order in which routes refer to them.
     pub upstream_keys: Vec<SecretSource>,
     /// Names of all routes, for metrics.
@@ -214,6 +219,11 @@ impl Policy {
             &root.key("identity_headers"),
             errors,
         );
+        let dynamic_metadata = DynamicMetadata::compile(
+            &config.dynamic_metadata,
+            &root.key("dynamic_metadata"),
+            errors,
+        );
         check_across(config, &denylists, &root, errors);
         let uses_local = config.routes.iter().any(|route| route.on_outage() == OnOutage::Local);
         let on_outage = compiled.on_outage();
@@ -239,6 +249,7 @@ impl Policy {
             require_https: config.require_https,
             identity_headers,
             audiences,
+            dynamic_metadata,
             upstream_keys,
             on_outage,
             route_names: compiled.names,

@@ -21,9 +21,6 @@ use crate::{
 /// The namespace of the dynamic metadata.
 pub(crate) const NAMESPACE: &str = "tollgate";
 
-/// The fact with the id of the decision.
-const DECISION_ID: &str = "decision_id";
-
 /// What a decision changes.
 #[derive(Debug)]
 pub(crate) enum Effect {
@@ -77,12 +74,12 @@ impl Effect {
                     facts,
                     response: HeaderList::of(|list| answer.response(list)),
                     changes: answered.metadata.changes.cloned(),
-                    reservation: answered.metadata.reservation().map(Box::from),
+                    reservation: answered.metadata.reservation.map(Box::from),
                 }))
             }
             Answer::Deny(answer) => Self::Deny(Box::new(Reply { answer: copy(answer), facts })),
             Answer::Fail(failure) => {
-                let answer = failed(failure, Dialect::of_target(head.path()), &facts);
+                let answer = failed(failure, Dialect::of_target(head.path()), answered.decision_id);
                 Self::Deny(Box::new(Reply { answer, facts }))
             }
         }
@@ -107,13 +104,12 @@ fn copy(answer: &DeniedAnswer) -> DeniedAnswer {
 }
 
 /// The answer to a request whose check failed: inside of the proxy no other part decides about it.
-fn failed(failure: &Failure, dialect: Dialect, facts: &Facts) -> DeniedAnswer {
+fn failed(failure: &Failure, dialect: Dialect, decision_id: &str) -> DeniedAnswer {
     let denial =
         Denial::new(failure.reason, failure.cause.clone()).with_retry_after(Span::from_secs(1));
     let mut outcome = Outcome::refused(denial.clone());
     outcome.evidence.dialect = dialect;
-    let id = facts.iter().find(|(name, _)| *name == DECISION_ID).map_or("", |(_, id)| id);
-    answer::denied(&denial, &outcome.evidence, id)
+    answer::denied(&denial, &outcome.evidence, decision_id)
 }
 
 impl Allow {
