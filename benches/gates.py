@@ -33,6 +33,21 @@ def policy(jwks, body, issuer=ISSUER):
     return POLICY.replace("ISSUER", issuer).replace("JWKS", str(jwks)).replace("MODEL", model)
 
 
+#: What an answer has for upstreams that read two identity headers, behind a proxy that removes the others itself and reads no metadata.
+LEAN = """
+identity_headers: { send: [subject, tenant], removed_by_proxy: true }
+dynamic_metadata: { send: [] }
+"""
+
+
+def budget(policy):
+    """The policy with a budget of tokens that is never used up. No report settles a request: what it holds is charged when it expires."""
+    secret = DIR / "metering-secret"
+    secret.write_text("0123456789abcdef" * 2)
+    policy = policy.replace('Instruct"] }]', 'Instruct"], context: 32768 }]').replace("per-tenant]", "per-tenant, tokens]")
+    return policy + f'  - {{ name: tokens, by: [subject], tokens: 1000000000000/month }}\nmetering: {{ secrets: ["file:{secret}"], life: 5s }}\n'
+
+
 def redis_store(socket):
     return f'store: {{ redis: {{ url: "unix://{socket}", deadline: 1s }} }}\n'
 
@@ -55,22 +70,24 @@ def leased(text, socket):
 class Gate:
     """A Tollgate and where it listens. Its audit lines go to standard output, which leads to /dev/null.
 
-    `http`: an entry of `listen.http`, whose ADDRESS becomes a socket beside the one for gRPC, NAME-http.sock.
+    `http`: an entry of `listen.http`, whose ADDRESS becomes a socket beside the one for gRPC, NAME-http.sock. `reports`: whether it
+    listens for access logs.
     """
 
-    def __init__(self, rig, program, name, text, transport="unix", core=SERVER_CORE, http=None):
+    def __init__(self, rig, program, name, text, transport="unix", core=SERVER_CORE, http=None, reports=False):
         self.name, self.path = name, DIR / f"{name}.yaml"
         self.ops = servers.free_port()
         self.address = address(name, transport)
         socket = f"\"unix:{DIR}/{name}-http.sock\""
-        self.http = "[" + http.replace("ADDRESS", socket) + "]" if http else "[]"
+        self.more = f', http: [{http.replace("ADDRESS", socket)}]' if http else ""
+        self.more += f', access_log: "unix:{DIR}/{name}-log.sock"' if reports else ""
         self.write(text)
         null = rig.enter_context(open("/dev/null", "wb"))
         self.server = rig.start(name, [*on_core(core), program, "serve", "--config", self.path], output=null)
         self.server.wait_for("readiness", lambda: servers.answers(f"http://127.0.0.1:{self.ops}/readyz"))
 
     def write(self, text):
-        listen = f'listen: {{ grpc: "{self.address}", ops: "127.0.0.1:{self.ops}", http: {self.http} }}\n'
+        listen = f'listen: {{ grpc: "{self.address}", ops: "127.0.0.1:{self.ops}"{self.more} }}\n'
         self.path.write_text(listen + text)
 
 

@@ -280,6 +280,8 @@ def envoy(data):
         "jwt-cache": "Envoy, jwt_authn with its cache",
         "noop": "Envoy, stock no-op over gRPC",
         "grpc": "Envoy, Tollgate over gRPC",
+        "lean": "Envoy, Tollgate over gRPC, two identity headers",
+        "budget": "Envoy, Tollgate over gRPC, two identity headers, a token budget",
         "twice": "Envoy, Tollgate over gRPC, the head first",
         "http": "Envoy, Tollgate over HTTP",
         "module": "Envoy, Tollgate inside of it",
@@ -287,9 +289,12 @@ def envoy(data):
     }
     # Results of an earlier version have fewer contestants.
     labels = {name: label for name, label in labels.items() if name in rounds[0]}
-    parts = {name: ["Envoy"] for name in labels} | {name: ["Envoy", "check"] for name in ["noop", "grpc", "twice", "http"]}
+    parts = {name: ["Envoy"] for name in labels} | {name: ["Envoy", "check"] for name in ["noop", "grpc", "lean", "budget", "twice", "http"]}
     at_least("Envoy and Tollgate, the head first (default only above): requests/s over one check", 0.9, ratios(rounds, "twice", "grpc", "rps"))
     at_least("Envoy and Tollgate: requests/s over Envoy and a no-op check", 0.95, ratios(rounds, "grpc", "noop", "rps"))
+    if "lean" in labels:
+        at_least("Envoy and Tollgate, two identity headers: requests/s over Envoy and a no-op check", 0.95, ratios(rounds, "lean", "noop", "rps"))
+        at_least("Envoy and Tollgate, two identity headers, a token budget: requests/s over Envoy and a no-op check", 0.95, ratios(rounds, "budget", "noop", "rps"))
     at_least("Envoy and Tollgate: requests/s over jwt_authn without cache", 0.95, ratios(rounds, "grpc", "jwt", "rps"))
     if "module" in labels:
         at_least("Tollgate inside of Envoy: requests/s over a sidecar", 1.5, ratios(rounds, "module", "grpc", "rps"))

@@ -35,6 +35,8 @@ def main():
         upstream = gateways.nginx(rig)
         noop = gates.Noop(rig, tool, "noop", core=LOAD_CORE)
         grpc = gates.Gate(rig, program, "grpc", policy, core=LOAD_CORE)
+        lean = gates.Gate(rig, program, "lean", policy + gates.LEAN, core=LOAD_CORE)
+        budget = gates.Gate(rig, program, "budget", gates.budget(policy) + gates.LEAN, core=LOAD_CORE, reports=True)
         twice = gates.Gate(rig, program, "twice", policy, core=LOAD_CORE)
         http = gates.Gate(rig, program, "http", policy, core=LOAD_CORE, http="{ address: ADDRESS, dialect: envoy_http, body: sent }")
         authz, over_http = gateways.shipped("envoy.yaml"), gateways.shipped("envoy-http.yaml")
@@ -47,6 +49,8 @@ def main():
             "jwt-cache": (Envoy(rig, "envoy-jwt-cache", gateways.with_check(gateways.jwt_authn(tokens.jwks, True)), upstream), None),
             "noop": (Envoy(rig, "envoy-noop", authz, upstream, "noop.sock"), noop.server),
             "grpc": (Envoy(rig, "envoy-grpc", authz, upstream, "grpc.sock"), grpc.server),
+            "lean": (Envoy(rig, "envoy-lean", authz, upstream, "lean.sock"), lean.server),
+            "budget": (Envoy(rig, "envoy-budget", authz, upstream, "budget.sock"), budget.server),
             "twice": (Envoy(rig, "envoy-twice", gateways.shipped("envoy-strangers.yaml"), upstream, "twice.sock"), twice.server),
             "module": (Envoy(rig, "envoy-module", inside, upstream, module=module), None),
             "module-leased": (Envoy(rig, "envoy-leased", inside, upstream, module=leased), None),
