@@ -82,7 +82,8 @@ impl Observer {
         };
         CheckRecord {
             observer: self,
-            id: hex_128(rand::random()),
+            // One number: an array is filled byte by byte.
+            id: hex_128(rand::random::<u128>().to_ne_bytes()),
             now,
             started: Instant::now(),
             store: StoreCall::None,

@@ -100,28 +100,37 @@ impl Frames {
 
     /// Reads the next bytes, and passes the streams that they reset to `reset`.
     fn read(&mut self, mut bytes: &[u8], mut reset: impl FnMut(u32)) {
-        while !bytes.is_empty() {
+        loop {
             let skipped = self.skip.min(bytes.len());
             self.skip -= skipped;
             bytes = bytes.get(skipped..).unwrap_or_default();
-            let missing = self.head.get_mut(self.arrived..).unwrap_or_default();
-            let read = missing.len().min(bytes.len());
-            let (head, rest) = bytes.split_at(read);
-            if let Some(place) = missing.get_mut(..read) {
-                place.copy_from_slice(head);
-            }
-            self.arrived += read;
-            bytes = rest;
-            if self.arrived == HEAD {
-                let [a, b, c, kind, _, stream @ ..] = self.head;
-                self.skip = u32::from_be_bytes([0, a, b, c]) as usize;
-                self.arrived = 0;
-                if kind == RST_STREAM {
-                    // The first bit is reserved.
-                    reset(u32::from_be_bytes(stream) & (u32::MAX >> 1));
-                }
+            let Some(head) = self.next_head(&mut bytes) else { return };
+            let [a, b, c, kind, _, stream @ ..] = head;
+            self.skip = u32::from_be_bytes([0, a, b, c]) as usize;
+            if kind == RST_STREAM {
+                // The first bit is reserved.
+                reset(u32::from_be_bytes(stream) & (u32::MAX >> 1));
             }
         }
+    }
+
+    /// Takes a head from the beginning of `bytes`, or as much of it as has arrived.
+    fn next_head(&mut self, bytes: &mut &[u8]) -> Option<[u8; HEAD]> {
+        // The usual head has arrived as a whole, and is not copied.
+        if self.arrived == 0
+            && let Some((head, rest)) = bytes.split_first_chunk()
+        {
+            *bytes = rest;
+            return Some(*head);
+        }
+        let missing = self.head.get_mut(self.arrived..).unwrap_or_default();
+        let (part, rest) = bytes.split_at(missing.len().min(bytes.len()));
+        if let Some(place) = missing.get_mut(..part.len()) {
+            place.copy_from_slice(part);
+        }
+        *bytes = rest;
+        self.arrived = (self.arrived + part.len()) % HEAD;
+        (self.arrived == 0 && !part.is_empty()).then_some(self.head)
     }
 }
 

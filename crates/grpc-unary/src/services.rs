@@ -3,7 +3,14 @@
 //! The rules of a unary call are those of gRPC over HTTP/2
 //! (<https://github.com/grpc/grpc/blob/master/doc/PROTOCOL-HTTP2.md>).
 
-use std::{convert::Infallible, fmt, pin::pin, sync::Arc, task::Poll, time::Duration};
+use std::{
+    convert::Infallible,
+    fmt,
+    pin::{Pin, pin},
+    sync::Arc,
+    task::Poll,
+    time::Duration,
+};
 
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
@@ -194,8 +201,11 @@ impl<M: UnaryMethod> CallHandler for Unary<M> {
         let mut body = RequestBody::of_call(body, activity);
         let resets = resets.clone();
         Box::pin(async move {
-            let answer = method.call(&headers, &mut body);
-            if let Some(response) = unless_reset(&mut respond, answer).await {
+            let answer = {
+                let answer = pin!(method.call(&headers, &mut body));
+                unless_reset(&mut respond, answer).await
+            };
+            if let Some(response) = answer {
                 if let Some(unused) = body.take_unused() {
                     resets.watch(respond.stream_id().as_u32(), unused);
                 }
@@ -230,7 +240,7 @@ where
         let (mut service, activity) = (self.service.clone(), Arc::clone(activity));
         let request = request.map(body::for_tonic);
         Box::pin(async move {
-            let response = timeout(BEGIN_RESPONSE, service.call(request));
+            let response = pin!(timeout(BEGIN_RESPONSE, service.call(request)));
             match unless_reset(&mut respond, response).await {
                 None => {}
                 Some(Err(_elapsed)) => {
@@ -252,12 +262,12 @@ where
     }
 }
 
-/// Returns the output of `work`, or `None` when the peer resets the call first.
+/// Returns the output of `work`, or `None` when the peer resets the call first. The future is pinned
+/// by the caller: as an argument it would be stored twice, and copied for each call.
 async fn unless_reset<T>(
     respond: &mut SendResponse<Bytes>,
-    work: impl Future<Output = T>,
+    mut work: Pin<&mut impl Future<Output = T>>,
 ) -> Option<T> {
-    let mut work = pin!(work);
     std::future::poll_fn(|cx| match work.as_mut().poll(cx) {
         Poll::Ready(output) => Poll::Ready(Some(output)),
         Poll::Pending => respond.poll_reset(cx).map(|_| None),

@@ -1,6 +1,11 @@
 //! One gRPC message, held to its announced length and to a deadline.
 
-use std::{future::poll_fn, pin::pin, sync::Arc, task::Poll};
+use std::{
+    future::poll_fn,
+    pin::{Pin, pin},
+    sync::Arc,
+    task::Poll,
+};
 
 use bytes::Bytes;
 use http::HeaderMap;
@@ -76,7 +81,7 @@ impl InFlight {
         let withheld = withheld.as_ref();
         let places = || self.calls.available_permits() / CALL as usize;
         let count = || self.count(withheld, MissingPart::Length, places());
-        let prefix = arrived(body.length_prefix(), count).await??;
+        let prefix = arrived(pin!(body.length_prefix()), count).await??;
         if prefix.length() > self.max_message {
             return Err(Refusal::TooLarge.into());
         }
@@ -91,7 +96,7 @@ impl InFlight {
         }
         let free = || self.messages.available_permits();
         let count = || self.count(withheld, MissingPart::Message(length), free());
-        let bytes = arrived(prefix.message(), count).await??;
+        let bytes = arrived(pin!(prefix.message()), count).await??;
         Ok(ChargedBytes { bytes, _call: call, message: charged, since })
     }
 
@@ -113,10 +118,9 @@ impl InFlight {
 /// Waits for a part of a message. A part that has not arrived yet is counted while it is awaited;
 /// the usual one has arrived with its call.
 async fn arrived<T>(
-    part: impl Future<Output = T>,
+    mut part: Pin<&mut impl Future<Output = T>>,
     count: impl FnOnce() -> Result<Option<CountedPart>, Refusal>,
 ) -> Result<T, Refusal> {
-    let mut part = pin!(part);
     if let Poll::Ready(part) = poll_fn(|cx| Poll::Ready(part.as_mut().poll(cx))).await {
         return Ok(part);
     }

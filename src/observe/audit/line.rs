@@ -121,7 +121,7 @@ impl CheckLine<'_> {
 fn is_request_id(id: &[u8]) -> bool {
     (1..=REQUEST_ID).contains(&id.len())
         && is_printable_without(id, [b'"', b'\\'])
-        && !id.iter().any(|byte| matches!(byte, b' ' | b','))
+        && is_printable_without(id, [b' ', b','])
 }
 
 /// Returns the path without the query and the fragment, which may hold a key.

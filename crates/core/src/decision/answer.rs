@@ -292,10 +292,8 @@ fn is_key_header(name: &str) -> bool {
 /// percent-encoded. So is a space at either end, which HTTP does not count as part of a value
 /// (RFC 9110 section 5.5): ` alice` must not become `alice` on the way.
 fn header_value(text: &str, value: &mut Vec<u8>) {
-    if is_printable_without(text.as_bytes(), [b'%', b'%'])
-        && !text.starts_with(' ')
-        && !text.ends_with(' ')
-    {
+    let has_outer_space = matches!(text.as_bytes(), [b' ', ..] | [.., b' ']);
+    if is_printable_without(text.as_bytes(), [b'%', b'%']) && !has_outer_space {
         return value.extend_from_slice(text.as_bytes());
     }
     for (at, byte) in text.bytes().enumerate() {

@@ -58,17 +58,15 @@ impl Host {
 
 /// Returns the length of the longest prefix of `text` that consists of labels separated by dots.
 fn name_length(text: &[u8]) -> usize {
-    let is_label = |byte: &u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_');
-    let mut length = 0;
-    loop {
-        let rest = text.get(length..).unwrap_or_default();
-        let label = rest.iter().take_while(|byte| is_label(byte)).count();
-        length += label;
-        if label == 0 || rest.get(label) != Some(&b'.') {
-            return length;
+    let mut after_dot = true;
+    let ends = |byte: &u8| match byte {
+        b'.' => std::mem::replace(&mut after_dot, true),
+        byte => {
+            after_dot = false;
+            !(byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_'))
         }
-        length += 1;
-    }
+    };
+    text.iter().position(ends).unwrap_or(text.len())
 }
 
 #[cfg(test)]

@@ -116,8 +116,9 @@ impl<'a> RequestPath<'a> {
     /// # Errors
     /// `malformed_request` if the parameter is repeated or its encoding is broken.
     pub fn query_value(&self, name: &str) -> Result<Option<String>, Denial> {
+        let Some(query) = self.query else { return Ok(None) };
         let mut found = None;
-        for pair in self.query.unwrap_or_default().split('&') {
+        for pair in query.split('&') {
             let (key, value) = pair.split_once('=').unwrap_or((pair, ""));
             if form_decode(key)? == name {
                 if found.is_some() {

@@ -2,7 +2,10 @@
 //!
 //! Finding a route takes time proportional to the length of the path, not to the number of routes.
 
-use std::{collections::HashMap, sync::Arc};
+use std::{
+    collections::{BTreeMap, HashMap},
+    sync::Arc,
+};
 
 use foldhash::fast::FixedState;
 use thiserror::Error;
@@ -240,11 +243,10 @@ impl<'t> Match<'t, '_> {
             let cause = format!("the route does not list this method; it lists {listed}");
             return Err(Denial::new(Reason::NoRoute, cause));
         };
-        let captures = names
-            .iter()
-            .zip(&self.values)
-            .map(|(name, value)| (name.clone(), decode(value)))
-            .collect();
+        let mut captures = BTreeMap::new();
+        for (name, value) in names.iter().zip(&self.values) {
+            captures.insert(name.clone(), decode(value));
+        }
         Ok((route, Captures(captures)))
     }
 }

@@ -20,12 +20,11 @@ impl Rfc3339 {
         let seconds = self.0.secs();
         let (year, month, day) = date(seconds / DAY);
         let micros = self.0.micros() % 1_000_000;
-        let [[c0, c1], [y0, y1], [m0, m1], [d0, d1]] =
-            [year / 100, year % 100, month, day].map(two);
-        let [[h0, h1], [n0, n1], [s0, s1]] =
-            [seconds / 3600 % 24, seconds / 60 % 60, seconds % 60].map(two);
-        let [[f0, f1], [f2, f3], [f4, f5]] =
-            [micros / 10_000, micros / 100 % 100, micros % 100].map(two);
+        let ([c0, c1], [y0, y1]) = (two(year / 100), two(year % 100));
+        let ([m0, m1], [d0, d1]) = (two(month), two(day));
+        let ([h0, h1], [n0, n1]) = (two(seconds / 3600 % 24), two(seconds / 60 % 60));
+        let ([s0, s1], [f0, f1]) = (two(seconds % 60), two(micros / 10_000));
+        let ([f2, f3], [f4, f5]) = (two(micros / 100 % 100), two(micros % 100));
         [
             c0, c1, y0, y1, b'-', m0, m1, b'-', d0, d1, b'T', h0, h1, b':', n0, n1, b':', s0, s1,
             b'.', f0, f1, f2, f3, f4, f5, b'Z',

@@ -70,6 +70,25 @@ impl MessageWriter {
         self.close(start);
     }
 
+    /// As [`message`](Self::message), for contents of 128 bytes to 16 KiB: room is left for a length
+    /// of two bytes, so that contents of such a size are not moved.
+    #[inline]
+    pub fn long_message(&mut self, field: u8, write: impl FnOnce(&mut Self)) {
+        let start = self.open(field);
+        self.0.push(0);
+        write(self);
+        match (self.0.len() - start - 1, self.0.get_mut(start - 1..=start)) {
+            (length @ 0x80..0x4000, Some([low, high])) => {
+                *low = length.to_le_bytes()[0] | 0x80;
+                *high = (length >> 7).to_le_bytes()[0];
+            }
+            _ => {
+                self.0.remove(start);
+                self.close(start);
+            }
+        }
+    }
+
     /// Writes a tag and one byte for the length, and returns where the contents start.
     #[inline]
     fn open(&mut self, field: u8) -> usize {
@@ -124,6 +143,7 @@ mod tests {
             writer.message(1, |outer| {
                 outer.number(9, 300);
                 outer.message(2, |inner| inner.bytes_with(3, |bytes| bytes.extend(&text)));
+                outer.long_message(5, |inner| inner.bytes(3, &text));
                 outer.bytes(4, b"after");
             });
             let written = writer.finish();
@@ -131,7 +151,10 @@ mod tests {
             let outer: Vec<_> = fields(&written).collect();
             let [(1, outer)] = outer[..] else { panic!("{length}: {outer:?}") };
             let parts: Vec<_> = fields(outer).collect();
-            let [(2, inner), (4, b"after")] = parts[..] else { panic!("{length}: {parts:?}") };
+            let [(2, inner), (5, long), (4, b"after")] = parts[..] else {
+                panic!("{length}: {parts:?}")
+            };
+            assert_eq!(inner, long, "{length}");
             assert_eq!(fields(inner).collect::<Vec<_>>(), [(3, &text[..])], "{length}");
         }
     }
