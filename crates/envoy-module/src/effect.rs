@@ -21,6 +21,9 @@ use crate::{
 /// The namespace of the dynamic metadata.
 pub(crate) const NAMESPACE: &str = "tollgate";
 
+/// The fact with the text of a reservation.
+const RESERVATION: &str = "reservation";
+
 /// What a decision changes.
 #[derive(Debug)]
 pub(crate) enum Effect {
@@ -61,7 +64,9 @@ type Facts = Vec<(&'static str, Box<str>)>;
 impl Effect {
     /// Returns the effect of an answer to the request with this head.
     pub(crate) fn of<'h>(answered: &CheckAnswer<'_>, head: &impl HeadView<'h>) -> Self {
-        let facts = answered.metadata.iter().map(|(name, value)| (name, value.into())).collect();
+        // The reservation stays in the module, which settles it.
+        let facts = answered.metadata.iter().filter(|(name, _)| *name != RESERVATION);
+        let facts = facts.map(|(name, value)| (name, value.into())).collect();
         match &answered.answer {
             Answer::Allow(answer) => {
                 let set = HeaderList::of(|list| answer.set(list));
@@ -172,6 +177,9 @@ fn write(stream: &mut Stream, map: HeaderMap, (name, value): (&str, &[u8]), is_p
 }
 
 fn write_facts(stream: &mut Stream, facts: &Facts) {
+    if facts.is_empty() {
+        return;
+    }
     let facts: Vec<(&str, &str)> = facts.iter().map(|(name, value)| (*name, &**value)).collect();
     stream.set_metadata(NAMESPACE, &facts);
 }

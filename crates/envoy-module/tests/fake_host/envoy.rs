@@ -1,5 +1,13 @@
 //! The host: streams with their headers and bodies, and the functions that the module calls.
-#![allow(unsafe_code, reason = "calls the hooks of the module, as a host does")]
+//!
+//! Every hook gets a filter that the module has made and that is not destroyed, and the stream that it
+//! was made for. Every function of the host gets what the module was lent, for the time of the call.
+#![allow(
+    unsafe_code,
+    clippy::undocumented_unsafe_blocks,
+    clippy::multiple_unsafe_ops_per_block,
+    reason = "calls the hooks of the module, as a host does; the reasons are those above"
+)]
 
 use std::{
     collections::VecDeque,
@@ -108,8 +116,7 @@ impl Stream {
     /// Frees everything that was lent.
     fn free_lent(&mut self) {
         fn moved<T: Clone>(list: &mut Vec<T>) {
-            let copy: Vec<T> = list.iter().cloned().collect();
-            *list = copy;
+            *list = list.to_vec();
         }
         for list in [&mut self.request, &mut self.response] {
             moved(list);
@@ -298,7 +305,7 @@ impl Running {
         if self.is_waiting {
             self.decision();
         }
-        if has_body && goes_on || self.stream.is_continued && has_body {
+        if has_body && (goes_on || self.stream.is_continued) {
             self.body(sent);
         }
         if !self.is_decided() {
