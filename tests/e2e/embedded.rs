@@ -12,8 +12,9 @@ use tollgate_envoy::abi::Callbacks;
 
 use super::{allow, budgets, denials, metering, request_normalization};
 use crate::rig::{
-    POLICY,
+    POLICY, SCOPES, chat,
     envoy::{CURRENT, EMBEDDED_CURRENT, EMBEDDED_OLDEST, Envoy, OLDEST},
+    free_port,
     http::{Answer, Reply},
     issuer::Issuer,
     part,
@@ -67,6 +68,31 @@ fn the_module_bounds_and_settles_requests() {
 }
 
 #[test]
+fn nothing_is_charged_for_a_request_that_no_server_got() {
+    unreached(EMBEDDED_CURRENT);
+}
+
+fn unreached(version: &str) {
+    let dir = tempfile::tempdir().unwrap();
+    let issuer = Issuer::new("https://auth.example.com");
+    issuer.publish(dir.path());
+    let policy = metering::policy("tokens: 5000/day", "60s");
+    let listen = "listen: { embedded: true, ops: \"127.0.0.1:0\" }";
+    Tollgate::write_embedded(dir.path(), &policy.replace(metering::LISTEN, listen));
+    let mut envoy = Envoy::start(dir.path(), free_port(), version, |config| config);
+    let tollgate = Tollgate::inside(dir.path(), &mut envoy.process);
+    let token = issuer.token(json!({ "scope": SCOPES }));
+    let left = || {
+        let reply = envoy.send(&chat(&token));
+        assert_eq!(reply.verdict(), (503, String::new()), "Envoy has no connection");
+        tollgate.until_metric("tollgate_reservations_open", &[], 0.0);
+        reply.one("x-ratelimit-remaining-tokens").unwrap().to_owned()
+    };
+    assert_eq!(left(), left());
+    assert_eq!(tollgate.metric("tollgate_unmetered_total", &[]), 0.0);
+}
+
+#[test]
 fn the_doctor_finds_no_leak_with_the_module() {
     let dir = tempfile::tempdir().unwrap();
     let issuer = Issuer::new("https://auth.example.com");
@@ -97,4 +123,5 @@ fn the_module_works_in_the_oldest_envoy() {
     budgets::bounded_and_charged(EMBEDDED_OLDEST);
     metering::places(EMBEDDED_OLDEST);
     metering::cut(EMBEDDED_OLDEST);
+    unreached(EMBEDDED_OLDEST);
 }

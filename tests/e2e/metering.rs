@@ -23,7 +23,7 @@ use crate::rig::{
 const METERED: &str = include_str!("../../deploy/envoy/envoy-metered.yaml");
 
 /// The listeners of a sidecar.
-const LISTEN: &str = r#"listen: { grpc: "unix:${DIR}/authz.sock", ops: "127.0.0.1:0", access_log: "unix:${DIR}/access-log.sock" }"#;
+pub(super) const LISTEN: &str = r#"listen: { grpc: "unix:${DIR}/authz.sock", ops: "127.0.0.1:0", access_log: "unix:${DIR}/access-log.sock" }"#;
 
 /// A policy with two limits, of which each test has its sizes. A small request holds about 1100
 /// tokens, for as long as `life` without a report.

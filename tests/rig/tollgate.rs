@@ -71,7 +71,7 @@ impl Tollgate {
     /// The Tollgate inside of an Envoy, when it is ready.
     pub(crate) fn inside(dir: &Path, envoy: &mut Process) -> Self {
         let line = envoy.until("line with the addresses of the module", |envoy| {
-            envoy.err().lines().find(|line| line.contains("listening")).map(str::to_owned)
+            envoy.err().lines().find(|line| line.contains(": listening ")).map(str::to_owned)
         });
         let (ops, admin) = (port(&line, "ops").unwrap(), port(&line, "admin").unwrap_or_default());
         envoy.until("readiness of the module", |_| {

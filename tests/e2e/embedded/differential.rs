@@ -29,7 +29,16 @@ struct Seen {
     status: Option<u16>,
     headers: Vec<(String, String)>,
     body: String,
-    upstream: Vec<(String, String, Vec<(String, String)>, String)>,
+    upstream: Vec<Forwarded>,
+}
+
+/// A request at the upstream.
+#[derive(Debug, PartialEq)]
+struct Forwarded {
+    method: String,
+    path: String,
+    headers: Vec<(String, String)>,
+    body: String,
 }
 
 fn plain(headers: &[(String, String)]) -> Vec<(String, String)> {
@@ -50,9 +59,11 @@ fn seen(rig: &Rig, reply: Option<&Reply>) -> Seen {
         body: reply.map(Reply::text).unwrap_or_default(),
         upstream: upstream
             .into_iter()
-            .map(|request| {
-                let body = String::from_utf8_lossy(&request.body).into_owned();
-                (request.method, request.path, plain(&request.headers), body)
+            .map(|request| Forwarded {
+                headers: plain(&request.headers),
+                body: String::from_utf8_lossy(&request.body).into_owned(),
+                method: request.method,
+                path: request.path,
             })
             .collect(),
     }

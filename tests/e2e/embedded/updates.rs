@@ -1,6 +1,7 @@
 //! Updates of Envoy's listeners, and its end, with the module in it.
 
 use std::{
+    net::{Ipv4Addr, TcpListener},
     path::{Path, PathBuf},
     process::Command,
     sync::{
@@ -78,6 +79,7 @@ impl Dynamic {
             let admin = text.rsplit_once(':')?.1.trim().parse().ok()?;
             (Request::get("/ready").try_send(admin)?.status == 200).then_some(admin)
         });
+        Tollgate::inside(dir.path(), &mut process);
         let token = issuer.token(json!({ "sub": "alice" }));
         Self { process, dir, listener, admin, token, _upstream: upstream }
     }
@@ -164,7 +166,10 @@ fn envoy_ends_while_checks_wait_and_no_audit_line_is_lost() {
     let issuer = Issuer::new("https://auth.example.com");
     issuer.publish(dir.path());
     let upstream = Upstream::start();
-    let policy = POLICY.replace("    model: {", "    limits: [many]\n    model: {")
+    // A route whose body is not read waits at its head, while the body arrives.
+    let uploads = "routes:\n  - match: { methods: [POST], paths: [/v1/uploads] }\n    scopes: []\n    limits: [many]\n";
+    let policy = POLICY.replace("routes:\n", uploads);
+    let policy = policy.replace("    model: {", "    limits: [many]\n    model: {")
         + "limits: [{ name: many, by: [subject], rate: 1000/1s }]\n"
         + redis.store();
     Tollgate::write_embedded(dir.path(), &policy);
@@ -175,6 +180,11 @@ fn envoy_ends_while_checks_wait_and_no_audit_line_is_lost() {
     for _ in 0..ANSWERED {
         assert_eq!(envoy.send(&chat(&token)).status, 200);
     }
+    upstream.taken();
+    let body = vec![b'x'; 300_000];
+    let upload = Request::post("/v1/uploads", body.clone()).bearer(&token);
+    assert_eq!(envoy.send(&upload).status, 200);
+    assert!(upstream.only().body == body, "the whole body is forwarded");
     // From now on checks wait in Redis, and their clients leave at random, or stay.
     redis.pause();
     let allowed = Arc::new(AtomicUsize::new(0));
@@ -200,7 +210,27 @@ fn envoy_ends_while_checks_wait_and_no_audit_line_is_lost() {
     assert_eq!(allowed.load(Ordering::Relaxed), 0, "no check that waits is an allowed one");
     let lines = tollgate.audit();
     let with = |decision: &str| lines.iter().filter(|line| line["decision"] == decision).count();
-    assert_eq!(with("allow"), ANSWERED, "{lines:#?}");
+    assert_eq!(with("allow"), ANSWERED + 1, "{lines:#?}");
     let log = envoy.process.err();
     assert!(!log.contains("panic") && !log.contains("were not written"), "{log}");
+}
+
+/// As at a hot restart, where the process before still has the ports.
+#[test]
+fn a_port_that_is_taken_is_bound_when_it_is_free() {
+    let dir = tempfile::tempdir().unwrap();
+    Issuer::new("https://auth.example.com").publish(dir.path());
+    let upstream = Upstream::start();
+    let taken = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+    let port = taken.local_addr().unwrap().port();
+    let listen = format!("listen: {{ embedded: true, ops: \"127.0.0.1:{port}\" }}\n");
+    Tollgate::write_embedded(dir.path(), &(listen + POLICY));
+    let mut envoy = Envoy::start(dir.path(), upstream.port, EMBEDDED_CURRENT, |config| config);
+    envoy.process.until("the refusal of the port", |envoy| {
+        envoy.err().contains("not listening yet, trying again").then_some(())
+    });
+    assert_eq!(envoy.send(&Request::get("/health")).status, 200, "checks are answered meanwhile");
+    drop(taken);
+    let tollgate = Tollgate::inside(dir.path(), &mut envoy.process);
+    assert_eq!(tollgate.ops, port);
 }
