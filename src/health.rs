@@ -1,5 +1,5 @@
-//! `listen.ops`: `/healthz`, `/readyz` and `/metrics`. Answers hold no secret and nothing of the
-//! request, and no request changes anything.
+//! `listen.ops`: `/healthz`, `/readyz`, `/metrics`, and the metadata of protected resources (RFC 9728).
+//! Answers hold no secret and nothing of the request, and no request changes anything.
 
 mod text;
 
@@ -8,10 +8,12 @@ use std::{fmt, sync::Arc};
 use bytes::Bytes;
 use http::{
     HeaderValue, Method, Request, Response, StatusCode,
-    header::{ALLOW, CACHE_CONTROL, CONTENT_LENGTH, CONTENT_TYPE, X_CONTENT_TYPE_OPTIONS},
+    header::{ALLOW, CACHE_CONTROL, CONTENT_LENGTH, CONTENT_TYPE, HOST, X_CONTENT_TYPE_OPTIONS},
+    uri::Authority,
 };
 use serde_json::json;
 use tokio::sync::Semaphore;
+use tollgate_core::{policy::Policy, route::resource::WELL_KNOWN};
 
 pub use self::text::{Text, TooSlow};
 use crate::observe::{
@@ -40,6 +42,7 @@ pub struct Health {
     observer: Arc<Observer>,
     readiness: Box<dyn Fn() -> ReadinessReport + Send + Sync>,
     status: Box<dyn Fn() -> Status + Send + Sync>,
+    policy: Box<dyn Fn() -> Option<Arc<Policy>> + Send + Sync>,
     unread: Arc<Semaphore>,
 }
 
@@ -50,14 +53,17 @@ impl fmt::Debug for Health {
 }
 
 impl Health {
-    /// Creates the handlers. Both functions are called for each request and must not block.
+    /// Creates the handlers. The functions are called for each request and must not block.
     pub fn new(
         observer: Arc<Observer>,
         readiness: impl Fn() -> ReadinessReport + Send + Sync + 'static,
         status: impl Fn() -> Status + Send + Sync + 'static,
+        policy: impl Fn() -> Option<Arc<Policy>> + Send + Sync + 'static,
     ) -> Self {
         let unread = Arc::new(Semaphore::new(UNREAD));
-        Self { observer, readiness: Box::new(readiness), status: Box::new(status), unread }
+        let (readiness, status, policy) =
+            (Box::new(readiness) as _, Box::new(status) as _, Box::new(policy) as _);
+        Self { observer, readiness, status, policy, unread }
     }
 }
 
@@ -65,8 +71,11 @@ impl Health {
 pub async fn handle<B>(health: &Health, request: Request<B>) -> Response<Text> {
     let mut room = None;
     let (status, kind, body) = match (request.uri().path(), request.method()) {
-        ("/healthz" | "/readyz" | "/metrics", method)
-            if method != Method::GET && method != Method::HEAD =>
+        (path, method)
+            if (matches!(path, "/healthz" | "/readyz" | "/metrics")
+                || path.starts_with(WELL_KNOWN))
+                && method != Method::GET
+                && method != Method::HEAD =>
         {
             let mut response =
                 respond(StatusCode::METHOD_NOT_ALLOWED, TEXT, Text::short("only GET and HEAD\n"));
@@ -92,6 +101,10 @@ pub async fn handle<B>(health: &Health, request: Request<B>) -> Response<Text> {
                 ),
             }
         }
+        (path, _) if path.starts_with(WELL_KNOWN) => match resource(health, &request) {
+            Some(metadata) => (StatusCode::OK, JSON, metadata),
+            None => (StatusCode::NOT_FOUND, TEXT, "no route has this resource\n".into()),
+        },
         _ => (StatusCode::NOT_FOUND, TEXT, "only /healthz, /readyz and /metrics are here\n".into()),
     };
     let head = request.method() == Method::HEAD;
@@ -115,6 +128,16 @@ async fn metrics(health: &Health) -> Option<String> {
     tokio::task::spawn_blocking(move || observer.exposition(status).ok()).await.ok().flatten()
 }
 
+/// Returns the metadata of the resource that a request means by its host and its path.
+fn resource<B>(health: &Health, request: &Request<B>) -> Option<String> {
+    let policy = (health.policy)()?;
+    let header = request.headers().get(HOST).and_then(|host| host.to_str().ok());
+    let host = request.uri().authority().map(Authority::as_str).or(header)?;
+    let path = request.uri().path();
+    let resource = policy.resources.iter().find(|resource| resource.is_at(host, path))?;
+    serde_json::to_string(resource).ok().map(|json| format!("{json}\n"))
+}
+
 fn readyz(report: &ReadinessReport) -> (StatusCode, &'static str, String) {
     let ReadinessReport { ready, missing } = report;
     let status = if *ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
@@ -135,6 +158,11 @@ fn respond(status: StatusCode, kind: &'static str, body: Text) -> Response<Text>
 mod tests {
     use http_body_util::BodyExt as _;
 
+    use tollgate_core::{
+        config::{Document, Errors},
+        policy::PolicyConfig,
+    };
+
     use super::*;
     use crate::observe::{
         audit::Audit,
@@ -148,7 +176,7 @@ mod tests {
         );
         let missing: Vec<String> = missing.iter().map(|text| (*text).to_owned()).collect();
         let report = ReadinessReport { ready, missing };
-        Health::new(Arc::new(observer), move || report.clone(), Status::default)
+        Health::new(Arc::new(observer), move || report.clone(), Status::default, || None)
     }
 
     async fn get(health: &Health, method: &str, path: &str) -> (u16, String, String) {
@@ -185,6 +213,42 @@ mod tests {
                 (status, kind.to_owned(), body.to_owned()),
                 "{method} {path}"
             );
+        }
+    }
+
+    #[tokio::test]
+    async fn the_metadata_of_a_resource_is_found_by_host_and_path() {
+        const FILE: &str = "
+issuers:
+  - issuer: https://auth.example.com
+    audiences: ['https://api.example.com/mcp']
+    algorithms: [RS256]
+    jwks: { file: /jwks }
+routes:
+  - { match: { methods: [POST], paths: [/mcp] }, scopes: ['mcp:use'], audience: 'https://api.example.com/mcp' }
+";
+        let document = Document::parse(FILE, &|_| None).unwrap();
+        let config: PolicyConfig = document.read().unwrap();
+        let policy = Arc::new(Policy::compile(&config, &mut Errors::default()).unwrap());
+        let mut health = health(true, &[]);
+        health.policy = Box::new(move || Some(Arc::clone(&policy)));
+        let get = async |host: &str, path: &str| {
+            let request = Request::get(path).header("host", host).body(()).unwrap();
+            let response = handle(&health, request).await;
+            let status = response.status().as_u16();
+            let body = response.into_body().collect().await.unwrap().to_bytes();
+            (status, serde_json::from_slice(&body).unwrap_or(json!(null)))
+        };
+        let path = "/.well-known/oauth-protected-resource/mcp";
+        let expected = json!({
+            "resource": "https://api.example.com/mcp",
+            "authorization_servers": ["https://auth.example.com"],
+            "scopes_supported": ["mcp:use"],
+            "bearer_methods_supported": ["header"],
+        });
+        assert_eq!(get("api.example.com", path).await, (200, expected));
+        for (host, path) in [("other.example.com", path), ("api.example.com", WELL_KNOWN)] {
+            assert_eq!(get(host, path).await, (404, json!(null)), "{host}{path}");
         }
     }
 

@@ -151,7 +151,8 @@ fn health_of(
         }
         ReadinessReport { ready, missing }
     };
-    Health::new(Arc::clone(engine.observer()), report, status)
+    let policy = engine.policy();
+    Health::new(Arc::clone(engine.observer()), report, status, move || Some(policy()))
 }
 
 /// The state of the certificates of a listener.

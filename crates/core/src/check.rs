@@ -454,7 +454,7 @@ fn check_audience(route: &Route, policy: &Policy, principal: &Principal) -> Resu
     if principal.kind() != CredentialKind::Jwt || principal.has_audience(place) {
         return Ok(());
     }
-    let audience = policy.audiences.get(place).map_or("", |audience| audience);
+    let audience = policy.resources.get(place).map_or("", |resource| &resource.resource);
     Err(Denial::new(
         Reason::WrongAudience,
         format!("the token is not for `{audience}`, which the route requires"),

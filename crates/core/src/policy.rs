@@ -20,7 +20,7 @@ use crate::{
     },
     request::HeaderNames,
     revocation::{ExternalDenylist, RevocationConfig},
-    route::{self, OnOutage, RouteEntry, RouteTable},
+    route::{self, OnOutage, RouteEntry, RouteTable, resource::ResourceMetadata},
     rule::{
         category::{Categories, CategoryConfig},
         model::{ModelConfig, Models, TierConfig},
@@ -100,7 +100,7 @@ pub struct Policy {
     /// The identity headers that upstreams get.
     pub identity_headers: IdentityHeaders,
     /// The resources that tokens of some route have to be for.
-    pub audiences: Vec<Arc<str>>,
+    pub resources: Vec<ResourceMetadata>,
     /// The facts of a check that Envoy gets as dynamic metadata.
     pub dynamic_metadata: DynamicMetadata,
     /// Upstream keys, in the order in which routes refer to them.
@@ -195,7 +195,7 @@ impl Policy {
             models: &models,
             limits: &limits,
             upstream_keys: Vec::new(),
-            audiences: Vec::new(),
+            resources: Vec::new(),
             issuers: &issuers,
             claims: BTreeSet::new(),
             has_metering: config.metering.is_some(),
@@ -205,13 +205,14 @@ impl Policy {
                 .is_some_and(ClientCertificates::accepts_certificates),
         };
         let compiled = route::compile(&config.routes, &mut parts, &root.key("routes"), errors);
-        let (upstream_keys, audiences) = (parts.upstream_keys, parts.audiences);
+        let (upstream_keys, resources) = (parts.upstream_keys, parts.resources);
         let mut claims = parts.claims;
         claims.extend(limit_config::claims(&config.limits));
         if limits.values().any(|limit| limit.counts_tokens() && limit.is_settled()) {
             claims.insert(TOKEN_BUDGET.to_owned());
         }
-        issuers.retain(claims, audiences.clone());
+        let audiences = resources.iter().map(|resource| Arc::from(resource.resource.as_str()));
+        issuers.retain(claims, audiences.collect());
         let denylists =
             ExternalDenylist::compile(&config.revocation, &root.key("revocation"), errors);
         let identity_headers = IdentityHeaders::compile(
@@ -248,7 +249,7 @@ impl Policy {
             denylists,
             require_https: config.require_https,
             identity_headers,
-            audiences,
+            resources,
             dynamic_metadata,
             upstream_keys,
             on_outage,

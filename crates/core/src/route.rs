@@ -9,6 +9,7 @@ mod compile;
 mod entry;
 mod fixed_charge;
 pub mod preset;
+pub mod resource;
 mod table;
 
 use std::{
@@ -20,8 +21,8 @@ use std::{
 use schemars::JsonSchema;
 use serde::Deserialize;
 
-use self::accepted::AcceptedCredentials;
 pub(crate) use self::compile::compile;
+use self::{accepted::AcceptedCredentials, resource::ResourceMetadata};
 pub use self::{entry::RouteEntry, table::RouteTable};
 use crate::{
     credential::{api_key::ApiKeys, jwt::issuer::Issuers},
@@ -252,7 +253,7 @@ pub(crate) struct CompileContext<'a> {
     pub(crate) upstream_keys: Vec<SecretSource>,
     pub(crate) categories: &'a Arc<Categories>,
     /// The resources of the routes compiled so far.
-    pub(crate) audiences: Vec<Arc<str>>,
+    pub(crate) resources: Vec<ResourceMetadata>,
     /// The issuers of the policy.
     pub(crate) issuers: &'a Issuers,
     /// The claims that the conditions compiled so far read.

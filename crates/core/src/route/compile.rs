@@ -8,6 +8,7 @@ use super::{
     accepted::AcceptedCredentials,
     fixed_charge::{FixedCharges, is_batch},
     preset::{self, Preset, PresetConfig, members::Catalog},
+    resource::ResourceMetadata,
     table::{DuplicateRoute, HostPattern},
 };
 use crate::{
@@ -365,11 +366,16 @@ fn audience(
         );
         errors.push_presuming(&path.key("audience"), &[root.key("issuers")], message);
     }
-    let known = context.audiences.iter().position(|known| **known == *audience);
-    Some(known.unwrap_or_else(|| {
-        context.audiences.push(audience.into());
-        context.audiences.len() - 1
-    }))
+    let resources = &mut context.resources;
+    let known = resources.iter().position(|known| known.resource == audience);
+    let place = known.unwrap_or_else(|| {
+        resources.push(ResourceMetadata::new(audience, context.issuers));
+        resources.len() - 1
+    });
+    if let (Some(scopes), Some(resource)) = (&config.scopes, resources.get_mut(place)) {
+        resource.add(scopes);
+    }
+    Some(place)
 }
 
 /// Returns the kinds of credentials that the route accepts: no kind that is not named or default
