@@ -381,10 +381,12 @@ fn enter<'a>(
         return Err(Denial::new(Reason::Internal, "the result belongs to another credential"));
     }
     // Before the principal is evidence: without the proof, it is not the client.
+    evidence.stage = Stage::Verification(Check::Claims);
     if let Some(confirmation) = principal.confirmation() {
         let section = policy.client_certificates.as_ref();
         authenticate::check_confirmation(confirmation, &request, section)?;
     }
+    evidence.stage = Stage::Verification(Check::Audience);
     check_audience(route, policy, &principal)?;
     let principal = &*evidence.principal.insert(principal);
     if let Some(rule) = &route.websocket {
