@@ -68,7 +68,9 @@ def module():
     directory = ROOT / os.environ.get("CARGO_TARGET_DIR", "target") / PROFILE
     if os.environ.get("BUILD") != "no":
         say("building the module for Envoy (minutes the first time, seconds after)")
-        if subprocess.run(["cargo", "build", "-p", "tollgate-envoy", "--profile", PROFILE], cwd=ROOT).returncode:
+        # The library alone: beside an rlib it would be linked without LTO.
+        command = ["cargo", "rustc", "-p", "tollgate-envoy", "--lib", "--crate-type", "cdylib", "--profile", PROFILE]
+        if subprocess.run(command, cwd=ROOT).returncode:
             raise Failed("the build failed, see above")
     if not (directory / "libtollgate_envoy.so").exists():
         raise Failed(f"{directory}/libtollgate_envoy.so is missing")
