@@ -35,7 +35,12 @@ const MAX_BODY: usize = 16 << 20;
 /// The variable with a number: of the rows every so many are sent.
 pub(crate) const STEP: &str = "CORPUS_STEP";
 
-pub(crate) fn files() -> Vec<(String, CaseFile)> {
+fn files() -> Vec<(String, CaseFile)> {
+    files_with(|_| true)
+}
+
+/// The case files whose name is wanted. To read one makes its keys.
+pub(crate) fn files_with(is_wanted: impl Fn(&str) -> bool) -> Vec<(String, CaseFile)> {
     let directory = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../../tests/cases");
     let mut paths: Vec<PathBuf> =
         std::fs::read_dir(&directory).unwrap().map(|entry| entry.unwrap().path()).collect();
@@ -45,7 +50,8 @@ pub(crate) fn files() -> Vec<(String, CaseFile)> {
         let file = CaseFile::parse(&std::fs::read_to_string(&path).unwrap());
         (name.clone(), file.unwrap_or_else(|errors| panic!("{name}: {errors:?}")))
     };
-    paths.into_iter().map(file).collect()
+    let named = |path: &PathBuf| is_wanted(&path.file_name().unwrap().to_string_lossy());
+    paths.into_iter().filter(named).map(file).collect()
 }
 
 /// Why Envoy cannot send a row to the module, and where the row is tested instead.

@@ -24,7 +24,7 @@ use tollgate_envoy::shell::Shell;
 use tollgate_testkit::wait::until;
 
 use crate::{
-    corpus::{files, sent},
+    corpus::{files_with, sent},
     envoy::{Config, Outcome, Running, Sent},
     stored::{Moment, Stored},
 };
@@ -49,10 +49,7 @@ struct Bounds {
 const USUAL: Bounds = Bounds { max_body: 1 << 20, max_in_flight: 8 << 20, is_late: false };
 
 fn row() -> (Snapshot, Request, tollgate_core::time::Timestamp) {
-    for (name, file) in files() {
-        if name != "models.yaml" {
-            continue;
-        }
+    for (_, file) in files_with(|name| name == "models.yaml") {
         let snapshot = file.snapshot().unwrap();
         for case in file.cases(None).unwrap() {
             let is_allowed =
