@@ -47,8 +47,9 @@ use crate::{
 pub const STREAM_PATH: &str = "/envoy.service.accesslog.v3.AccessLogService/StreamAccessLogs";
 
 /// The size of the largest message, in bytes. With the shipped configuration each has one entry, of
-/// some KiB; Envoy's own buffer is 16 KiB.
-const MAX_MESSAGE: usize = 1 << 20;
+/// some KiB. A client may ask `SGLang` for log probabilities, which are beside its usage in an object
+/// of up to 10 MiB: a report that is not read would free what its request holds while it runs.
+const MAX_MESSAGE: usize = 12 << 20;
 
 /// The most streams. Each worker thread of a proxy opens one.
 const MAX_STREAMS: usize = 256;

@@ -418,6 +418,7 @@ limits: [{{ name: l, by: [subject], tokens: 8/day }}, {{ name: r, by: [subject],
             posts("/v1/videos", "limits: [l], fixed_tokens: 7"),
             format!("{realtime}, fixed_tokens: 7"),
             format!("{metered}, background_tokens: 7"),
+            posts("/v1/*", "model: { from: body }, limits: [l], background_tokens: 7"),
             "preset: vllm, open: [realtime, batch], limits: [l], fixed_tokens: 7".to_owned(),
             "preset: vllm, limits: [l], background_tokens: 7".to_owned(),
             "preset: vllm, open: [realtime], limits: [l], fixed_tokens: 7, background_tokens: 8"
@@ -435,6 +436,14 @@ limits: [{{ name: l, by: [subject], tokens: 8/day }}, {{ name: r, by: [subject],
             (posts("/a", "limits: [l], fixed_tokens: 0"), "nonzero"),
             (posts("/a", "limits: [l], fixed_tokens: 9007199254740993"), "larger than 2^53"),
             (both, "remove one of the two"),
+            (
+                posts(
+                    "/v1/chat/completions",
+                    "model: { from: body }, limits: [l], background_tokens: 7",
+                ),
+                "only requests of the Responses API",
+            ),
+            ("preset: tgi, limits: [l], background_tokens: 7".to_owned(), "no route of the preset"),
             (
                 posts("/v1/batches", "limits: [l], fixed_tokens: 7, on_outage: local"),
                 "`local` cannot count a fixed charge",

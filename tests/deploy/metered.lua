@@ -122,7 +122,7 @@ end
 function envoy_on_response(handle)
   local check = handle:streamInfo():dynamicMetadata():get("envoy.filters.http.ext_authz")
   if check == nil or check["reservation"] == nil then return end
-  local kind = handle:headers():get("content-type") or ""
+  local kind = (handle:headers():get("content-type") or ""):lower()
   if kind:find("^application/json") or kind:find("^application/x%-ndjson") or kind:find("^application/jsonl") then
     read_document(handle)
   elseif kind:find("^text/event%-stream") then

@@ -485,6 +485,12 @@ pub(super) fn shapes(version: &str) {
     ];
     let lines = lines.map(|line| format!("{line}\n")).to_vec();
     assert_eq!(rig.charged_for("lines", "application/x-ndjson", lines), 285);
+    // What a client asks for beside its usage makes no report too large.
+    let probabilities = "x".repeat(3 << 20);
+    let meta = json!({ "meta_info": { "prompt_tokens": 5, "completion_tokens": 16, "input_token_logprobs": probabilities } });
+    assert_eq!(rig.charged_for("log probabilities", SSE, events(&[meta])), 21);
+    let usage = r#"{"usage":{"total_tokens":59}}"#.to_owned();
+    assert_eq!(rig.charged_for("capitals", "Application/JSON; Charset=UTF-8", vec![usage]), 59);
     // Larger than any buffer of Envoy: the body is not held.
     let large = json!({ "text": "x".repeat(3 << 20), "usage": { "total_tokens": 59 } });
     assert_eq!(rig.charged_for("a large body", JSON, vec![large.to_string()]), 59);

@@ -54,7 +54,7 @@ async fn a_stream_is_read_to_its_end_and_ends_with_tollgate() {
     };
     messages.send(message(vec![HttpAccessLogEntry::default(); 3])).await.unwrap();
     // Larger than a message may be: it is skipped, and the stream goes on.
-    let cluster = "x".repeat(2 << 20);
+    let cluster = "x".repeat(13 << 20);
     let common = AccessLogCommon { upstream_cluster: cluster, ..Default::default() };
     let large = HttpAccessLogEntry { common_properties: Some(common), ..Default::default() };
     messages.send(message(vec![large])).await.unwrap();

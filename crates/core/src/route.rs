@@ -96,9 +96,9 @@ pub struct RouteConfig {
     /// its usage: for work whose usage is in no response, such as WebSockets and batches. Nothing is
     /// held and no bound is written into requests. Default: requests are charged their usage.
     pub fixed_tokens: Option<NonZeroU64>,
-    /// What a request with `background: true` is charged at admission by the limits on `tokens`: the
-    /// usage of its answer is in no response. Default: such a request is denied on routes with these
-    /// limits.
+    /// What a request of the Responses API (`.../responses`) with `background: true` is charged at
+    /// admission by the limits on `tokens`: the usage of its answer is in no response. Default: such
+    /// a request is denied on routes with these limits.
     pub background_tokens: Option<NonZeroU64>,
     /// How the size of a request is computed, on a preset's route.
     #[serde(skip)]

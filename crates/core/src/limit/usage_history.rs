@@ -25,6 +25,11 @@ pub const QUANTILE: u32 = 90;
 /// in English text. Streams have more, and are counted too high until the first reports.
 const SIXTEENTHS: u64 = 64;
 
+/// The most bytes for one token, in sixteenths of a byte: 256 bytes, about an event of a stream with
+/// one token. A client chooses what else its responses consist of, such as log probabilities, and
+/// streams that are cut would cost it next to nothing.
+const MOST_SIXTEENTHS: u64 = 256 * 16;
+
 /// The histories that a request belongs to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct HistoryIds {
@@ -72,7 +77,8 @@ impl UsageHistory {
     pub fn learnt(&self) -> Option<LearntUsage> {
         let (_, tokens) = self.tokens.quantile(QUANTILE)?;
         // Fewer bytes for a token are more tokens.
-        let sixteenths = self.sixteenths.quantile(50).map(|(least, _)| least.max(1));
+        let sixteenths =
+            self.sixteenths.quantile(50).map(|(least, _)| least.clamp(1, MOST_SIXTEENTHS));
         Some(LearntUsage { tokens, sixteenths })
     }
 }
@@ -195,6 +201,16 @@ mod tests {
         }
         assert_eq!(tokens_of_response(history.learnt(), 4000), 21);
         assert_eq!(tokens_of_response(learnt, u64::MAX), u64::MAX.div_ceil(3072));
+    }
+
+    #[test]
+    fn responses_with_many_bytes_for_a_token_do_not_make_others_cheap() {
+        let mut history = history([]);
+        for _ in 0..8 {
+            // One token, and the log probabilities of the prompt.
+            history.record(ObservedUsage { tokens: 60, answer: Some((1, 1_000_000)) });
+        }
+        assert_eq!(tokens_of_response(history.learnt(), 256_000), 1000);
     }
 
     proptest! {

@@ -25,7 +25,7 @@ pub use self::{
     field_plan::FieldPlan,
     form::FormPlan,
     member_plan::{Opened, Wanted},
-    outline::Outline,
+    outline::{Background, Outline},
     plan::{Cap, Plan, PlanError, Pointer, PointerError, bounds_answer, cap_names},
 };
 use self::{field_plan::FieldError, media_type::Parameter};

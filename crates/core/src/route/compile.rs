@@ -6,7 +6,7 @@ use std::{collections::BTreeSet, num::NonZeroU64, sync::Arc};
 use super::{
     CompileContext, OnOutage, Route, RouteConfig, RouteEntry, RouteTable,
     accepted::AcceptedCredentials,
-    fixed_charge::{FixedCharges, is_batch},
+    fixed_charge::{FixedCharges, is_batch, may_run_in_background},
     preset::{self, Preset, PresetConfig, members::Catalog},
     resource::ResourceMetadata,
     table::{DuplicateRoute, HostPattern},
@@ -264,6 +264,14 @@ fn route(
     let charges_tokens = holds.iter().any(|limit| limit.charges_tokens());
     let charges = FixedCharges { all: config.fixed_tokens, background: config.background_tokens };
     charges.check(charges_tokens, path, errors);
+    if charges.background.is_some()
+        && !config.matches.paths.iter().any(|path| may_run_in_background(path))
+    {
+        errors.push(
+            &path.key("background_tokens"),
+            "only requests of the Responses API (`/v1/responses`) run in the background; remove this",
+        );
+    }
     let fixed_tokens = charges.all.map(NonZeroU64::get);
     let sizing = (counts_tokens && fixed_tokens.is_none()).then(|| {
         let known = config.sizing.unwrap_or_else(|| Sizing {

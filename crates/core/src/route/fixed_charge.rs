@@ -4,6 +4,7 @@ use std::num::NonZeroU64;
 
 use crate::{
     config::{Errors, Path},
+    rule::size::runs_in_background,
     time::MAX_COUNT,
 };
 
@@ -38,6 +39,11 @@ impl FixedCharges {
             );
         }
     }
+}
+
+/// Whether requests to a path of a route may run in the background.
+pub(in crate::route) fn may_run_in_background(path: &str) -> bool {
+    path.contains(['*', '{']) || runs_in_background(path)
 }
 
 /// Whether a path is that of batches, whose usage is in no response.

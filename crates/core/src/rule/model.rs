@@ -363,7 +363,8 @@ fn compile_size(config: &ModelConfig, path: &Path, errors: &mut Errors) -> Optio
     }
     Some(ModelSize {
         context,
-        max_output: config.max_output.unwrap_or(context),
+        // A server reads 0 as no bound at all.
+        max_output: config.max_output.unwrap_or(context).max(1),
         media: config.max_tokens_per_media.unwrap_or(context),
         template: config.template_tokens.unwrap_or(TEMPLATE),
         is_continuous: config.usage == Some(UsageReports::Continuous),

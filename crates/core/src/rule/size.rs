@@ -25,7 +25,7 @@ use serde_json::{Map, Value};
 
 use crate::{
     denial::{Denial, Reason, malformed},
-    request::body::{BodyFacts, Cap, CappedNumber, Outline, Parts},
+    request::body::{Background, BodyFacts, Cap, CappedNumber, Outline, Parts},
 };
 
 /// The members of a document that a proxy writes: those that servers read a bound of the answer from
@@ -35,6 +35,10 @@ pub(crate) const WRITTEN: [&str; 4] =
 
 /// The option of a stream that asks for the usage in each event.
 const CONTINUOUS_USAGE: &str = "continuous_usage_stats";
+
+/// The most bytes of the client's `stream_options`. The proxy repeats them in each of its reports, which
+/// are read up to a size.
+const MOST_OPTIONS: usize = 4096;
 
 /// Tokens that a chat template adds to one message at most.
 const MESSAGE: u64 = 16;
@@ -144,7 +148,9 @@ impl SizedRequest {
         let Some(api) = sizing.api.filter(|_| sizing.generates && facts.bytes > 0) else {
             return Ok(unchanged);
         };
-        if outline.is_background && sizing.background.is_some() {
+        // Elsewhere a server ignores the member, and answers with all that was asked for.
+        let is_charged = outline.background == Background::Yes && runs_in_background(path);
+        if is_charged && sizing.background.is_some() {
             // Nothing is written that would end the answer before the context.
             let named = largest(facts, |cap| cap == Cap::Tokens).filter(|tokens| *tokens > 0);
             let output = named.unwrap_or(model.context).min(model.context);
@@ -156,7 +162,7 @@ impl SizedRequest {
                 "the body has a number beyond 2^53, which the proxy would change",
             ));
         }
-        if outline.is_background {
+        if outline.background != Background::No {
             let cause = "the usage of an answer in the background is in no response";
             return Err(Denial::new(Reason::FieldForbidden, cause)
                 .with_listed_member("background")
@@ -203,6 +209,11 @@ impl SizedRequest {
     }
 }
 
+/// Whether a server may run the requests of a path in the background: those of the Responses API.
+pub(crate) fn runs_in_background(path: &str) -> bool {
+    path.trim_end_matches('/').ends_with("/responses")
+}
+
 /// Whether the proxy writes every member of a document with this name.
 fn is_written(number: &CappedNumber, outline: &Outline<'_>) -> bool {
     WRITTEN.contains(&&*number.name)
@@ -220,6 +231,12 @@ fn stream_options(
     answers: u64,
     is_continuous: bool,
 ) -> Result<Map<String, Value>, Denial> {
+    let bytes = outline.stream_options.iter().map(|(name, json)| name.len() + json.len());
+    if bytes.sum::<usize>() > MOST_OPTIONS {
+        return Err(
+            malformed("`stream_options` has more than 4096 bytes").with_param("stream_options")
+        );
+    }
     let mut options = Map::new();
     for (name, json) in &outline.stream_options {
         let value = serde_json::from_str(json)
@@ -462,6 +479,20 @@ mod tests {
     }
 
     #[test]
+    fn the_options_of_a_stream_are_bounded() {
+        let sized_with = |bytes: usize, path: &str| {
+            let filler = "x".repeat(bytes);
+            let body = format!(r#"{{"stream":true,"stream_options":{{"a":"{filler}"}}}}"#);
+            sized(path, &body).map(|_| ())
+        };
+        let chat = "/v1/chat/completions";
+        assert_eq!(sized_with(MOST_OPTIONS - 3, chat), Ok(()));
+        assert_eq!(sized_with(MOST_OPTIONS - 2, chat), Err(Reason::MalformedRequest));
+        // Nothing of it is returned to the proxy.
+        assert_eq!(sized_with(MOST_OPTIONS, "/v1/messages"), Ok(()));
+    }
+
+    #[test]
     fn a_server_that_counts_each_event_is_asked_to() {
         let options = |body: &str, is_continuous| {
             let document = crate::request::body::outline_of(body.as_bytes());
@@ -497,6 +528,27 @@ mod tests {
         assert_eq!((named.fixed, named.size.output), (Some(70), 50));
         let plain = of(r#"{"background":false}"#, &[]);
         assert_eq!((plain.fixed, plain.changes.bounds.len()), (None, 1));
+    }
+
+    #[test]
+    fn a_fixed_charge_is_for_work_that_a_server_runs_in_the_background() {
+        let fixed = Sizing { background: Some(70), ..CHAT };
+        let of = |path: &str, value: &str| {
+            let body = format!(r#"{{"background":{value}}}"#);
+            let document = crate::request::body::outline_of(body.as_bytes());
+            let sized = SizedRequest::of(fixed, path, MODEL, &facts(1, &[]), &document);
+            sized.map(|sized| sized.fixed).map_err(|denial| denial.reason)
+        };
+        assert_eq!(of("/v1/responses", "true"), Ok(Some(70)));
+        assert_eq!(of("/openai/v1/responses/", "true"), Ok(Some(70)));
+        // A server that reads false answers at once, and one that ignores the member, too.
+        for value in ["0", "1", r#""false""#, r#""true""#, "[]", "{}"] {
+            assert_eq!(of("/v1/responses", value), Err(Reason::FieldForbidden), "{value}");
+        }
+        for path in ["/v1/chat/completions", "/v1/completions", "/v1/messages", "/generate"] {
+            assert_eq!(of(path, "true"), Err(Reason::FieldForbidden), "{path}");
+            assert_eq!(of(path, "false"), Ok(None), "{path}");
+        }
     }
 
     #[test]

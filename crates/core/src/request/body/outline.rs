@@ -26,7 +26,7 @@ pub struct Outline<'a> {
     /// Whether the answer is streamed.
     pub is_streamed: bool,
     /// Whether the server answers before it has generated.
-    pub is_background: bool,
+    pub background: Background,
     /// The members of `stream_options`, with their JSON.
     pub stream_options: Vec<(Cow<'a, str>, &'a str)>,
     /// The members of the document that bound an answer, with their values.
@@ -39,6 +39,18 @@ pub struct Outline<'a> {
     pub media_bytes: u64,
     /// Whether a proxy that reads numbers as doubles writes the same document again.
     pub is_exact: bool,
+}
+
+/// The member `background`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Background {
+    /// It is left out, `null` or `false`.
+    #[default]
+    No,
+    /// It is `true`.
+    Yes,
+    /// It has another type. Servers differ in what they read.
+    Unclear,
 }
 
 /// Reads the outline of a body.
@@ -302,9 +314,13 @@ impl<'a> Reader<'a> {
                 outline.messages = outline.messages.saturating_add(*count);
             }
             ("tools" | "functions", Value::List(count)) => outline.has_tools |= *count > 0,
-            ("stream", value) => outline.is_streamed = matches!(value, Value::Scalar("true")),
+            ("stream", value) => outline.is_streamed = is_set && !is_false(value),
             ("background", value) => {
-                outline.is_background = is_set && !matches!(value, Value::Scalar("false"));
+                outline.background = match value {
+                    Value::Scalar("true") => Background::Yes,
+                    Value::Scalar("false" | "null") => Background::No,
+                    _ => Background::Unclear,
+                };
             }
             ("previous_response_id" | "conversation" | "chat_template" | "template", _) => {
                 outline.is_open |= is_set;
@@ -320,6 +336,18 @@ impl<'a> Reader<'a> {
         let known = self.outline.nested_bound.take();
         let bounds = [known, bound_of(key, value)].into_iter().flatten();
         self.outline.nested_bound = bounds.max_by_key(|(_, number)| *number);
+    }
+}
+
+/// Whether servers that convert types read a value as false. What they may read as true streams the
+/// answer.
+fn is_false(value: &Value<'_>) -> bool {
+    match value {
+        Value::Scalar(scalar) => *scalar == "false" || scalar.parse() == Ok(0.0),
+        Value::Text(text) => ["0", "off", "f", "false", "n", "no"]
+            .iter()
+            .any(|word| text.inner.eq_ignore_ascii_case(word)),
+        Value::List(_) | Value::Object => false,
     }
 }
 
@@ -362,7 +390,7 @@ mod tests {
         assert_eq!(chat.stream_options, [("chunk_size".into(), "2"), ("x".into(), r#"{"a":[1]}"#)]);
         assert_eq!(chat.bounds, [("max_tokens", 5), ("max_completion_tokens", 9)]);
         assert_eq!(chat.nested_bound, Some(("num_predict", 3)));
-        assert!(chat.is_exact && !chat.is_open && !chat.is_background);
+        assert!(chat.is_exact && !chat.is_open && chat.background == Background::No);
         let plain = outline(
             r#"{"input":"a","tools":[],"stream":false,"max_tokens":null,"background":false}"#,
         );
@@ -419,8 +447,35 @@ mod tests {
         {
             assert!(!outline(text).is_open, "{text}");
         }
-        assert!(outline(r#"{"background":true}"#).is_background);
-        assert!(outline(r#"{"background":1}"#).is_background);
+    }
+
+    #[test]
+    fn work_in_the_background_is_asked_for_by_true_alone() {
+        for (value, expected) in [
+            ("true", Background::Yes),
+            ("false", Background::No),
+            ("null", Background::No),
+            ("0", Background::Unclear),
+            ("1", Background::Unclear),
+            (r#""false""#, Background::Unclear),
+            (r#""true""#, Background::Unclear),
+            ("{}", Background::Unclear),
+        ] {
+            let text = format!(r#"{{"background":{value}}}"#);
+            assert_eq!(outline(&text).background, expected, "{text}");
+        }
+    }
+
+    #[test]
+    fn a_stream_is_whatever_a_server_may_read_as_true() {
+        for value in ["true", "1", "1.0", "2", r#""true""#, r#""1""#, r#""on""#, "[]", "{}"] {
+            let text = format!(r#"{{"stream":{value}}}"#);
+            assert!(outline(&text).is_streamed, "{text}");
+        }
+        for value in ["false", "null", "0", "0.0", "-0", r#""false""#, r#""No""#, r#""off""#] {
+            let text = format!(r#"{{"stream":{value}}}"#);
+            assert!(!outline(&text).is_streamed, "{text}");
+        }
     }
 
     #[test]

@@ -17,7 +17,7 @@ use crate::{
     request::body::Opened,
     route::{
         MatchConfig, OnOutage, RouteConfig,
-        fixed_charge::{FixedCharges, is_batch},
+        fixed_charge::{FixedCharges, is_batch, may_run_in_background},
     },
     rule::{
         category::CategoryRuleConfig,
@@ -90,8 +90,8 @@ pub struct PresetConfig {
     /// `tokens`: their usage is in no response. Default: these limits cannot be set while such
     /// routes are open.
     pub fixed_tokens: Option<NonZeroU64>,
-    /// What a request with `background: true` is charged at admission by the limits on `tokens`.
-    /// Default: such a request is denied on routes with these limits.
+    /// What a request of the Responses API with `background: true` is charged at admission by the
+    /// limits on `tokens`. Default: such a request is denied on routes with these limits.
     pub background_tokens: Option<NonZeroU64>,
     /// The behaviour if the store does not answer. Default `deny`.
     #[serde(default)]
@@ -247,7 +247,7 @@ pub(in crate::route) fn expand<'a>(
                 fixed_tokens: config.fixed_tokens.filter(|_| is_fixed && charges_tokens),
                 background_tokens: config
                     .background_tokens
-                    .filter(|_| charges_tokens && !(is_fixed && config.fixed_tokens.is_some())),
+                    .filter(|_| charges_tokens && !is_fixed && may_run_in_background(listed)),
                 sizing: Some(Sizing {
                     generates: !route.scopes.iter().any(|scope| scope == EMBEDDINGS),
                     api: Some(catalog.api(tables.and_then(|tables| tables.json))),
@@ -307,6 +307,18 @@ fn check_charges<'a>(
             &path.key("fixed_tokens"),
             &[path.key("open")],
             "no WebSocket and no batch of the preset is open; open one, or remove this",
+        );
+    }
+    if config.background_tokens.is_some()
+        && !preset.routes.iter().filter(is_open).any(|route| {
+            infers(route) && route.paths.iter().any(|path| may_run_in_background(path))
+        })
+    {
+        errors.push_presuming(
+            &path.key("background_tokens"),
+            &[path.key("open")],
+            "only requests of the Responses API (`/v1/responses`) run in the background, and no route \
+             of the preset has it; remove this",
         );
     }
 }
