@@ -43,7 +43,8 @@ impl FixedCharges {
 
 /// Whether requests to a path of a route may run in the background.
 pub(in crate::route) fn may_run_in_background(path: &str) -> bool {
-    path.contains(['*', '{']) || runs_in_background(path)
+    let last = path.rsplit('/').next().unwrap_or_default();
+    last.contains(['*', '{']) || runs_in_background(path)
 }
 
 /// Whether a path is that of batches, whose usage is in no response.
