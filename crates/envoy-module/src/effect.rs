@@ -15,7 +15,7 @@ use tollgate_core::{
 
 use crate::{
     host::{HeaderMap, Stream},
-    request::HeadView,
+    request::{HeadView, LentHead},
 };
 
 /// The namespace of the dynamic metadata.
@@ -151,7 +151,24 @@ impl Reply {
         let Self { answer, .. } = self;
         let headers = answer.headers.iter();
         let headers = headers.map(|(name, value)| (name.as_bytes(), value.as_bytes()));
+        // The host would report success: its function takes no status of gRPC, and passes 0.
+        let is_grpc = LentHead::of(stream).has_grpc_answer();
+        let grpc = is_grpc.then(|| (&b"grpc-status"[..], grpc_status(answer.status)));
+        let headers = headers.chain(grpc);
         stream.respond(answer.status, headers, answer.body.as_bytes(), answer.reason.code());
+    }
+}
+
+/// Returns the status of gRPC for one of HTTP, as Envoy maps them for a sidecar (gRPC, "HTTP to gRPC
+/// Status Code Mapping").
+pub(crate) const fn grpc_status(status: u16) -> &'static [u8] {
+    match status {
+        400 => b"13",
+        401 => b"16",
+        403 => b"7",
+        404 => b"12",
+        429 | 502..=504 => b"14",
+        _ => b"2",
     }
 }
 

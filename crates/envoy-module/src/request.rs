@@ -48,6 +48,13 @@ pub(crate) trait HeadView<'h> {
         kind.get(..16).is_some_and(|kind| kind.eq_ignore_ascii_case(b"application/grpc"))
     }
 
+    /// Whether Envoy answers the request as a call of gRPC: with 200, and the status in a header.
+    fn has_grpc_answer(&self) -> bool {
+        let kind = self.first(b"content-type").unwrap_or_default();
+        let rest = kind.strip_prefix(b"application/grpc");
+        rest.is_some_and(|rest| rest.is_empty() || rest.starts_with(b"+"))
+    }
+
     /// Returns the length of the body that the request announces.
     fn content_length(&self) -> Option<u64> {
         std::str::from_utf8(self.first(b"content-length")?).ok()?.parse().ok()

@@ -151,6 +151,14 @@ fn requests() -> Vec<Vec<u8>> {
     requests.push(post(&format!("{authorized}Content-Length: {}\r\n", large.len()), &large));
     let text = "Authorization: Bearer TOKEN\r\nContent-Type: text/plain\r\n";
     requests.push(post(&format!("{text}{length}"), body));
+    for kind in
+        ["application/grpc", "application/grpc+proto", "application/grpc-web", "Application/gRPC"]
+    {
+        let headers = |credential: &str| format!("{credential}Content-Type: {kind}\r\n{length}");
+        requests.push(post(&headers("Authorization: Bearer TOKEN\r\n"), body));
+        requests.push(post(&headers(""), body));
+        requests.push(format!("GET /nope HTTP/1.1\r\nHost: api\r\nAuthorization: Bearer TOKEN\r\nContent-Type: {kind}\r\n\r\n"));
+    }
     let headers: String = (0..80).map(|n| format!("X-H-{n}: {n}\r\n")).collect();
     requests.push(post(&format!("{authorized}{headers}{length}"), body));
     requests.into_iter().map(String::into_bytes).collect()

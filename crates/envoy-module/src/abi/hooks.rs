@@ -16,6 +16,7 @@ use super::{
     STOP_WITHOUT_BUFFER,
 };
 use crate::{
+    effect::grpc_status,
     filter::{Filter, Progress},
     host::{self, Stream},
     shell::{self, Shell},
@@ -63,7 +64,9 @@ unsafe fn with<T>(
     }
     let answer = AssertUnwindSafe(|| filter.on_panic(&mut stream));
     if catch_unwind(answer).is_err() {
-        stream.respond(503, std::iter::empty(), b"", "internal");
+        // Without a status of its own, a call of gRPC would be answered with success.
+        let status = (&b"grpc-status"[..], grpc_status(503));
+        stream.respond(503, std::iter::once(status), b"", "internal");
     }
     on_panic
 }
