@@ -203,7 +203,11 @@ pub fn policy_path(config: &[u8]) -> Result<PathBuf, ShellError> {
         },
         _ => PathBuf::from(OsStr::from_bytes(config)),
     };
-    if path.as_os_str().is_empty() { Err(ShellError::NoPath) } else { Ok(path) }
+    if path.as_os_str().is_empty() {
+        return Err(ShellError::NoPath);
+    }
+    // Two spellings of one path are one engine, with one count for each limit.
+    Ok(std::path::absolute(&path).unwrap_or(path))
 }
 
 /// Reads and compiles the file at `path`.
@@ -288,6 +292,8 @@ mod tests {
                 "{config}"
             );
         }
+        let there = std::env::current_dir().unwrap();
+        assert_eq!(policy_path(b"./t.yaml").unwrap(), there.join("t.yaml"));
         for config in ["", r#""""#, "{}", r#"{"file":"/a","on_error":"allow"}"#, r#"{"path":"/a"}"#]
         {
             assert!(policy_path(config.as_bytes()).is_err(), "{config}");
