@@ -9,7 +9,7 @@ use bytes::Bytes;
 use http::{
     HeaderValue, Method, Request, Response, StatusCode,
     header::{ALLOW, CACHE_CONTROL, CONTENT_LENGTH, CONTENT_TYPE, HOST, X_CONTENT_TYPE_OPTIONS},
-    uri::Authority,
+    uri::{Authority, PathAndQuery},
 };
 use serde_json::json;
 use tokio::sync::Semaphore;
@@ -133,8 +133,9 @@ fn resource<B>(health: &Health, request: &Request<B>) -> Option<String> {
     let policy = (health.policy)()?;
     let header = request.headers().get(HOST).and_then(|host| host.to_str().ok());
     let host = request.uri().authority().map(Authority::as_str).or(header)?;
-    let path = request.uri().path();
-    let resource = policy.resources.iter().find(|resource| resource.is_at(host, path))?;
+    let target = request.uri().path_and_query().map(PathAndQuery::as_str)?;
+    let fitting = policy.resources.iter().filter_map(|it| Some((it.fit(host, target)?, it)));
+    let (_, resource) = fitting.max_by_key(|(fit, _)| *fit)?;
     serde_json::to_string(resource).ok().map(|json| format!("{json}\n"))
 }
 
