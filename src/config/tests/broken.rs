@@ -367,7 +367,7 @@ const ROWS: [Row; 58] = [
         "a route with a credential and no issuer",
         "routes: [{ match: { methods: [GET], paths: [/a] }, scopes: [] }]",
         &[
-            "line 1: routes[0]: the route needs a credential, and there are no `issuers` and no `api_keys` to verify one",
+            "line 1: routes[0]: the route needs a credential, and there are no `issuers`, `api_keys` or `client_certificates` to verify one",
         ],
     ),
     (
