@@ -74,6 +74,15 @@ impl ServerConfig {
             listener.validate(body_routes, &path, errors);
         }
         self.listen.validate_embedded(&root.key("listen"), errors);
+        let certificates = policy.and_then(|policy| policy.client_certificates.as_ref());
+        if self.listen.grpc().is_none()
+            && certificates.is_some_and(|section| section.header.is_none())
+        {
+            errors.push(
+                &root.key("client_certificates").key("header"),
+                "only a check over `listen.grpc` has a certificate beside the headers: name the header in which the proxy reports it, such as `x-forwarded-client-cert`",
+            );
+        }
         if let Some(listener) = &self.listen.access_log {
             let path = root.key("listen").key("access_log");
             if !listener.authenticates_peers() {
@@ -389,6 +398,29 @@ limits: [{{ name: l, by: [subject], {limit} }}]
             let errors = compile(&text, &|_| None).unwrap_err();
             let found: Vec<String> = errors.iter().map(|error| error.path.clone()).collect();
             assert_eq!(found, [key], "{errors:?}");
+        }
+    }
+
+    #[test]
+    fn a_certificate_is_in_a_header_where_no_check_comes_over_grpc() {
+        let found = |listen: &str, header: &str| {
+            let text = format!(
+                "listen: {{ {listen} }}
+client_certificates: {{ {header} }}
+routes: [{{ match: {{ paths: [/a] }}, public: true }}]"
+            );
+            let errors = compile(&text, &|_| None).err().unwrap_or_default();
+            errors.iter().map(|error| error.path.clone()).collect::<Vec<_>>()
+        };
+        let http = "http: [{ address: '127.0.0.1:9001', dialect: nginx }]";
+        let both = format!("grpc: '127.0.0.1:9000', {http}");
+        let header = "header: { name: x-client-cert, format: pem }";
+        for listen in ["embedded: true", http] {
+            assert_eq!(found(listen, ""), ["client_certificates.header"], "{listen}");
+            assert!(found(listen, header).is_empty(), "{listen}");
+        }
+        for listen in ["grpc: '127.0.0.1:9000'", &*both] {
+            assert!(found(listen, "").is_empty(), "{listen}");
         }
     }
 

@@ -22,7 +22,7 @@ use tollgate_core::revocation::sha256;
 use tollgate_testkit::base64url;
 
 use crate::rig::{
-    envoy::{CURRENT, Envoy},
+    envoy::{CURRENT, EMBEDDED_CURRENT, Envoy, is_embedded},
     issuer::Issuer,
     replace_once,
     tollgate::Tollgate,
@@ -96,6 +96,11 @@ struct Chain {
 
 impl Chain {
     fn start() -> Self {
+        Self::on(CURRENT, CONFIG, with_certificate_in_check)
+    }
+
+    /// Starts an Envoy of this version with TLS and what `edit` changes.
+    fn on(version: &str, config: &str, edit: fn(String) -> String) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path();
         let (ours, web) =
@@ -106,8 +111,15 @@ impl Chain {
         let issuer = Issuer::new("https://auth.example.com");
         issuer.publish(path);
         let upstream = Upstream::start();
-        let tollgate = Tollgate::start(path, CONFIG);
-        let envoy = Envoy::start(path, upstream.port, CURRENT, |config| with_tls(config, path));
+        let envoy =
+            || Envoy::start(path, upstream.port, version, |config| edit(with_tls(config, path)));
+        let (tollgate, envoy) = if is_embedded(version) {
+            Tollgate::write_embedded(path, config);
+            let mut envoy = envoy();
+            (Tollgate::inside(path, &mut envoy.process), envoy)
+        } else {
+            (Tollgate::start(path, config), envoy())
+        };
         let server = web.cert.der().clone();
         Self { envoy, tollgate, upstream, ours, issuer, server, dir }
     }
@@ -127,7 +139,7 @@ impl Chain {
     }
 }
 
-/// The shipped configuration with TLS, and with the certificate of the client in the check.
+/// The shipped configuration with TLS.
 fn with_tls(config: String, dir: &Path) -> String {
     let socket = format!(
         r#"      filter_chains:
@@ -143,12 +155,26 @@ fn with_tls(config: String, dir: &Path) -> String {
 "#,
         dir.display()
     );
-    let config = replace_once(config, "      filter_chains:\n        - filters:\n", &socket);
+    replace_once(config, "      filter_chains:\n        - filters:\n", &socket)
+}
+
+/// A configuration with the certificate of the client in the check.
+fn with_certificate_in_check(config: String) -> String {
     replace_once(
         config,
         "                      failure_mode_allow: false\n",
         "                      failure_mode_allow: false\n                      include_peer_certificate: true\n",
     )
+}
+
+/// A configuration with the certificate of the client in `x-forwarded-client-cert`, with all else that
+/// Envoy writes there.
+fn with_certificate_in_header(config: String) -> String {
+    let name = "                stat_prefix: ingress\n";
+    let details = "forward_client_cert_details: SANITIZE_SET
+                set_current_client_cert_details: { subject: true, cert: true, chain: true, dns: true, uri: true }
+";
+    replace_once(config, name, &format!("{name}                {details}"))
 }
 
 /// A client with a cache of sessions.
@@ -256,6 +282,40 @@ fn a_certificate_in_a_header_is_not_that_of_the_connection() {
     for (name, value) in [("x-forwarded-client-cert", &element), ("x-client-cert", &escaped)] {
         let found = chain.client(None).get("/certificate", &[(name, value)]).verdict();
         assert_eq!(found, (401, "missing_credential".into()), "{name}");
+    }
+}
+
+/// Envoy replaces the header of the client, for a sidecar and for the module.
+#[test]
+fn the_header_that_envoy_writes_has_the_certificate_of_the_connection() {
+    let header =
+        "client_certificates:\n  header: { name: x-forwarded-client-cert, format: xfcc }\n";
+    let config = replace_once(CONFIG.to_owned(), "client_certificates:\n", header);
+    for version in [CURRENT, EMBEDDED_CURRENT] {
+        let chain = Chain::on(version, &config, with_certificate_in_header);
+        let nightly = Identity::new(&chain.ours, ID);
+        let daily = Identity::new(&chain.ours, "spiffe://prod.example.com/ns/batch/sa/daily");
+        let escaped = daily.pem.replace('\n', "%0A").replace(' ', "%20").replace('+', "%2B");
+        let element = format!("Cert=\"{escaped}\"");
+        let forged = [("x-forwarded-client-cert", element.as_str())];
+        for headers in [&[][..], &forged] {
+            let reply = chain.client(Some(&nightly)).get("/certificate", headers);
+            assert_eq!(reply.status, 200, "{version}: {}", reply.text);
+            assert_eq!(chain.upstream.only().all("x-tollgate-subject"), ["batch/nightly"]);
+            let found = chain.client(None).get("/certificate", headers).verdict();
+            assert_eq!(found, (401, "missing_credential".into()), "{version}");
+        }
+        let theirs = Identity::new(&authority(), ID);
+        let found = chain.client(Some(&theirs)).get("/certificate", &forged).verdict();
+        assert_eq!(found, (401, "bad_signature".into()), "{version}");
+
+        let token = chain.issuer.token(json!({ "cnf": { "x5t#S256": daily.thumbprint() } }));
+        let bearer = format!("Bearer {token}");
+        let stolen = [("Authorization", bearer.as_str()), forged[0]];
+        let verdict = |identity| chain.client(identity).get("/token", &stolen).verdict();
+        assert_eq!(verdict(Some(&daily)), (200, String::new()), "{version}");
+        assert_eq!(verdict(Some(&nightly)), (401, "invalid_proof".into()), "{version}");
+        assert_eq!(verdict(None), (401, "proof_required".into()), "{version}");
     }
 }
 

@@ -70,7 +70,11 @@ impl<'a> PeerCertificate<'a> {
             Some((name, encoding)) => {
                 let mut values = request.headers.all(name);
                 let first = values.next().unwrap_or_default();
-                if values.next().is_some() {
+                // Of a chain in base64 the first one counts, which a client could have sent.
+                let may_be_joined = *encoding == Encoding::Base64
+                    && request.headers.proxy().joins_repeats
+                    && first.contains(&b',');
+                if values.next().is_some() || may_be_joined {
                     return Err(Denial::new(
                         Reason::AmbiguousCredential,
                         "more than one header with the certificate of the client",
@@ -127,9 +131,11 @@ pub(crate) fn verify(
     let mut check = Check::Shape;
     checks(certificate, config, authorities, denylists, now, &mut check).map(Arc::new).map_err(
         |denial| {
-            let authorities =
-                authorities.filter(|_| matches!(check, Check::Signature | Check::Claims));
-            let settled = authorities.map(version);
+            // An authority whose period begins later may accept what is rejected now.
+            let settled = authorities
+                .filter(|_| matches!(check, Check::Signature | Check::Claims))
+                .filter(|authorities| authorities.have_begun(now))
+                .map(version);
             Rejection {
                 kind: CredentialKind::Certificate,
                 denial: Box::new(denial),
@@ -173,7 +179,8 @@ fn checks(
     *check = Check::Times;
     let (since, until) = period(&parsed, config, now)?;
     *check = Check::Signature;
-    authorities.verify(&CertificateDer::from(der.as_slice()), now).map_err(chain_denial)?;
+    let authority_until =
+        authorities.verify(&CertificateDer::from(der.as_slice()), now).map_err(chain_denial)?;
     check_usage(&parsed)?;
     *check = Check::Claims;
     let (rule, name) = identity_of(&parsed, &config.rules)?;
@@ -223,8 +230,9 @@ fn checks(
         issued_at: Some(since),
         expires_at: until,
     };
-    // The last second of the period belongs to it (RFC 5280 section 4.1.2.5).
-    let end = Timestamp::from_secs(until.saturating_add(1));
+    // The last second of a period belongs to it (RFC 5280 section 4.1.2.5). A result that is
+    // remembered ends with the authority as well.
+    let end = Timestamp::from_secs(until.min(authority_until).saturating_add(1));
     let validity = Validity { since: now, until: end, keys: version(authorities) };
     Principal::new(identity, validity, keys)
         .map_err(|error| Denial::new(Reason::InvalidCertificate, error.to_string()))

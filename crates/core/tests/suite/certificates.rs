@@ -7,8 +7,9 @@ use rcgen::{
     Issuer, KeyPair, KeyUsagePurpose, SanType, date_time_ymd, string::Ia5String,
 };
 use tollgate_core::{
-    check::{NoHooks, Prepared, prepare},
-    credential::{certificate::Authorities, jwt::key_set::KeySet},
+    authenticate::{self, Verified},
+    check::{CheckHooks, NoHooks, Prepared, prepare},
+    credential::{Credential, certificate::Authorities, jwt::key_set::KeySet},
     decision::Decision,
     denial::Reason,
     identity::{CredentialKind, Principal},
@@ -339,6 +340,123 @@ fn the_period_of_a_certificate_includes_its_last_second() {
     assert_eq!(at(1_717_200_001).unwrap_err(), Reason::Expired);
     assert!(at(1_685_577_600).is_ok());
     assert_eq!(at(1_685_577_599).unwrap_err(), Reason::NotYetValid);
+}
+
+/// Hooks that verify a credential, and keep whether a cache may remember the rejection.
+#[derive(Default)]
+struct Settled(Option<bool>);
+
+impl CheckHooks for Settled {
+    fn verify(
+        &mut self,
+        snapshot: &Snapshot,
+        credential: Credential<'_>,
+        now: Timestamp,
+    ) -> Verified {
+        let verified = authenticate::verify(snapshot, credential, now);
+        let rejection = verified.as_ref().err();
+        self.0 = rejection.map(|rejection| authenticate::is_settled(snapshot, rejection));
+        verified
+    }
+}
+
+#[test]
+fn a_result_is_remembered_as_long_as_the_authorities_are_valid() {
+    let ending = Authority::new(|params| params.not_after = date_time_ymd(2024, 1, 1));
+    let coming = Authority::new(|params| {
+        params.not_before = date_time_ymd(2024, 1, 1);
+        params.distinguished_name.push(DnType::OrganizationName, "coming");
+    });
+    let until = 1_704_067_200;
+    let pem = ending.named(vec![dns("a.clients.example")]);
+    let of_ending = snapshot(SECTION, Some(&ending.pem));
+    let principal = check(&of_ending, &pem).unwrap();
+    let is_current =
+        |secs| authenticate::is_current(&of_ending, &principal, Timestamp::from_secs(secs));
+    assert!(is_current(until) && !is_current(until + 1), "with its authority");
+    assert_eq!(principal.expires_at(), 1_717_200_000, "the certificate itself is longer valid");
+
+    let settled = |snapshot: &Snapshot, pem: &str| {
+        let mut hooks = Settled::default();
+        let request = RawRequest {
+            method: b"GET",
+            scheme: b"https",
+            host: b"api.example",
+            path: b"/certificate",
+            headers: Headers::default(),
+            address: None,
+            peer_certificate: pem.as_bytes(),
+            body: RawBody::None,
+        };
+        let _decided = prepare(snapshot, request, Timestamp::from_secs(NOW), &mut hooks);
+        hooks.0
+    };
+    let foreign = coming.named(vec![dns("a.clients.example")]);
+    assert_eq!(settled(&of_ending, &foreign), Some(true), "of no authority, now and later");
+    let both = snapshot(SECTION, Some(&format!("{}{}", ending.pem, coming.pem)));
+    assert_eq!(settled(&both, &foreign), Some(false), "its authority is valid later");
+    let found = check_at(&both, "/certificate", &[], &foreign, until + 1);
+    assert_eq!(found.map(|principal| principal.subject().to_owned()).unwrap(), "a.clients.example");
+}
+
+#[test]
+fn odd_certificates_of_an_authority_are_read_or_refused() {
+    let authority = Authority::new(|_| {});
+    let snapshot = snapshot(SECTION, Some(&authority.pem));
+    let id = "spiffe://prod.example/ns/a/sa/b";
+    // An extension with alternative names: each with its tag and its bytes.
+    let raw = |names: &[(u8, &[u8])]| {
+        let mut content = Vec::new();
+        for (tag, bytes) in names {
+            content.extend([0x80 | *tag, u8::try_from(bytes.len()).unwrap()]);
+            content.extend_from_slice(bytes);
+        }
+        let mut sequence = vec![0x30, u8::try_from(content.len()).unwrap()];
+        sequence.extend(content);
+        authority.client(|params| {
+            let extension = CustomExtension::from_oid_content(&[2, 5, 29, 17], sequence);
+            params.custom_extensions.push(extension);
+        })
+    };
+    let found = |pem: &str| {
+        check(&snapshot, pem)
+            .map(|principal| principal.subject().to_owned())
+            .map_err(|(reason, _)| reason)
+    };
+    let refused = Err(Reason::InvalidCertificate);
+    let (uri, name): (u8, u8) = (6, 2);
+    assert_eq!(found(&raw(&[(uri, id.as_bytes())])).as_deref(), Ok("a/b"));
+    assert_eq!(found(&raw(&[(uri, id.as_bytes()), (uri, b"\xff")])), refused, "two URIs");
+    let good = b"a.clients.example";
+    assert_eq!(found(&raw(&[(name, good), (name, b"\xff")])), refused, "a name that is no text");
+    assert_eq!(found(&raw(&[(name, b"a.clients.example.")])), refused, "a dot at the end");
+    assert_eq!(found(&raw(&[(name, b"*.clients.example")])), refused, "a wildcard");
+    assert_eq!(found(&raw(&[(name, "\u{e4}.clients.example".as_bytes())])), refused, "no ASCII");
+    let idna = found(&raw(&[(name, b"XN--4CA.clients.example")]));
+    assert_eq!(idna.as_deref(), Ok("xn--4ca.clients.example"));
+    let address: &[u8] = &[10, 0, 0, 1];
+    assert_eq!(found(&raw(&[(7, address)])), refused, "an IP address");
+    assert_eq!(found(&raw(&[(7, address), (name, good)])).as_deref(), Ok("a.clients.example"));
+    assert_eq!(
+        found(&raw(&[(uri, b"urn:x"), (uri, b"urn:y"), (name, good)])).as_deref(),
+        Ok("a.clients.example")
+    );
+
+    for serial in [vec![0], vec![0x80, 1], vec![0xff; 20], vec![1; 40]] {
+        let pem = authority.client(|params| {
+            params.subject_alt_names = vec![dns("a.clients.example")];
+            params.serial_number = Some(serial.clone().into());
+        });
+        assert_eq!(found(&pem).as_deref(), Ok("a.clients.example"), "{serial:?}");
+    }
+    for (from, to) in [(1900, 9999), (2023, 9999), (2023, 2051), (1960, 2024), (2051, 2052)] {
+        let pem = authority.client(|params| {
+            params.subject_alt_names = vec![dns("a.clients.example")];
+            (params.not_before, params.not_after) =
+                (date_time_ymd(from, 1, 1), date_time_ymd(to, 12, 31));
+        });
+        assert!(found(&pem).is_err(), "{from} to {to}");
+    }
 }
 
 #[test]

@@ -65,8 +65,15 @@ impl Authorities {
         &self.generation
     }
 
+    /// Whether the period of every authority has begun, so that what no authority signed at `now`
+    /// none signs later.
+    pub(super) fn have_begun(&self, now: Timestamp) -> bool {
+        self.periods.iter().all(|(from, _)| *from <= seconds(now))
+    }
+
     /// Verifies the chain of a client's certificate (RFC 5280 section 6): signature, period, names
-    /// and key usage. The certificates of authorities have a period as well.
+    /// and key usage. The certificates of authorities have a period as well. Returns the last second
+    /// of the authority's period.
     ///
     /// # Errors
     /// The first fault of the best chain.
@@ -74,27 +81,31 @@ impl Authorities {
         &self,
         der: &CertificateDer<'_>,
         now: Timestamp,
-    ) -> Result<(), webpki::Error> {
+    ) -> Result<u64, webpki::Error> {
         let at = UnixTime::since_unix_epoch(Duration::from_micros(now.micros()));
-        let seconds = i64::try_from(now.secs()).unwrap_or(i64::MAX);
-        let is_current = |path: &VerifiedPath<'_>| {
+        let current = |path: &VerifiedPath<'_>| {
             let index = self.anchors.iter().position(|anchor| std::ptr::eq(anchor, path.anchor()));
             let period = index.and_then(|index| self.periods.get(index));
             match period {
-                Some((from, to)) if (*from..=*to).contains(&seconds) => Ok(()),
+                Some((from, to)) if (*from..=*to).contains(&seconds(now)) => Ok(*to),
                 _ => Err(webpki::Error::UnknownIssuer),
             }
         };
-        EndEntityCert::try_from(der)?
-            .verify_for_usage(
-                webpki::ALL_VERIFICATION_ALGS,
-                &self.anchors,
-                &[],
-                at,
-                KeyUsage::client_auth(),
-                None,
-                Some(&is_current),
-            )
-            .map(|_| ())
+        let is_current = |path: &VerifiedPath<'_>| current(path).map(|_| ());
+        let certificate = EndEntityCert::try_from(der)?;
+        let path = certificate.verify_for_usage(
+            webpki::ALL_VERIFICATION_ALGS,
+            &self.anchors,
+            &[],
+            at,
+            KeyUsage::client_auth(),
+            None,
+            Some(&is_current),
+        )?;
+        current(&path).map(|end| u64::try_from(end).unwrap_or(0))
     }
+}
+
+fn seconds(time: Timestamp) -> i64 {
+    i64::try_from(time.secs()).unwrap_or(i64::MAX)
 }

@@ -32,6 +32,16 @@ impl NameKind {
         }
     }
 
+    /// The tag of such an alternative name (RFC 5280 section 4.2.1.6).
+    const fn tag(self) -> Option<u32> {
+        match self {
+            Self::Spiffe => Some(6),
+            Self::Dns => Some(2),
+            Self::Email => Some(1),
+            Self::CommonName => None,
+        }
+    }
+
     /// The key of a rule.
     pub(super) const fn key(self) -> &'static str {
         match self {
@@ -80,6 +90,10 @@ pub(super) fn names(
                 (NameKind::Spiffe, GeneralName::URI(name))
                 | (NameKind::Dns, GeneralName::DNSName(name))
                 | (NameKind::Email, GeneralName::RFC822Name(name)) => names.push(name),
+                // One that is no text would be a second name for other readers.
+                (_, GeneralName::Invalid(tag, _)) if kind.tag() == Some(tag.0) => {
+                    return Err(NameError::Unreadable);
+                }
                 _ => {}
             }
         }
