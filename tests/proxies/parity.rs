@@ -75,6 +75,9 @@ fn proxy_check(dialect: &str, bodies: &str, case: &Case) -> Result<ProxyCheck, &
         format!(r#"{{"address": "127.0.0.1:0", "dialect": "{dialect}", "body": "{bodies}"}}"#);
     let config: ForwardAuthConfig = serde_json::from_str(&json).unwrap();
     let envoy = dialect == "envoy_http";
+    if !request.certificate.is_empty() {
+        return Err("the proxy reports a certificate only in a header that the policy names");
+    }
     if request.joined && !envoy {
         return Err("the proxy does not join repeated headers");
     }
