@@ -94,7 +94,16 @@ fn raw<'a>(head: &Head<'a>) -> RawRequest<'a> {
         headers.push(name, value);
     }
     let (method, host, path) = (head.method, head.host, head.target);
-    RawRequest { method, scheme: b"https", host, path, headers, address: None, peer_certificate: b"", body: RawBody::None }
+    RawRequest {
+        method,
+        scheme: b"https",
+        host,
+        path,
+        headers,
+        address: None,
+        peer_certificate: b"",
+        body: RawBody::None,
+    }
 }
 
 fn path(path: &RequestPath<'_>) {
