@@ -210,7 +210,7 @@ def tour(program, url, admin):
     )
     t.expect(t.get("/v1/models", "bob"), 429, "rate_limited")
 
-    t.step("Budget used up", "Erin has 300 tokens a day. A request holds what it may use, and is charged what it did.")
+    t.step("Budget used up", "Erin has 260 tokens a day. A request holds what it may use (254 here), and is charged what it did.")
     prepare(t.mint("erin", text))
     prepare(t.chat("erin").replace("curl -sN -i", "curl -s -o /dev/null -w '%{http_code}'"))
     t.expect(t.chat("erin"), 429, "budget_exhausted")
