@@ -183,11 +183,7 @@ fn checks(
         authorities.verify(&CertificateDer::from(der.as_slice()), now).map_err(chain_denial)?;
     check_usage(&parsed)?;
     *check = Check::Claims;
-    let (rule, name) = identity_of(&parsed, &config.rules)?;
-    let captures = rule.pattern.captures(&name).unwrap_or_default();
-    let fill = |template: &names::Template| template.fill(&captures);
-    let subject = rule.subject.as_ref().map_or_else(|| name.clone(), fill);
-    let tenant = rule.tenant.as_ref().map(fill);
+    let (rule, Mapped { name, subject, tenant }) = identity_of(&parsed, &config.rules)?;
     if !is_identifier(&subject) || tenant.as_deref().is_some_and(|tenant| !is_identifier(tenant)) {
         return refuse("the subject or the tenant of the certificate is longer than 256 bytes");
     }
@@ -317,16 +313,34 @@ fn check_usage(certificate: &X509Certificate<'_>) -> Result<(), Denial> {
     }
 }
 
+/// A name of a certificate, and the identity that its rule maps it to.
+struct Mapped {
+    name: String,
+    subject: String,
+    tenant: Option<String>,
+}
+
+impl IdentityRule {
+    /// Maps a name; `None` where it does not fit.
+    fn map(&self, name: String) -> Option<Mapped> {
+        let captures = self.pattern.captures(&name)?;
+        let fill = |template: &names::Template| template.fill(&captures);
+        let subject = self.subject.as_ref().map_or_else(|| name.clone(), fill);
+        let tenant = self.tenant.as_ref().map(fill);
+        Some(Mapped { subject, tenant, name })
+    }
+}
+
 /// Returns the first rule with a name of the certificate, and the name.
 fn identity_of<'r>(
     certificate: &X509Certificate<'_>,
     rules: &'r [IdentityRule],
-) -> Result<(&'r IdentityRule, String), Denial> {
+) -> Result<(&'r IdentityRule, Mapped), Denial> {
     for rule in rules {
         let names = names(certificate, rule.kind).map_err(name_denial)?;
-        let mut fitting = names.into_iter().filter(|name| rule.pattern.captures(name).is_some());
+        let mut fitting = names.into_iter().filter_map(|name| rule.map(name));
         match (fitting.next(), fitting.next()) {
-            (Some(name), None) => return Ok((rule, name)),
+            (Some(mapped), None) => return Ok((rule, mapped)),
             (Some(_), Some(_)) => {
                 return Err(name_denial(names::NameError::Several(rule.kind.key())));
             }

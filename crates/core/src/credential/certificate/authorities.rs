@@ -47,7 +47,7 @@ impl Authorities {
             let anchor = anchor_from_trusted_cert(&der);
             let (_, certificate) =
                 X509Certificate::from_der(&der).map_err(|_| AuthoritiesError::Malformed(number))?;
-            let usage = certificate.key_usage().ok().flatten();
+            let usage = certificate.key_usage().map_err(|_| AuthoritiesError::Malformed(number))?;
             let may_sign = usage.is_none_or(|usage| usage.value.key_cert_sign());
             if !certificate.is_ca() || !may_sign {
                 return Err(AuthoritiesError::NotAuthority(number));

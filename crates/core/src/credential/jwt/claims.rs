@@ -84,31 +84,24 @@ pub(super) fn check_times(issuer: &Issuer, claims: &Json, now: Timestamp) -> Res
 /// audiences exactly (RFC 7519 section 4.1.3).
 pub(super) fn check_audience(issuer: &Issuer, claims: &Json) -> Result<(), Denial> {
     let Audiences::OneOf(ours) = &issuer.audiences else { return Ok(()) };
-    let is_ours = |text: &String| ours.contains(text);
-    let fits = match claims.get(&issuer.audience_claim) {
-        Some(Json::Text(one)) => is_ours(one),
-        Some(Json::List(many)) => {
-            let texts: Option<Vec<&String>> = many
-                .iter()
-                .map(|item| if let Json::Text(text) = item { Some(text) } else { None })
-                .collect();
-            texts.is_some_and(|texts| texts.into_iter().any(is_ours))
-        }
-        _ => false,
-    };
-    if fits {
+    let named = audiences(issuer, claims);
+    if named.iter().any(|audience| ours.iter().any(|own| own == audience)) {
         Ok(())
     } else {
         Err(Denial::new(Reason::WrongAudience, wrong_audience(issuer, ours, claims)))
     }
 }
 
-/// Whether the audience claim of a token is this text, or a list with it.
-fn names_audience(issuer: &Issuer, claims: &Json, audience: &str) -> bool {
+/// Returns the audiences of a token: the text of its audience claim, or the texts of a list. A list
+/// with anything else names none.
+fn audiences<'j>(issuer: &Issuer, claims: &'j Json) -> Vec<&'j str> {
     match claims.get(&issuer.audience_claim) {
-        Some(Json::Text(one)) => one == audience,
-        Some(Json::List(many)) => many.iter().any(|item| item.text() == Some(audience)),
-        _ => false,
+        Some(Json::Text(one)) => vec![one],
+        Some(Json::List(many)) => {
+            let texts: Option<Vec<&str>> = many.iter().map(Json::text).collect();
+            texts.unwrap_or_default()
+        }
+        _ => Vec::new(),
     }
 }
 
@@ -222,9 +215,14 @@ pub(super) fn principal(
     };
     let principal = Principal::new(identity, validity, keys)
         .map_err(|error| Denial::new(Reason::InvalidClaim, error.to_string()))?;
-    let audiences = wanted.audiences.iter().enumerate();
-    let audiences = audiences.filter(|(_, audience)| names_audience(issuer, claims, audience));
-    let principal = principal.with_audiences(audiences.map(|(place, _)| place).collect());
+    let principal = if wanted.audiences.is_empty() {
+        principal
+    } else {
+        let named = audiences(issuer, claims);
+        let required = wanted.audiences.iter().enumerate();
+        let held = required.filter(|(_, audience)| named.contains(&&***audience));
+        principal.with_audiences(held.map(|(place, _)| place).collect())
+    };
     Ok(match confirmation::of(claims)? {
         Some(confirmation) => principal.with_confirmation(confirmation),
         None => principal,
