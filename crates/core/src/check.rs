@@ -6,12 +6,14 @@
 //! before its scopes, and the body is only read for a principal who may use the route and is not
 //! known to be beyond a limit.
 
+mod credential;
 mod holds;
 mod limits;
 
 use std::{borrow::Cow, net::IpAddr, sync::Arc};
 
 use self::{
+    credential::verify_credential,
     holds::{holds, request_tokens, reserve},
     limits::{check_limits, statuses},
 };
@@ -21,12 +23,12 @@ use crate::{
     ban::{Ban, Kind},
     credential::Credential,
     decision::{
-        Decision, Dialect, Evidence, Failure, Grant, Missing, Outcome, Upgrade,
+        Decision, Dialect, Evidence, Failure, Grant, Outcome, Upgrade,
         answer::{DECISION_ID, IDENTITY},
     },
-    denial::{Denial, Reason, listed, malformed},
+    denial::{Denial, Reason, malformed},
     details::{Details, NormalizedRequest},
-    identity::{CredentialKind, Principal},
+    identity::Principal,
     limit::{
         BucketId, Charge, ChargeSubject, Held, LimitStatus, Verdict,
         refusal::Refusal,
@@ -35,7 +37,6 @@ use crate::{
     },
     pattern::Captures,
     permit::{self, Permit, Progress, RequestContext, RoutePermit},
-    policy::Policy,
     request::{Body, RawBody, RawHead, RawRequest, Request},
     route::{OnOutage, Route},
     snapshot::Snapshot,
@@ -361,33 +362,7 @@ fn enter<'a>(
         let access = Access::Public(Arc::clone(route));
         return Ok((request, captures, access));
     }
-    evidence.stage = Stage::Credential;
-    let credential = credential(&request, route, policy).map_err(|denial| {
-        evidence.credential = authenticate::kind_of_malformed(denial.reason);
-        with_advice(denial, route)
-    })?;
-    evidence.credential = Some(credential.kind());
-    if !route.credentials.contains(credential.kind()) {
-        return Err(not_accepted(credential.kind(), route));
-    }
-    let principal = hooks.verify(snapshot, credential, now).map_err(|rejection| {
-        evidence.stage = Stage::Verification(rejection.check);
-        let of_key = rejection.refresh.map(|source| Missing::Key { source });
-        evidence.missing = rejection.record.map(Missing::Record).or(of_key);
-        *rejection.denial
-    })?;
-    // A result of another kind would be one that the route does not accept.
-    if principal.kind() != credential.kind() {
-        return Err(Denial::new(Reason::Internal, "the result belongs to another credential"));
-    }
-    // Before the principal is evidence: without the proof, it is not the client.
-    evidence.stage = Stage::Verification(Check::Claims);
-    if let Some(confirmation) = principal.confirmation() {
-        let section = policy.client_certificates.as_ref();
-        authenticate::check_confirmation(confirmation, &request, section)?;
-    }
-    evidence.stage = Stage::Verification(Check::Audience);
-    check_audience(route, policy, &principal)?;
+    let principal = verify_credential(&request, route, snapshot, now, hooks, evidence)?;
     let principal = &*evidence.principal.insert(principal);
     if let Some(rule) = &route.websocket {
         let left = principal.validity().until.micros().saturating_sub(now.micros());
@@ -406,79 +381,6 @@ fn enter<'a>(
         ));
     }
     Ok((request, captures, Access::Scoped(permit)))
-}
-
-/// Finds the one credential of a request.
-fn credential<'a>(
-    request: &Request<'a>,
-    route: &Route,
-    policy: &Policy,
-) -> Result<Credential<'a>, Denial> {
-    let offered = match &route.websocket {
-        Some(rule) => rule.token(&request.headers)?,
-        None => None,
-    };
-    let keys = policy.api_keys.as_ref();
-    let found = match offered {
-        Some(offered) => return authenticate::offered(offered.token, &request.headers, keys),
-        None => authenticate::extract(&request.headers, keys),
-    };
-    if !route.credentials.contains(CredentialKind::Certificate) {
-        return found;
-    }
-    // A certificate belongs to the connection, so that it may be there beside the credential of a
-    // request, which is the more specific one.
-    match found {
-        Err(denial) if denial.reason == Reason::MissingCredential => {
-            let section = policy.client_certificates.as_ref();
-            let certificate = authenticate::peer_certificate(request, section)?;
-            certificate.map(Credential::Certificate).ok_or(denial)
-        }
-        found => found,
-    }
-}
-
-/// Adds to the denial of a request without a credential what its route accepts.
-fn with_advice(denial: Denial, route: &Route) -> Denial {
-    match &route.accepted {
-        Some(accepted) if denial.reason == Reason::MissingCredential => {
-            let cause = format!("{}; {}", denial.cause, accepted.advice);
-            Denial::new(denial.reason, cause)
-                .with_message(format!("no credential was sent; {}", accepted.advice))
-        }
-        _ => denial,
-    }
-}
-
-/// Checks that a token is for the resource of its route (RFC 8707 section 3).
-fn check_audience(route: &Route, policy: &Policy, principal: &Principal) -> Result<(), Denial> {
-    let Some(place) = route.audience else { return Ok(()) };
-    if principal.kind() != CredentialKind::Jwt || principal.has_audience(place) {
-        return Ok(());
-    }
-    let audience = policy.resources.get(place).map_or("", |resource| &resource.resource);
-    Err(Denial::new(
-        Reason::WrongAudience,
-        format!("the token is not for `{audience}`, which the route requires"),
-    ))
-}
-
-fn not_accepted(kind: CredentialKind, route: &Route) -> Denial {
-    let accepted: Vec<&str> = route.credentials.labels().collect();
-    let cause = format!(
-        "the credential is of the kind `{}`, and the route accepts {}",
-        kind.label(),
-        listed(accepted)
-    );
-    match &route.accepted {
-        Some(accepted) => {
-            let advice = &accepted.advice;
-            let text = Reason::CredentialNotAccepted.text();
-            Denial::new(Reason::CredentialNotAccepted, format!("{cause}; {advice}"))
-                .with_message(format!("{text}; {advice}"))
-        }
-        None => Denial::new(Reason::CredentialNotAccepted, cause),
-    }
 }
 
 fn normalized(request: &Request<'_>) -> NormalizedRequest {

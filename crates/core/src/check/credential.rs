@@ -1,0 +1,132 @@
+//! The part of a check that finds out who sends the request.
+
+use std::sync::Arc;
+
+use super::CheckHooks;
+use crate::{
+    authenticate,
+    credential::Credential,
+    decision::{Evidence, Missing},
+    denial::{Denial, Reason, listed},
+    identity::{CredentialKind, Principal},
+    policy::Policy,
+    request::Request,
+    route::Route,
+    snapshot::Snapshot,
+    stage::{Check, Stage},
+    time::Timestamp,
+};
+
+/// Finds the credential of a request and verifies it for its route: kind, proof of possession,
+/// audience.
+pub(super) fn verify_credential(
+    request: &Request<'_>,
+    route: &Route,
+    snapshot: &Snapshot,
+    now: Timestamp,
+    hooks: &mut impl CheckHooks,
+    evidence: &mut Evidence,
+) -> Result<Arc<Principal>, Denial> {
+    let policy = &snapshot.policy;
+    evidence.stage = Stage::Credential;
+    let credential = find_credential(request, route, policy).map_err(|denial| {
+        evidence.credential = authenticate::kind_of_malformed(denial.reason);
+        with_advice(denial, route)
+    })?;
+    evidence.credential = Some(credential.kind());
+    if !route.credentials.contains(credential.kind()) {
+        return Err(not_accepted(credential.kind(), route));
+    }
+    let principal = hooks.verify(snapshot, credential, now).map_err(|rejection| {
+        evidence.stage = Stage::Verification(rejection.check);
+        let of_key = rejection.refresh.map(|source| Missing::Key { source });
+        evidence.missing = rejection.record.map(Missing::Record).or(of_key);
+        *rejection.denial
+    })?;
+    // A result of another kind would be one that the route does not accept.
+    if principal.kind() != credential.kind() {
+        return Err(Denial::new(Reason::Internal, "the result belongs to another credential"));
+    }
+    // Before the principal is evidence: without the proof, it is not the client.
+    evidence.stage = Stage::Verification(Check::Claims);
+    if let Some(confirmation) = principal.confirmation() {
+        let section = policy.client_certificates.as_ref();
+        authenticate::check_confirmation(confirmation, request, section)?;
+    }
+    evidence.stage = Stage::Verification(Check::Audience);
+    check_audience(route, policy, &principal)?;
+    Ok(principal)
+}
+
+/// Finds the one credential of a request.
+fn find_credential<'a>(
+    request: &Request<'a>,
+    route: &Route,
+    policy: &Policy,
+) -> Result<Credential<'a>, Denial> {
+    let offered = match &route.websocket {
+        Some(rule) => rule.token(&request.headers)?,
+        None => None,
+    };
+    let keys = policy.api_keys.as_ref();
+    let found = match offered {
+        Some(offered) => return authenticate::offered(offered.token, &request.headers, keys),
+        None => authenticate::extract(&request.headers, keys),
+    };
+    if !route.credentials.contains(CredentialKind::Certificate) {
+        return found;
+    }
+    // A certificate belongs to the connection, so that it may be there beside the credential of a
+    // request, which is the more specific one.
+    match found {
+        Err(denial) if denial.reason == Reason::MissingCredential => {
+            let section = policy.client_certificates.as_ref();
+            let certificate = authenticate::peer_certificate(request, section)?;
+            certificate.map(Credential::Certificate).ok_or(denial)
+        }
+        found => found,
+    }
+}
+
+/// Adds to the denial of a request without a credential what its route accepts.
+fn with_advice(denial: Denial, route: &Route) -> Denial {
+    match &route.accepted {
+        Some(accepted) if denial.reason == Reason::MissingCredential => {
+            let cause = format!("{}; {}", denial.cause, accepted.advice);
+            Denial::new(denial.reason, cause)
+                .with_message(format!("no credential was sent; {}", accepted.advice))
+        }
+        _ => denial,
+    }
+}
+
+/// Checks that a token is for the resource of its route (RFC 8707 section 3).
+fn check_audience(route: &Route, policy: &Policy, principal: &Principal) -> Result<(), Denial> {
+    let Some(place) = route.audience else { return Ok(()) };
+    if principal.kind() != CredentialKind::Jwt || principal.has_audience(place) {
+        return Ok(());
+    }
+    let audience = policy.resources.get(place).map_or("", |resource| &resource.resource);
+    Err(Denial::new(
+        Reason::WrongAudience,
+        format!("the token is not for `{audience}`, which the route requires"),
+    ))
+}
+
+fn not_accepted(kind: CredentialKind, route: &Route) -> Denial {
+    let accepted: Vec<&str> = route.credentials.labels().collect();
+    let cause = format!(
+        "the credential is of the kind `{}`, and the route accepts {}",
+        kind.label(),
+        listed(accepted)
+    );
+    match &route.accepted {
+        Some(accepted) => {
+            let advice = &accepted.advice;
+            let text = Reason::CredentialNotAccepted.text();
+            Denial::new(Reason::CredentialNotAccepted, format!("{cause}; {advice}"))
+                .with_message(format!("{text}; {advice}"))
+        }
+        None => Denial::new(Reason::CredentialNotAccepted, cause),
+    }
+}
