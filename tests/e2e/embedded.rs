@@ -2,6 +2,7 @@
 //! calls one.
 
 mod differential;
+mod hot_restart;
 mod updates;
 
 use std::{collections::BTreeSet, process::Command};
