@@ -98,6 +98,11 @@ bench-envoy: ## What Tollgate costs behind Envoy and inside of it, beside Envoy 
 	@tools/parts toolchain envoy nginx redis python >/dev/null
 	@$(BENCH) benches/envoy/envoy_bench.py
 
+.PHONY: bench-envoy-instructions
+bench-envoy-instructions: ## Instructions that a check adds to a request in Envoy, counted with callgrind and held within 3 % (PROFILE=release)
+	@tools/parts toolchain envoy nginx python valgrind >/dev/null
+	@$(BENCH) benches/envoy/envoy_instructions.py
+
 .PHONY: bench-nginx
 bench-nginx: ## What Tollgate costs behind nginx, by auth_request and by njs, beside nginx alone (ROUNDS=5 SECONDS=1.5 RATE=2000)
 	@tools/parts toolchain nginx nginx-njs python >/dev/null

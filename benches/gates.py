@@ -103,6 +103,15 @@ class Noop:
             self.server.wait_for("port", lambda: listening(int(self.address.rpartition(":")[2])))
 
 
+class RateLimits:
+    """The stock rate limit service, which counts in Redis."""
+
+    def __init__(self, rig, tool, name, redis, core=SERVER_CORE):
+        path = DIR / f"{name}.sock"
+        self.server = rig.start(name, [*on_core(core), tool, "rate-limits", "--listen", path, "--redis", redis, "--most", 1000000])
+        self.server.wait_for("socket", path.exists)
+
+
 def address(name, transport):
     return f"unix:{DIR}/{name}.sock" if transport == "unix" else f"127.0.0.1:{servers.free_port()}"
 

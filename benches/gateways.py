@@ -41,6 +41,19 @@ def jwt_authn(jwks, cached):
     return text
 
 
+def native(jwks, limits):
+    """What Envoy's own filters can do of the policy: jwt_authn with its cache, the model of the body, scopes, and the filter `limits`; and
+    an access log, where Tollgate has its audit lines."""
+    token = jwt_authn(jwks, True)
+    line = "                          claim_to_headers:\n"
+    if token.count(line) != 1:
+        raise Failed(f"jwt_authn.yaml should have `{line.strip()}` once")
+    token = token.replace(line, "                          payload_in_metadata: claims\n" + line)
+    filters = [token] + [(HERE / f"envoy/{name}.yaml").read_text() for name in ("native", limits)]
+    log, line = (HERE / "envoy/access_log.yaml").read_text(), " " * 16 + "route_config:\n"
+    return with_check("".join(filters)).replace(line, log + line)
+
+
 class Module:
     """The module for Envoy with a policy: `directory` has the library."""
 
@@ -53,7 +66,7 @@ class Module:
 class Envoy:
     """Envoy with one worker. `socket` is where its check server listens; `module` is the Tollgate inside of it."""
 
-    def __init__(self, rig, name, config, upstream, socket="none.sock", core=SERVER_CORE, module=None):
+    def __init__(self, rig, name, config, upstream, socket="none.sock", core=SERVER_CORE, module=None, wrapper=()):
         self.port, admin = servers.free_port(), servers.free_port()
         for old, new in {
             r"address: 0\.0\.0\.0, port_value: 8080": f"address: 127.0.0.1, port_value: {self.port}",
@@ -71,7 +84,7 @@ class Envoy:
             environment["ENVOY_DYNAMIC_MODULES_SEARCH_PATH"] = str(module.directory)
         path = DIR / f"{name}.yaml"
         path.write_text(config)
-        command = [*on_core(core), BIN / "envoy-1.40.0", "-c", path, "--disable-hot-restart", "--concurrency", "1"]
+        command = [*on_core(core), *wrapper, BIN / "envoy-1.40.0", "-c", path, "--disable-hot-restart", "--concurrency", "1"]
         self.server = rig.start(name, [*command, "--log-level", "error"], env=environment)
         self.server.wait_for("readiness", lambda: servers.answers(f"http://127.0.0.1:{admin}/ready"))
         if module:
@@ -89,9 +102,11 @@ def nginx(rig):
     return port
 
 
-def status_without_token(address):
+def status_of(address, token=None, body=b"{}"):
+    headers = {"content-type": "application/json"} | ({"authorization": f"Bearer {token}"} if token else {})
+    request = urllib.request.Request(f"http://{address}/v1/chat/completions", data=body, headers=headers)
     try:
-        return urllib.request.urlopen(f"http://{address}/v1/chat/completions", data=b"{}", timeout=5).status
+        return urllib.request.urlopen(request, timeout=5).status
     except urllib.error.HTTPError as error:
         return error.code
 
@@ -99,8 +114,14 @@ def status_without_token(address):
 def must_check(name, address, checks):
     """A contestant that lets everybody in would be measured doing nothing."""
     expected = 401 if checks else 200
-    if (status := status_without_token(address)) != expected:
+    if (status := status_of(address)) != expected:
         raise Failed(f"{name} answered {status} without a token, not {expected}: it would not measure a check")
+
+
+def must_read(name, address, token):
+    """A contestant that lets a token use every model would be measured without the body."""
+    if (status := status_of(address, token, b'{"model":"another"}')) != 403:
+        raise Failed(f"{name} answered {status} to a model that is not the token's, not 403: it would not measure the whole policy")
 
 
 def http(tool, address, tokens, watched, *more, connections=32, seconds=1.0, warm=0.3, body=500):

@@ -59,6 +59,24 @@ def write(found):
     BASELINE.write_text("\n".join(head + [f"{profile} {count}" for profile, count in sorted(found.items())]) + "\n")
 
 
+def hold(name, each, what):
+    """Compares the instructions of `what` with the line `name` of the baseline."""
+    known = baselines()
+    print(f"{each} user instructions, {what} (profile {measure.PROFILE})")
+    if os.environ.get("UPDATE"):
+        write({**known, name: each})
+        return
+    before = known.get(name)
+    if before is None:
+        raise measure.Failed(f"benches/instructions.txt has no line `{name}`; UPDATE=1 writes it")
+    change = each / before - 1
+    print(f"{change:+.1%} against {before} in benches/instructions.txt")
+    if change > SLACK:
+        raise measure.Failed(f"{what} has become dearer; if that is meant, run this again with UPDATE=1")
+    if change < -SLACK:
+        print(f"{what} has become cheaper: hold it with UPDATE=1")
+
+
 def api_keys(program, tokens):
     """A file of records for the keys of as many subjects as there are tokens, and a file of the keys."""
     records, keys = tokens.keys / "api-keys.json", tokens.keys / "api-keys.txt"
@@ -87,20 +105,7 @@ def main():
         raise measure.Failed(f"a check with an API key may take {MOST_OF_A_KEY} of one with a token")
     command = "make bench-instructions"
     measure.save("instructions", command, {"each": each, "api_key": each_key, "valgrind": measure.first_line([servers.BIN / "valgrind", "--version"])})
-    known = baselines()
-    print(f"{each} user instructions a hot check (profile {measure.PROFILE})")
-    if os.environ.get("UPDATE"):
-        write({**known, measure.PROFILE: each})
-        return
-    before = known.get(measure.PROFILE)
-    if before is None:
-        raise measure.Failed(f"benches/instructions.txt has no line for the profile `{measure.PROFILE}`; UPDATE=1 writes it")
-    change = each / before - 1
-    print(f"{change:+.1%} against {before} in benches/instructions.txt")
-    if change > SLACK:
-        raise measure.Failed("a check has become dearer; if that is meant, UPDATE=1 make bench-instructions")
-    if change < -SLACK:
-        print("a check has become cheaper: hold it with UPDATE=1 make bench-instructions")
+    hold(measure.PROFILE, each, "a check")
 
 
 if __name__ == "__main__":

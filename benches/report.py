@@ -285,22 +285,45 @@ def envoy(data):
         "twice": "Envoy, Tollgate over gRPC, the head first",
         "http": "Envoy, Tollgate over HTTP",
         "module": "Envoy, Tollgate inside of it",
-        "module-leased": "Envoy, Tollgate inside of it, leases of Redis",
+        "module-lean": "Envoy, Tollgate inside of it, two identity headers",
+        "module-leased": "Envoy, Tollgate inside of it, two identity headers, leases of Redis",
+        "native": "Envoy's own filters, `local_ratelimit`",
+        "native-redis": "Envoy's own filters, a rate limit service and Redis",
+        "grpc-redis": "Envoy, Tollgate over gRPC, two identity headers, Redis in each check",
+        "module-redis": "Envoy, Tollgate inside of it, two identity headers, Redis in each check",
     }
     # Results of an earlier version have fewer contestants.
     labels = {name: label for name, label in labels.items() if name in rounds[0]}
-    parts = {name: ["Envoy"] for name in labels} | {name: ["Envoy", "check"] for name in ["noop", "grpc", "lean", "budget", "twice", "http"]}
+    parts = {name: ["Envoy"] for name in labels} | {name: ["Envoy", "check"] for name in ["noop", "grpc", "lean", "budget", "twice", "http", "native-redis", "grpc-redis"]}
     at_least("Envoy and Tollgate, the head first (default only above): requests/s over one check", 0.9, ratios(rounds, "twice", "grpc", "rps"))
     at_least("Envoy and Tollgate: requests/s over Envoy and a no-op check", 0.95, ratios(rounds, "grpc", "noop", "rps"))
     if "lean" in labels:
         at_least("Envoy and Tollgate, two identity headers: requests/s over Envoy and a no-op check", 0.95, ratios(rounds, "lean", "noop", "rps"))
         at_least("Envoy and Tollgate, two identity headers, a token budget: requests/s over Envoy and a no-op check", 0.95, ratios(rounds, "budget", "noop", "rps"))
     at_least("Envoy and Tollgate: requests/s over jwt_authn without cache", 0.95, ratios(rounds, "grpc", "jwt", "rps"))
-    if "module" in labels:
+    if "native" in labels:
         at_least("Tollgate inside of Envoy: requests/s over a sidecar", 1.5, ratios(rounds, "module", "grpc", "rps"))
-        at_least("Tollgate inside of Envoy: requests/s over jwt_authn with its cache", 0.85, ratios(rounds, "module", "jwt-cache", "rps"))
+        at_least("Tollgate inside of Envoy, two identity headers: requests/s over jwt_authn with its cache", 0.85, ratios(rounds, "module-lean", "jwt-cache", "rps"))
+        # The filters send two headers as well.
+        at_least("Tollgate inside of Envoy, two identity headers: requests/s over Envoy's own filters", 1.2, ratios(rounds, "module-lean", "native", "rps"))
+        at_least("Tollgate inside of Envoy, two identity headers, Redis in each check: requests/s over Envoy's own filters with a rate limit service", 1.2, ratios(rounds, "module-redis", "native-redis", "rps"))
     at_most("Envoy and Tollgate: p99 over jwt_authn without cache", 1.15, ratios(rounds, "grpc", "jwt", "p99_us"))
     return proxied(data, labels, parts, "alone") + plotted("envoy", "Requests a second behind Envoy", data, labels)
+
+
+def envoy_instructions(data):
+    each = data["each"]
+    labels = {
+        "alone": "Envoy alone",
+        "jwt-cache": "jwt_authn with its cache",
+        "native": "Envoy's own filters, `local_ratelimit`",
+        "module": "Tollgate inside of it",
+        "module-lean": "Tollgate inside of it, two identity headers",
+        "grpc": "Tollgate over gRPC, without the sidecar",
+    }
+    at_most("Tollgate inside of Envoy, two identity headers: user instructions added to a request (callgrind)", 65_000, [each["module-lean"] - each["alone"]], "", 0)
+    rows = [[label, number(each[name]), number(each[name] - each["alone"]) if name != "alone" else "-"] for name, label in labels.items()]
+    return how(data) + "\n" + table(["user instructions of Envoy", "a request", "added"], rows)
 
 
 def nginx(data):
@@ -431,6 +454,7 @@ SECTIONS = {
     "instructions": instructions,
     "allocations": allocations,
     "envoy": envoy,
+    "envoy_instructions": envoy_instructions,
     "nginx": nginx,
     "tutorial": tutorial,
 }

@@ -41,8 +41,12 @@ def main():
         http = gates.Gate(rig, program, "http", policy, core=LOAD_CORE, http="{ address: ADDRESS, dialect: envoy_http, body: sent }")
         authz, over_http = gateways.shipped("envoy.yaml"), gateways.shipped("envoy-http.yaml")
         inside = gateways.shipped("envoy-embedded.yaml")
-        module = Module(modules, "module", policy)
-        leased = Module(modules, "leased", gates.leased(policy, gates.redis_server(rig, LOAD_CORE)[1]))
+        redis = gates.redis_server(rig, LOAD_CORE)[1]
+        rates = gates.RateLimits(rig, tool, "rates", redis, core=LOAD_CORE)
+        exact = gates.Gate(rig, program, "exact", gates.redis_store(redis) + policy + gates.LEAN, core=LOAD_CORE)
+        module, lean_module = Module(modules, "module", policy), Module(modules, "lean-module", policy + gates.LEAN)
+        leased = Module(modules, "leased", gates.leased(policy, redis) + gates.LEAN)
+        exact_module = Module(modules, "exact-module", gates.redis_store(redis) + policy + gates.LEAN)
         contestants = {
             "alone": (Envoy(rig, "envoy-alone", gateways.with_check(""), upstream), None),
             "jwt": (Envoy(rig, "envoy-jwt", gateways.with_check(gateways.jwt_authn(tokens.jwks, False)), upstream), None),
@@ -53,12 +57,19 @@ def main():
             "budget": (Envoy(rig, "envoy-budget", authz, upstream, "budget.sock"), budget.server),
             "twice": (Envoy(rig, "envoy-twice", gateways.shipped("envoy-strangers.yaml"), upstream, "twice.sock"), twice.server),
             "module": (Envoy(rig, "envoy-module", inside, upstream, module=module), None),
+            "module-lean": (Envoy(rig, "envoy-module-lean", inside, upstream, module=lean_module), None),
             "module-leased": (Envoy(rig, "envoy-leased", inside, upstream, module=leased), None),
+            "native": (Envoy(rig, "envoy-native", gateways.native(tokens.jwks, "native_local"), upstream), None),
+            "native-redis": (Envoy(rig, "envoy-native-redis", gateways.native(tokens.jwks, "native_service"), upstream, "rates.sock"), rates.server),
+            "grpc-redis": (Envoy(rig, "envoy-redis", authz, upstream, "exact.sock"), exact.server),
+            "module-redis": (Envoy(rig, "envoy-module-redis", inside, upstream, module=exact_module), None),
             "http": (Envoy(rig, "envoy-http", over_http, upstream, "http-http.sock"), http.server),
         }
         for name, (envoy, _) in contestants.items():
             gateways.http(tool, envoy.address, file, [], "--once")  # every token is known before the first round
             gateways.must_check(name, envoy.address, name not in ("alone", "noop"))
+            if name not in ("alone", "noop", "jwt", "jwt-cache"):
+                gateways.must_read(name, envoy.address, file.read_text().split()[0])
 
         def one(name):
             envoy, check = contestants[name]

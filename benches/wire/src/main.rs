@@ -12,6 +12,7 @@ mod keys;
 mod message;
 mod noop;
 mod process;
+mod rate_limits;
 mod tokens;
 mod verdict;
 
@@ -29,6 +30,8 @@ enum Command {
     Tokens(tokens::Mint),
     /// Serve the stock no-op, tonic with envoy-types, which allows everything.
     Noop(noop::Noop),
+    /// Serve the stock rate limit service, which counts in Redis.
+    RateLimits(rate_limits::RateLimits),
     /// Send checks as Envoy does, and print the measured values as one line of JSON.
     Check(grpc::Check),
     /// Send requests over HTTP/1.1, and print the measured values as one line of JSON.
@@ -44,6 +47,7 @@ fn main() -> anyhow::Result<()> {
         Command::Keys(keys) => keys.run(),
         Command::Tokens(mint) => mint.run(),
         Command::Noop(noop) => noop.run(),
+        Command::RateLimits(service) => service.run(),
         Command::Check(check) => check.run(),
         Command::Http(http) => http.run(),
         Command::Verify(verify) => verify.run(),

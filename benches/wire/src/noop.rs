@@ -25,7 +25,7 @@ use tonic::{
 use crate::address::Address;
 
 /// The limit of Tollgate. The default of h2 is no limit, that of hyper is 200.
-const STREAMS: u32 = 1024;
+pub(crate) const STREAMS: u32 = 1024;
 
 /// Serve the stock no-op.
 #[derive(Debug, Args)]
