@@ -83,6 +83,12 @@ impl ServerConfig {
                 "only a check over `listen.grpc` has a certificate beside the headers: name the header in which the proxy reports it, such as `x-forwarded-client-cert`",
             );
         }
+        if !self.listen.http.is_empty() && policy.is_some_and(|policy| policy.cookies.is_some()) {
+            errors.push(
+                &root.key("cookies"),
+                "a proxy that checks over `listen.http` cannot take a cookie out of `Cookie`, so that tokens would reach the upstream: use Envoy over `listen.grpc` or the module",
+            );
+        }
         if let Some(listener) = &self.listen.access_log {
             let path = root.key("listen").key("access_log");
             if !listener.authenticates_peers() {
@@ -398,6 +404,26 @@ limits: [{{ name: l, by: [subject], {limit} }}]
             let errors = compile(&text, &|_| None).unwrap_err();
             let found: Vec<String> = errors.iter().map(|error| error.path.clone()).collect();
             assert_eq!(found, [key], "{errors:?}");
+        }
+    }
+
+    #[test]
+    fn cookies_need_a_proxy_that_takes_them_out() {
+        for (listen, expected) in [
+            ("grpc: '127.0.0.1:9000'", &[][..]),
+            ("embedded: true", &[]),
+            ("http: [{ address: '127.0.0.1:9001', dialect: nginx }]", &["cookies"]),
+            (
+                "grpc: '127.0.0.1:9000', http: [{ address: '127.0.0.1:9001', dialect: traefik }]",
+                &["cookies"],
+            ),
+        ] {
+            let text = format!(
+                "listen: {{ {listen} }}\ncookies: {{ origins: ['https://a.example'] }}\nroutes: [{{ match: {{ paths: [/a] }}, public: true }}]"
+            );
+            let errors = compile(&text, &|_| None).err().unwrap_or_default();
+            let found: Vec<_> = errors.iter().map(|error| error.path.as_str()).collect();
+            assert_eq!(found, expected, "{listen}");
         }
     }
 

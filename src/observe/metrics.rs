@@ -82,6 +82,7 @@ const CREDENTIALS: [&str; 1 + CredentialKind::ALL.len()] = [
     CredentialKind::Jwt.label(),
     CredentialKind::ApiKey.label(),
     CredentialKind::Certificate.label(),
+    CredentialKind::Cookie.label(),
 ];
 
 /// The label of members that no table lists.

@@ -276,6 +276,9 @@ fn every_row_has_its_expected_result_or_a_reason_why_it_cannot() {
         for (row, snapshot) in &rows {
             let why = match proxy_check(dialect, bodies, &row.case) {
                 Err(why) => Some(why),
+                Ok(_) if snapshot.policy.cookies.is_some() => {
+                    Some("`cookies` is an error of the file beside `listen.http`")
+                }
                 Ok(sent) => {
                     let observed =
                         observed_by_the_proxy(&sent, answer_of(&sent, &row.case, snapshot));

@@ -13,6 +13,7 @@ use crate::{
         self, Credential, Rejection,
         api_key::{self, ApiKeys, KeyContext, PolicyNames},
         certificate::{self, ClientCertificates, PeerCertificate},
+        cookie::Cookies,
         jwt,
     },
     denial::{Denial, Reason},
@@ -56,6 +57,28 @@ pub(crate) fn peer_certificate<'a>(
     config: Option<&ClientCertificates>,
 ) -> Result<Option<PeerCertificate<'a>>, Denial> {
     config.map_or(Ok(None), |config| PeerCertificate::of(request, config))
+}
+
+/// Finds the token in the cookie of a request, on a route that reads it; `None` without one.
+///
+/// # Errors
+/// `ambiguous_credential`, also beside a credential in a header, whatever that holds; and
+/// `malformed_token` for one that is too long.
+pub(crate) fn cookie<'a>(
+    headers: &Headers<'a>,
+    cookies: Option<&Cookies>,
+    keys: Option<&ApiKeys>,
+) -> Result<Option<Credential<'a>>, Denial> {
+    let token = cookies.map_or(Ok(None), |cookies| cookies.token(headers))?;
+    let Some(token) = token else { return Ok(None) };
+    let mut others = keys.iter().flat_map(|keys| keys.headers.iter().copied());
+    let has_other = headers.all("authorization").next().is_some()
+        || others.any(|name| headers.all(name).next().is_some());
+    if has_other {
+        let cause = "a cookie with a token beside a credential in a header";
+        return Err(Denial::new(Reason::AmbiguousCredential, cause));
+    }
+    Ok(Some(Credential::Cookie(jwt::Token::of_cookie(token))))
 }
 
 /// Checks that the client has the key that its credential is bound to (RFC 8705 section 3).
@@ -158,7 +181,7 @@ pub(crate) fn offered<'a>(
 pub fn verify(snapshot: &Snapshot, credential: Credential<'_>, now: Timestamp) -> Verified {
     let policy = &snapshot.policy;
     match credential {
-        Credential::Jwt(token) => jwt::verify(
+        Credential::Jwt(token) | Credential::Cookie(token) => jwt::verify(
             token,
             &policy.issuers,
             |issuer| snapshot.key_set(issuer),
@@ -223,7 +246,7 @@ fn without_section(kind: CredentialKind, reason: Reason, cause: &'static str) ->
 /// imported key that looks like a token.
 pub fn cache_key<'a>(credential: &Credential<'a>) -> (CredentialKind, &'a [u8]) {
     let bytes = match credential {
-        Credential::Jwt(token) => token.bytes(),
+        Credential::Jwt(token) | Credential::Cookie(token) => token.bytes(),
         Credential::ApiKey(key) => key.bytes(),
         Credential::Certificate(certificate) => certificate.bytes(),
         #[cfg(test)]
@@ -260,7 +283,9 @@ fn has_keys(snapshot: &Snapshot, kind: CredentialKind, keys: &KeyVersion) -> boo
 /// The generation of a source of keys; `None` while it has no keys that may be used.
 fn generation(snapshot: &Snapshot, kind: CredentialKind, source: usize) -> Option<&Generation> {
     match kind {
-        CredentialKind::Jwt => snapshot.key_set(source).map(|keys| keys.generation()),
+        CredentialKind::Jwt | CredentialKind::Cookie => {
+            snapshot.key_set(source).map(|keys| keys.generation())
+        }
         // A rejected key is never remembered, and an accepted one has its record.
         CredentialKind::ApiKey => None,
         CredentialKind::Certificate => {

@@ -7,6 +7,7 @@
 //! known to be beyond a limit.
 
 mod credential;
+mod csrf;
 mod holds;
 mod limits;
 
@@ -358,6 +359,9 @@ fn enter<'a>(
     let (route, captures) = policy.routes.find(&request.host, &request.path, request.method)?;
     evidence.route = Some(Arc::clone(route));
     hooks.passed(Stage::Route);
+    if let Some(cookies) = &policy.cookies {
+        evidence.cookies = cookies.for_upstream(&request.headers)?;
+    }
     if route.public {
         let access = Access::Public(Arc::clone(route));
         return Ok((request, captures, access));

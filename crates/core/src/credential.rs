@@ -3,6 +3,7 @@
 
 pub mod api_key;
 pub mod certificate;
+pub mod cookie;
 pub mod jwt;
 mod rejection;
 #[cfg(test)]
@@ -31,6 +32,8 @@ pub enum Credential<'a> {
     ApiKey(ApiKey<'a>),
     /// A client certificate.
     Certificate(PeerCertificate<'a>),
+    /// A signed JWT in a cookie.
+    Cookie(jwt::Token<'a>),
     /// The kind that only unit tests have.
     #[cfg(test)]
     Test(test_kind::Key<'a>),
@@ -43,6 +46,7 @@ impl Credential<'_> {
             Self::Jwt(_) => CredentialKind::Jwt,
             Self::ApiKey(_) => CredentialKind::ApiKey,
             Self::Certificate(_) => CredentialKind::Certificate,
+            Self::Cookie(_) => CredentialKind::Cookie,
             #[cfg(test)]
             Self::Test(_) => CredentialKind::Test,
         }

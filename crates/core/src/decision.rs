@@ -105,6 +105,8 @@ pub struct Evidence {
     pub outage: Option<Outage>,
     /// The changes to a handshake, on a route for WebSockets.
     pub upgrade: Option<Box<Upgrade>>,
+    /// The cookies that the upstream gets, empty for none; `None` where those of the client stay.
+    pub cookies: Option<Box<str>>,
 }
 
 /// What the verification of a credential lacks.
@@ -155,6 +157,7 @@ impl Evidence {
             missing: None,
             outage: None,
             upgrade: None,
+            cookies: None,
         }
     }
 }

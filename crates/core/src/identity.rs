@@ -34,6 +34,8 @@ pub enum CredentialKind {
     ApiKey,
     /// A client certificate.
     Certificate,
+    /// A signed JWT in a cookie.
+    Cookie,
     /// The kind that only unit tests have.
     #[cfg(test)]
     #[serde(skip)]
@@ -42,7 +44,7 @@ pub enum CredentialKind {
 
 impl CredentialKind {
     /// Every kind that a policy can name, in the order of declaration.
-    pub const ALL: [Self; 3] = [Self::Jwt, Self::ApiKey, Self::Certificate];
+    pub const ALL: [Self; 4] = [Self::Jwt, Self::ApiKey, Self::Certificate, Self::Cookie];
 
     /// The label of the kind, as `x-tollgate-credential` has it.
     pub const fn label(self) -> &'static str {
@@ -50,6 +52,7 @@ impl CredentialKind {
             Self::Jwt => "jwt",
             Self::ApiKey => "api_key",
             Self::Certificate => "certificate",
+            Self::Cookie => "cookie",
             #[cfg(test)]
             Self::Test => "test",
         }
@@ -62,9 +65,15 @@ impl CredentialKind {
             Self::Jwt => "jwt; subject=client",
             Self::ApiKey => "api_key; subject=client",
             Self::Certificate => "certificate; subject=client",
+            Self::Cookie => "cookie; subject=client",
             #[cfg(test)]
             Self::Test => "test; subject=client",
         }
+    }
+
+    /// Whether a credential of the kind states the resources that it is for.
+    pub(crate) const fn has_audience(self) -> bool {
+        matches!(self, Self::Jwt | Self::Cookie)
     }
 }
 
@@ -76,6 +85,12 @@ impl CredentialKinds {
     /// Whether the set has a kind.
     pub const fn contains(self, kind: CredentialKind) -> bool {
         self.0 >> kind as u8 & 1 == 1
+    }
+
+    /// Whether every kind of the set is sent in a header of its own, by the client itself.
+    pub(crate) const fn are_sent_by_clients(self) -> bool {
+        let others = 1 << CredentialKind::Certificate as u8 | 1 << CredentialKind::Cookie as u8;
+        self.0 & others == 0
     }
 
     /// Returns the labels of the kinds, in the order of [`CredentialKind::ALL`].

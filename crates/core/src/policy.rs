@@ -10,6 +10,7 @@ use crate::{
     credential::{
         api_key::{ApiKeys, ApiKeysConfig, ISSUER, KeyHeader},
         certificate::{ClientCertificates, ClientCertificatesConfig},
+        cookie::{Cookies, CookiesConfig},
         jwt::issuer::{IssuerConfig, Issuers, MAX_LIFETIME},
     },
     identity::{DynamicMetadata, DynamicMetadataConfig, IdentityHeaders, IdentityHeadersConfig},
@@ -41,6 +42,9 @@ pub struct PolicyConfig {
     /// Certificates of clients: as credentials on routes that name them, and as proof for tokens that
     /// are bound to one. Default: none are read, and bound tokens are refused.
     pub client_certificates: Option<ClientCertificatesConfig>,
+    /// The cookie with a token, and the pages that may use what browsers send by themselves. Needs
+    /// Envoy over gRPC, or the module. Default: no cookie is read, and none is removed.
+    pub cookies: Option<CookiesConfig>,
     /// Names for models. With none, a model's name is what clients send.
     #[serde(default)]
     pub models: Vec<ModelConfig>,
@@ -83,6 +87,8 @@ pub struct Policy {
     pub api_keys: Option<ApiKeys>,
     /// The section `client_certificates`.
     pub client_certificates: Option<ClientCertificates>,
+    /// The section `cookies`.
+    pub cookies: Option<Cookies>,
     /// The tiers of API keys that overrides of limits select.
     pub key_tiers: Vec<String>,
     /// The models by name.
@@ -183,6 +189,8 @@ impl Policy {
         let client_certificates = config.client_certificates.as_ref();
         let client_certificates = client_certificates
             .map(|section| section.compile(&root.key("client_certificates"), errors));
+        let cookies = config.cookies.as_ref();
+        let cookies = cookies.map(|section| section.compile(&root.key("cookies"), errors));
         let models = Models::compile(&config.models, &config.tiers, &root, errors);
         let limits = limit::compile(&config.limits, &root.key("limits"), errors);
         if let Some(metering) = &config.metering {
@@ -203,6 +211,7 @@ impl Policy {
             accepts_certificates: client_certificates
                 .as_ref()
                 .is_some_and(ClientCertificates::accepts_certificates),
+            cookies: cookies.as_ref(),
         };
         let compiled = route::compile(&config.routes, &mut parts, &root.key("routes"), errors);
         let (upstream_keys, resources) = (parts.upstream_keys, parts.resources);
@@ -241,6 +250,7 @@ impl Policy {
             issuers,
             api_keys,
             client_certificates,
+            cookies,
             key_tiers: limit_config::key_tiers(&config.limits),
             models,
             routes: compiled.table,

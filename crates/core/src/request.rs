@@ -6,10 +6,12 @@ pub mod body;
 mod header_names;
 pub mod headers;
 pub mod host;
+pub(crate) mod origin;
 pub mod path;
 
 use std::net::IpAddr;
 
+pub(crate) use self::header_names::plain;
 use self::headers::KnownHeader;
 pub use self::{
     body::{Body, RawBody},

@@ -25,7 +25,7 @@ pub(crate) use self::compile::compile;
 use self::{accepted::AcceptedCredentials, resource::ResourceMetadata};
 pub use self::{entry::RouteEntry, table::RouteTable};
 use crate::{
-    credential::{api_key::ApiKeys, jwt::issuer::Issuers},
+    credential::{api_key::ApiKeys, cookie::Cookies, jwt::issuer::Issuers},
     identity::{CredentialKind, CredentialKinds, Part},
     limit::{HoldLimit, Limit, rate::RateLimit},
     rule::{
@@ -106,13 +106,19 @@ pub struct RouteConfig {
     /// The behaviour if the store does not answer. Default `deny`.
     #[serde(default)]
     pub on_outage: OnOutage,
-    /// The kinds of credentials that the route accepts: `jwt`, `api_key`, `certificate`. Default:
+    /// The kinds of credentials that the route accepts: `jwt`, `api_key`, `certificate`, `cookie`. Default:
     /// `jwt`, and `api_key` where the file has `api_keys`.
     pub credentials: Option<Vec<CredentialKind>>,
     /// The resource that a token has to be for: its audience claim has to list this text, beside what the
     /// issuer's `audiences` require (RFC 8707; MCP, Authorization). API keys and certificates have no
     /// audience. Default: every token that its issuer's `audiences` admit.
     pub audience: Option<String>,
+    /// Whether browsers send the credential by themselves, because a filter in front turns a cookie into
+    /// `Authorization`. A request other than GET, HEAD and OPTIONS, and a WebSocket, then needs an
+    /// `Origin` of `cookies.origins` and `Sec-Fetch-Site: same-origin`. Cookies need it on every
+    /// route. Default false.
+    #[serde(default)]
+    pub ambient: bool,
     /// Forward the client's credential to the upstream. Default false: an inference server does not
     /// use it.
     #[serde(default)]
@@ -208,6 +214,8 @@ pub struct Route {
     pub credentials: CredentialKinds,
     /// The resource that tokens have to be for, by its place among those of the policy.
     pub audience: Option<usize>,
+    /// Whether browsers send its credentials by themselves.
+    pub ambient: bool,
     /// The description of those credentials, where the policy has more than one kind.
     pub(crate) accepted: Option<AcceptedCredentials>,
     /// Whether the client's credential is forwarded.
@@ -260,6 +268,8 @@ pub(crate) struct CompileContext<'a> {
     pub(crate) claims: BTreeSet<String>,
     /// Whether routes can accept client certificates.
     pub(crate) accepts_certificates: bool,
+    /// The section `cookies` of the policy.
+    pub(crate) cookies: Option<&'a Cookies>,
     /// Whether the policy has the section `metering`.
     pub(crate) has_metering: bool,
     /// The section `api_keys` of the policy.

@@ -297,6 +297,7 @@ mod tests {
                 strip: &strip,
                 spoofed: &[],
                 upgrade: None,
+                cookies: None,
             };
             let mut facts = [("", None); 6];
             facts[0] = ("subject", Some(subject.as_str()));

@@ -187,6 +187,7 @@ fn headers<'a>(spec: &DialectSpec, all: &'a HeaderMap) -> Headers<'a> {
         joins_repeats: spec.joined,
         can_remove: matches!(spec.absent, AbsentHeader::Listed(_)),
         rewrites_protocols: spec.protocols,
+        rewrites_cookies: false,
     };
     let mut headers = Headers::with_capacity(all.len()).with_proxy(proxy);
     for (name, value) in all {

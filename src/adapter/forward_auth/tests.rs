@@ -342,6 +342,7 @@ fn allow(
         strip,
         spoofed,
         upgrade: None,
+        cookies: None,
     }
 }
 

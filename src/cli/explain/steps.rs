@@ -298,8 +298,13 @@ impl Record<'_> {
         facts
     }
 
-    /// Returns the token of the only `Authorization` header, verified or not.
+    /// Returns the token of the cookie, or of the only `Authorization` header, verified or not.
     fn sent(&self) -> Option<&str> {
+        if self.evidence.credential == Some(CredentialKind::Cookie) {
+            let cookies = self.input.found.snapshot.policy.cookies.as_ref()?;
+            let token = cookies.token(&self.headers()).ok().flatten()?;
+            return std::str::from_utf8(token).ok();
+        }
         let headers = &self.input.request.headers;
         let mut values =
             headers.iter().filter(|(name, _)| name.eq_ignore_ascii_case("authorization"));
@@ -309,14 +314,18 @@ impl Record<'_> {
             .filter(|_| values.next().is_none())
     }
 
-    /// Returns the API key of the request, if that is its credential.
-    fn api_key(&self) -> Option<ApiKey<'_>> {
+    fn headers(&self) -> Headers<'_> {
         let mut headers = Headers::default();
         for (name, value) in &self.input.request.headers {
             headers.push(name, value);
         }
+        headers
+    }
+
+    /// Returns the API key of the request, if that is its credential.
+    fn api_key(&self) -> Option<ApiKey<'_>> {
         let keys = self.input.found.snapshot.policy.api_keys.as_ref();
-        match authenticate::extract(&headers, keys) {
+        match authenticate::extract(&self.headers(), keys) {
             Ok(Credential::ApiKey(key)) => Some(key),
             _ => None,
         }
@@ -333,8 +342,12 @@ impl Record<'_> {
             let names = names.into_iter().map(|(kind, name)| (kind, json!(name)));
             return std::iter::once(("kind", json!("certificate"))).chain(names).collect();
         }
+        let name = match self.evidence.credential {
+            Some(CredentialKind::Cookie) => "cookie",
+            _ => "bearer token",
+        };
         self.sent()
-            .map(|token| ("bearer token", json!(format!("{} bytes", token.len()))))
+            .map(|token| (name, json!(format!("{} bytes", token.len()))))
             .into_iter()
             .collect()
     }

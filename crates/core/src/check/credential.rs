@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::CheckHooks;
+use super::{CheckHooks, csrf};
 use crate::{
     authenticate,
     credential::Credential,
@@ -37,6 +37,10 @@ pub(super) fn verify_credential(
     if !route.credentials.contains(credential.kind()) {
         return Err(not_accepted(credential.kind(), route));
     }
+    // Before the signature: what a foreign page made a browser send is not the client's request.
+    if route.ambient || !route.credentials.are_sent_by_clients() {
+        csrf::check(request, route, credential.kind(), policy.cookies.as_ref())?;
+    }
     let principal = hooks.verify(snapshot, credential, now).map_err(|rejection| {
         evidence.stage = Stage::Verification(rejection.check);
         let of_key = rejection.refresh.map(|source| Missing::Key { source });
@@ -69,6 +73,16 @@ fn find_credential<'a>(
         None => None,
     };
     let keys = policy.api_keys.as_ref();
+    if route.credentials.contains(CredentialKind::Cookie)
+        && let Some(cookie) = authenticate::cookie(&request.headers, policy.cookies.as_ref(), keys)?
+    {
+        return if offered.is_some() {
+            let cause = "a cookie with a token beside one in `Sec-WebSocket-Protocol`";
+            Err(Denial::new(Reason::AmbiguousCredential, cause))
+        } else {
+            Ok(cookie)
+        };
+    }
     let found = match offered {
         Some(offered) => return authenticate::offered(offered.token, &request.headers, keys),
         None => authenticate::extract(&request.headers, keys),
@@ -103,7 +117,7 @@ fn with_advice(denial: Denial, route: &Route) -> Denial {
 /// Checks that a token is for the resource of its route (RFC 8707 section 3).
 fn check_audience(route: &Route, policy: &Policy, principal: &Principal) -> Result<(), Denial> {
     let Some(place) = route.audience else { return Ok(()) };
-    if principal.kind() != CredentialKind::Jwt || principal.has_audience(place) {
+    if !principal.kind().has_audience() || principal.has_audience(place) {
         return Ok(());
     }
     let audience = policy.resources.get(place).map_or("", |resource| &resource.resource);

@@ -30,17 +30,25 @@ use crate::{
 
 /// A token as the client sent it. It cannot be printed.
 #[derive(Clone, Copy)]
-pub struct Token<'a>(&'a [u8]);
+pub struct Token<'a> {
+    bytes: &'a [u8],
+    kind: CredentialKind,
+}
 
 impl<'a> Token<'a> {
     /// The token in these bytes, not read yet.
     pub(crate) const fn new(bytes: &'a [u8]) -> Self {
-        Self(bytes)
+        Self { bytes, kind: CredentialKind::Jwt }
+    }
+
+    /// The token in a cookie, not read yet.
+    pub(crate) const fn of_cookie(bytes: &'a [u8]) -> Self {
+        Self { bytes, kind: CredentialKind::Cookie }
     }
 
     /// All bytes of the token: never kept as they are.
     pub(crate) const fn bytes(self) -> &'a [u8] {
-        self.0
+        self.bytes
     }
 }
 
@@ -63,7 +71,7 @@ pub fn verify<'k>(
     now: Timestamp,
 ) -> Result<Arc<Principal>, Rejection> {
     let (claims, audiences) = (issuers.retained_claims(), issuers.audiences());
-    let wanted = Wanted { claims, audiences, denylists };
+    let wanted = Wanted { kind: token.kind, claims, audiences, denylists };
     let mut progress = Progress { check: Check::Shape, issuer: None, keys: None, refresh: None };
     checks(token, issuers, keys, wanted, now, &mut progress).map_err(|denial| {
         let Progress { check, issuer, keys, refresh } = progress;
@@ -74,7 +82,7 @@ pub fn verify<'k>(
         let is_final = matches!(check, Check::Signature | Check::Audience | Check::Claims)
             || denial.reason == Reason::Expired;
         Rejection {
-            kind: CredentialKind::Jwt,
+            kind: token.kind,
             denial: Box::new(denial),
             check,
             refresh,

@@ -11,7 +11,7 @@ use self::limits::rate_limit_headers;
 pub use self::list::{HeaderList, HeaderSink};
 use super::{Dialect, Evidence, Grant, Upgrade};
 use crate::{
-    credential::api_key::KeyHeader,
+    credential::{api_key::KeyHeader, cookie::COOKIE},
     denial::{Denial, Reason, fitting},
     identity::IdentityHeader,
     limit::LimitStatus,
@@ -82,6 +82,8 @@ pub struct AllowedAnswer<'a> {
     pub spoofed: &'a [String],
     /// The changes to the handshake of a WebSocket.
     pub upgrade: Option<&'a Upgrade>,
+    /// The cookies that the upstream gets, empty for none; `None` where those of the client stay.
+    pub cookies: Option<&'a str>,
 }
 
 /// The longest wait after which a client should repeat a request by itself. The OpenAI SDK has the
@@ -210,6 +212,7 @@ pub fn allowed<'a>(
         strip: &snapshot.policy.strip_headers,
         spoofed: &evidence.spoofed,
         upgrade: evidence.upgrade.as_deref(),
+        cookies: evidence.cookies.as_deref(),
     }
 }
 
@@ -222,6 +225,9 @@ impl<'a> AllowedAnswer<'a> {
             if let Some(value) = value {
                 to.header(name, |text| header_value(value, text));
             }
+        }
+        if let Some(cookies) = self.cookies.filter(|cookies| !cookies.is_empty()) {
+            to.text(COOKIE, cookies);
         }
         if let Some(upgrade) = self.upgrade {
             if let Some(protocols) = &upgrade.protocols {
@@ -250,6 +256,7 @@ impl<'a> AllowedAnswer<'a> {
         let protocols = self.upgrade.is_some_and(|upgrade| upgrade.protocols.is_none());
         known
             .chain(protocols.then_some(Cow::Borrowed(PROTOCOLS)))
+            .chain((self.cookies == Some("")).then_some(Cow::Borrowed(COOKIE)))
             .chain(self.respelled().into_iter().map(Cow::Owned))
             .chain(credential.map(Cow::Borrowed))
     }
@@ -342,6 +349,7 @@ mod tests {
             strip: &strip,
             spoofed,
             upgrade: None,
+            cookies: None,
         };
         let removed = |removed_by_proxy, spoofed| -> Vec<String> {
             answer(removed_by_proxy, spoofed).removed().map(Cow::into_owned).collect()

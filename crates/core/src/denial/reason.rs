@@ -63,6 +63,8 @@ pub enum Reason {
     AddressForbidden,
     /// The token of a WebSocket came from a page of another origin than those listed.
     OriginForbidden,
+    /// A browser sent the credential by itself, and no page of this service sent the request.
+    CsrfFailed,
     /// The request did not come over https.
     InsecureTransport,
     /// The route requires the body, and the proxy did not send it.
@@ -100,7 +102,7 @@ struct Meaning {
 
 impl Reason {
     /// Every reason, for metrics that are registered in advance and for the documentation.
-    pub const ALL: [Self; 43] = [
+    pub const ALL: [Self; 44] = [
         Self::MissingCredential,
         Self::AmbiguousCredential,
         Self::MalformedToken,
@@ -131,6 +133,7 @@ impl Reason {
         Self::TenantMismatch,
         Self::AddressForbidden,
         Self::OriginForbidden,
+        Self::CsrfFailed,
         Self::InsecureTransport,
         Self::BodyUnavailable,
         Self::MalformedRequest,
@@ -249,6 +252,11 @@ impl Reason {
             Self::OriginForbidden => {
                 of("origin_forbidden", 403, "a page of this origin may not send a token here")
             }
+            Self::CsrfFailed => of(
+                "csrf_failed",
+                403,
+                "the browser sent the credential by itself, and the request does not come from a page of this service",
+            ),
             Self::InsecureTransport => {
                 of("insecure_transport", 403, "this endpoint is only served over https")
             }

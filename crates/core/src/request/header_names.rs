@@ -62,7 +62,7 @@ impl FromIterator<String> for HeaderNames {
 
 /// Returns a byte of a name as servers read it that treat all punctuation, and both cases, alike.
 #[inline]
-pub(super) fn plain(byte: u8) -> u8 {
+pub(crate) fn plain(byte: u8) -> u8 {
     if byte.is_ascii_alphanumeric() { byte.to_ascii_lowercase() } else { b'-' }
 }
 

@@ -50,12 +50,19 @@ pub struct ProxyBehavior {
     /// The proxy forwards `Sec-WebSocket-Protocol` as the answer sets it, so that a token in it does
     /// not reach the upstream.
     pub rewrites_protocols: bool,
+    /// The proxy forwards `Cookie` as the answer sets it, so that a cookie can be taken out of it.
+    pub rewrites_cookies: bool,
 }
 
 impl Default for ProxyBehavior {
     /// Repeated headers arrive separately, and headers can be removed.
     fn default() -> Self {
-        Self { joins_repeats: false, can_remove: true, rewrites_protocols: true }
+        Self {
+            joins_repeats: false,
+            can_remove: true,
+            rewrites_protocols: true,
+            rewrites_cookies: true,
+        }
     }
 }
 

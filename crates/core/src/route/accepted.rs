@@ -17,8 +17,12 @@ pub(crate) struct AcceptedCredentials {
 }
 
 impl AcceptedCredentials {
-    /// Describes the kinds that a route accepts under a policy with these API keys.
-    pub(crate) fn new(kinds: CredentialKinds, keys: Option<&ApiKeys>) -> Self {
+    /// Describes the kinds that a route accepts under a policy with these API keys and this cookie.
+    pub(crate) fn new(
+        kinds: CredentialKinds,
+        keys: Option<&ApiKeys>,
+        cookie: Option<&str>,
+    ) -> Self {
         let labels: Vec<&str> = kinds.labels().collect();
         let mut challenge = format!(", credentials=\"{}\"", labels.join(" "));
         let mut ways = Vec::new();
@@ -35,6 +39,9 @@ impl AcceptedCredentials {
                 name => format!("`{name}: <key>`"),
             });
             ways.push(format!("an API key as {}", alternatives(&headers.collect::<Vec<_>>())));
+        }
+        if let Some(name) = cookie.filter(|_| kinds.contains(CredentialKind::Cookie)) {
+            ways.push(format!("the cookie `{name}`"));
         }
         let connect = "connect with a client certificate";
         let advice = match (ways.is_empty(), kinds.contains(CredentialKind::Certificate)) {
@@ -65,7 +72,7 @@ mod tests {
 
     #[test]
     fn the_kinds_and_the_headers_are_named() {
-        use CredentialKind::{ApiKey, Certificate, Jwt};
+        use CredentialKind::{ApiKey, Certificate, Cookie, Jwt};
         let all = r#"{ "file": "/k" }"#;
         let bearer = r#"{ "file": "/k", "header": ["authorization"] }"#;
         let header = r#"{ "file": "/k", "header": ["x-api-key"] }"#;
@@ -102,10 +109,17 @@ mod tests {
                 r#", credentials="certificate""#,
                 "connect with a client certificate",
             ),
+            (
+                &[Jwt, Cookie],
+                all,
+                r#", credentials="jwt cookie""#,
+                "send `Authorization: Bearer <token>`, or the cookie `__Host-t`",
+            ),
         ] {
             let config: ApiKeysConfig = serde_json::from_str(config).unwrap();
             let keys = config.compile(&Path::root(), &mut Errors::default());
-            let accepted = AcceptedCredentials::new(kinds.iter().copied().collect(), Some(&keys));
+            let kinds = kinds.iter().copied().collect();
+            let accepted = AcceptedCredentials::new(kinds, Some(&keys), Some("__Host-t"));
             assert_eq!((&*accepted.challenge, &*accepted.advice), (challenge, advice));
         }
     }

@@ -234,6 +234,7 @@ fn route(
             ("resource_metadata", config.resource_metadata.is_some()),
             ("credentials", config.credentials.is_some()),
             ("audience", config.audience.is_some()),
+            ("ambient", config.ambient),
             ("forward_credential", config.forward_credential),
             ("upstream_key", config.upstream_key.is_some()),
         ] {
@@ -334,8 +335,11 @@ fn route(
     });
     let audience = audience(config, context, path, errors);
     let credentials = credentials(config, context, path, errors);
-    let accepted = (context.api_keys.is_some() || context.accepts_certificates)
-        .then(|| AcceptedCredentials::new(credentials, context.api_keys));
+    check_cookies(config, credentials, context, path, errors);
+    let cookie = context.cookies.and_then(|cookies| cookies.name.as_deref());
+    let has_kinds = context.api_keys.is_some() || context.accepts_certificates || cookie.is_some();
+    let accepted =
+        has_kinds.then(|| AcceptedCredentials::new(credentials, context.api_keys, cookie));
     Route {
         name: config.name().to_owned(),
         public: config.public,
@@ -352,6 +356,7 @@ fn route(
         on_outage: config.on_outage,
         credentials,
         audience,
+        ambient: config.ambient,
         accepted,
         forward_credential: config.forward_credential,
         upstream_key,
@@ -386,6 +391,28 @@ fn audience(
     Some(place)
 }
 
+/// Checks what a route with credentials that browsers send by themselves needs.
+fn check_cookies(
+    config: &RouteConfig,
+    credentials: CredentialKinds,
+    context: &CompileContext<'_>,
+    path: &Path,
+    errors: &mut Errors,
+) {
+    if config.ambient && context.cookies.is_none() {
+        let cookies = path.parent().parent().key("cookies");
+        let message = "`ambient` needs the section `cookies` with the `origins` of your pages";
+        errors.push_presuming(&path.key("ambient"), &[cookies], message);
+    }
+    let has_cookies = credentials.contains(CredentialKind::Cookie) && config.credentials.is_some();
+    if has_cookies && config.forward_credential {
+        errors.push(
+            &path.key("forward_credential"),
+            "a cookie is never forwarded; remove this, or `cookie` from `credentials`",
+        );
+    }
+}
+
 /// Returns the kinds of credentials that the route accepts: no kind that is not named or default
 /// opens a route.
 fn credentials(
@@ -404,7 +431,7 @@ fn credentials(
     };
     let at = path.key("credentials");
     if kinds.is_empty() {
-        errors.push(&at, "list at least one kind: jwt, api_key, certificate");
+        errors.push(&at, "list at least one kind: jwt, api_key, certificate, cookie");
     }
     for (index, kind) in kinds.iter().enumerate() {
         let root = path.parent().parent();
@@ -414,6 +441,11 @@ fn credentials(
         let (is_configured, section) = match kind {
             CredentialKind::ApiKey => (context.api_keys.is_some(), "api_keys"),
             CredentialKind::Certificate => (context.accepts_certificates, "client_certificates"),
+            CredentialKind::Cookie
+                if !context.cookies.is_some_and(|cookies| cookies.name.is_some()) =>
+            {
+                (false, "cookies")
+            }
             _ => (!context.issuers.list().is_empty(), "issuers"),
         };
         if !is_configured {

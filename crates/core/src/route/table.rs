@@ -361,6 +361,7 @@ mod tests {
                 on_outage: OnOutage::Deny,
                 credentials: CredentialKinds::from_iter([CredentialKind::Jwt]),
                 audience: None,
+                ambient: false,
                 accepted: None,
                 forward_credential: false,
                 upstream_key: None,

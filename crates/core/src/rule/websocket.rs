@@ -7,7 +7,7 @@ use serde::Deserialize;
 use crate::{
     config::{Errors, Path},
     denial::{Denial, Reason, malformed, shown},
-    request::Headers,
+    request::{Headers, origin::is_origin},
     time::Span,
 };
 
@@ -186,19 +186,6 @@ fn after_prefix<'a>(element: &'a [u8], prefix: &str) -> Option<&'a [u8]> {
 /// Whether a byte may be in a token of HTTP (RFC 9110 section 5.6.2).
 fn is_token(byte: u8) -> bool {
     byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte)
-}
-
-/// Whether a text is an origin as browsers write it (RFC 6454 section 6.2).
-fn is_origin(text: &str) -> bool {
-    let host = text.strip_prefix("https://").or_else(|| text.strip_prefix("http://"));
-    host.is_some_and(|host| {
-        !host.is_empty()
-            && host.bytes().all(|byte| {
-                byte.is_ascii_lowercase()
-                    || byte.is_ascii_digit()
-                    || matches!(byte, b'.' | b'-' | b':' | b'[' | b']')
-            })
-    })
 }
 
 #[cfg(test)]

@@ -125,6 +125,8 @@ fn wrong_audience(issuer: &Issuer, ours: &[String], claims: &Json) -> String {
 /// What a policy takes from every token.
 #[derive(Clone, Copy)]
 pub(super) struct Wanted<'a> {
+    /// The kind of the credential that the token is.
+    pub(super) kind: CredentialKind,
     /// The claims that are kept for conditions.
     pub(super) claims: &'a [Arc<str>],
     /// The audiences that routes require.
@@ -199,7 +201,7 @@ pub(super) fn principal(
     let foreign = foreign_keys(token, jti.as_deref(), &subject, wanted.denylists)?;
     let keys = revocation::Keys::new(names, times.issued_at.unwrap_or(0), foreign);
     let identity = Identity {
-        kind: CredentialKind::Jwt,
+        kind: wanted.kind,
         issuer: Arc::clone(&issuer.name),
         subject: &subject,
         holder: holder::of(claims, &subject, source, client.name.as_deref()),

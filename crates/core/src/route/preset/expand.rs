@@ -96,13 +96,19 @@ pub struct PresetConfig {
     /// The behaviour if the store does not answer. Default `deny`.
     #[serde(default)]
     pub on_outage: OnOutage,
-    /// The kinds of credentials that its routes accept: `jwt`, `api_key`, `certificate`. Default:
+    /// The kinds of credentials that its routes accept: `jwt`, `api_key`, `certificate`, `cookie`. Default:
     /// `jwt`, and `api_key` where the file has `api_keys`.
     pub credentials: Option<Vec<CredentialKind>>,
     /// The resource that a token has to be for: its audience claim has to list this text, beside what the
     /// issuer's `audiences` require (RFC 8707; MCP, Authorization). API keys and certificates have no
     /// audience. Default: every token that its issuer's `audiences` admit.
     pub audience: Option<String>,
+    /// Whether browsers send the credential by themselves, because a filter in front turns a cookie into
+    /// `Authorization`. A request other than GET, HEAD and OPTIONS, and a WebSocket, then needs an
+    /// `Origin` of `cookies.origins` and `Sec-Fetch-Site: same-origin`. Cookies need it on every
+    /// route. Default false.
+    #[serde(default)]
+    pub ambient: bool,
     /// Forward the client's credential to the upstream. Default false: an inference server does not
     /// use it.
     #[serde(default)]
@@ -256,6 +262,7 @@ pub(in crate::route) fn expand<'a>(
                 on_outage: config.on_outage,
                 credentials: config.credentials.clone().filter(|_| !route.public),
                 audience: config.audience.clone().filter(|_| !route.public),
+                ambient: config.ambient && !route.public,
                 forward_credential: config.forward_credential && !route.public,
                 upstream_key: config.upstream_key.clone().filter(|_| !route.public),
             });
