@@ -113,7 +113,7 @@ impl Cookies {
     ///
     /// # Errors
     /// `malformed_request` where the proxy cannot take a cookie out of the header.
-    pub(crate) fn for_upstream(&self, headers: &Headers<'_>) -> Result<Option<Box<str>>, Denial> {
+    pub fn for_upstream(&self, headers: &Headers<'_>) -> Result<Option<Box<str>>, Denial> {
         let mut list = String::new();
         let (mut has_cookies, mut has_removed) = (false, false);
         for pair in pairs(headers) {
