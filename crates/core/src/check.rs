@@ -9,10 +9,12 @@
 mod credential;
 mod csrf;
 mod holds;
+mod hooks;
 mod limits;
 
-use std::{borrow::Cow, net::IpAddr, sync::Arc};
+use std::{borrow::Cow, sync::Arc};
 
+pub use self::hooks::{CheckHooks, NoHooks};
 use self::{
     credential::verify_credential,
     holds::{holds, request_tokens, reserve},
@@ -20,21 +22,17 @@ use self::{
 };
 use crate::{
     admission::{AdmitRequest, AdmitResponse, Outage},
-    authenticate::{self, Verified},
     ban::{Ban, Kind},
-    credential::Credential,
     decision::{
         Decision, Dialect, Evidence, Failure, Grant, Outcome, Upgrade,
         answer::{DECISION_ID, IDENTITY},
     },
     denial::{Denial, Reason, malformed},
-    details::{Details, NormalizedRequest},
+    details::NormalizedRequest,
     identity::Principal,
     limit::{
-        BucketId, Charge, ChargeSubject, Held, LimitStatus, Verdict,
-        refusal::Refusal,
-        reservation::{ReservationId, ReservationKeys},
-        usage_history::LearntUsage,
+        Charge, ChargeSubject, Held, LimitStatus, Verdict, refusal::Refusal,
+        reservation::ReservationKeys,
     },
     pattern::Captures,
     permit::{self, Permit, Progress, RequestContext, RoutePermit},
@@ -44,67 +42,6 @@ use crate::{
     stage::{Check, Stage},
     time::{Span, Timestamp},
 };
-
-/// The places of a check where its caller takes part.
-pub trait CheckHooks {
-    /// Verifies a credential. A caller that caches results looks there first.
-    ///
-    /// # Errors
-    /// As [`authenticate::verify`].
-    fn verify(
-        &mut self,
-        snapshot: &Snapshot,
-        credential: Credential<'_>,
-        now: Timestamp,
-    ) -> Verified {
-        authenticate::verify(snapshot, credential, now)
-    }
-
-    /// Observes that a part of the check is passed. The core has no clock; a caller that measures
-    /// has one. The parts end with [`Stage::Transport`], [`Stage::Route`], the last check of the
-    /// credential ([`Check::Claims`]) and [`Stage::Content`].
-    fn passed(&mut self, _stage: Stage) {}
-
-    /// Returns the ban in force at `now` of a network that contains an address, where it is known
-    /// without a call to the store; of several the one that ends last.
-    fn network_ban(&self, _address: IpAddr, _now: Timestamp) -> Option<Ban> {
-        None
-    }
-
-    /// Whether a refusal by a limit may be remembered at this moment; by default none is.
-    fn has_refusals(&self, _now: Timestamp) -> bool {
-        false
-    }
-
-    /// Returns the last refusal by the bucket of a charge, where it is remembered.
-    fn refusal(&self, _charge: &Charge) -> Option<Refusal> {
-        None
-    }
-
-    /// Returns sixteen random bytes, which name the reservation of a request. The core has no
-    /// randomness: without an id, requests of routes that hold units are denied.
-    fn reservation_id(&mut self) -> Option<ReservationId> {
-        None
-    }
-
-    /// Returns what a history of usage predicts, by its identity in
-    /// [`HistoryIds`](crate::limit::usage_history::HistoryIds); `None` where there is none with
-    /// enough reports. It is called where a limit of the route has `hold: estimate`.
-    fn learnt_usage(&self, _history: BucketId) -> Option<LearntUsage> {
-        None
-    }
-
-    /// Where details are recorded; by default they are not.
-    fn details(&mut self) -> Option<&mut Details> {
-        None
-    }
-}
-
-/// Hooks of a caller that takes no part.
-#[derive(Clone, Copy, Debug)]
-pub struct NoHooks;
-
-impl CheckHooks for NoHooks {}
 
 /// A check after everything that needs no store.
 #[derive(Debug)]

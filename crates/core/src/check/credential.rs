@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::{CheckHooks, csrf};
+use super::{csrf, hooks::CheckHooks};
 use crate::{
     authenticate,
     credential::Credential,
