@@ -40,7 +40,7 @@ pub use self::{
     ban::{BanQuery, InvalidBan, NEVER, NewBan, until},
     config::{
         LocalConfig, MemoryConfig, RedisConfig, RedisUrl, RedisUrlError, ReplicateConfig,
-        StoreConfig,
+        SentinelConfig, StoreConfig,
     },
     escrow::EscrowStatus,
     key_replica::{KeyLookupError, KeyReplica, KeyReplicaStatus},
@@ -53,7 +53,9 @@ pub use self::{
         script::{ADMIT_BODY, GIVE_BACK_BODY, RESERVE_BODY, SETTLE_BODY},
     },
     revocation::{Entry, InvalidRevocation, MARGIN, Page, Revocation, TTL_MAX, check_note},
-    status::{BanStatus, Circuit, LeaseStatus, ReplicaStatus, ReservationStatus, StoreStatus},
+    status::{
+        BanStatus, Circuit, LeaseStatus, NodeStatus, ReplicaStatus, ReservationStatus, StoreStatus,
+    },
 };
 use self::{redis::Replication, replica::Replica};
 use crate::tls_roots::RootsError;
@@ -241,11 +243,14 @@ pub enum StoreError {
     /// The password cannot be read.
     #[error("store.redis.password: {0}")]
     Password(PasswordError),
+    /// The password of the Sentinels cannot be read.
+    #[error("store.redis.sentinel.password: {0}")]
+    SentinelPassword(PasswordError),
     /// The certificate authorities cannot be read.
     #[error("store.redis.tls_ca: {0}")]
     Authorities(RootsError),
-    /// The host of the URL cannot be the name in a certificate.
-    #[error("store.redis.url: `{0}` cannot be the name in a certificate")]
+    /// A host of the URL, or `tls_name`, cannot be the name in a certificate.
+    #[error("store.redis: `{0}` cannot be the name in a certificate")]
     ServerName(String),
 }
 

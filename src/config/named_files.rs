@@ -51,6 +51,8 @@ impl Check {
             let path = Path::root().key("store").key("redis");
             self.secret(redis.password.as_ref(), &path.key("password"));
             self.file(redis.tls_ca.as_ref(), &path.key("tls_ca"));
+            let sentinel = redis.sentinel.as_ref().and_then(|sentinel| sentinel.password.as_ref());
+            self.secret(sentinel, &path.key("sentinel").key("password"));
         }
         if let Some(tracing) = &server.observe.tracing {
             let path = Path::root().key("observe").key("tracing");

@@ -28,7 +28,7 @@ use super::{
 use crate::{
     secrets::SecretStatus,
     store::{
-        BanStatus, Circuit, EscrowStatus, KeyReplicaStatus, LeaseStatus, LocalStatus,
+        BanStatus, Circuit, EscrowStatus, KeyReplicaStatus, LeaseStatus, LocalStatus, NodeStatus,
         ReplicaStatus, ReservationStatus, StoreStatus,
     },
 };
@@ -325,6 +325,13 @@ impl Scrape {
             let family =
                 Family::counter(encoder, "store_connections", "Connections made to the store.")?;
             family.total(store.connections)?;
+            let help = "1 if the server of a connection to the store answers; the node is the one that was connected to last.";
+            let mut family = Family::gauge(encoder, "store_node_up", help, None)?;
+            for NodeStatus { shard, node, up } in &store.nodes {
+                let shard = shard.map(|shard| shard.to_string()).unwrap_or_default();
+                let node = node.as_deref().unwrap_or_default();
+                family.value(&[("shard", shard.as_str()), ("node", node)], u64::from(*up))?;
+            }
         }
         if let Some(buckets) = store.buckets {
             let help = "Buckets of limits that the store in memory holds; store.memory.max_buckets is the most.";

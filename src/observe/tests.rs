@@ -27,8 +27,8 @@ use super::{
     *,
 };
 use crate::store::{
-    BanStatus, Circuit, EscrowStatus, KeyReplicaStatus, LeaseStatus, LocalStatus, ReplicaStatus,
-    ReservationStatus, StoreStatus,
+    BanStatus, Circuit, EscrowStatus, KeyReplicaStatus, LeaseStatus, LocalStatus, NodeStatus,
+    ReplicaStatus, ReservationStatus, StoreStatus,
 };
 
 const SECRET: &str = "an-hmac-secret-of-at-least-32-bytes!";
@@ -404,6 +404,11 @@ fn everything_counted_as_text() {
             buckets: Some(5),
             revocations: Some(6),
             last_error: None,
+            nodes: vec![NodeStatus {
+                shard: None,
+                node: Some("10.0.0.1:6379".to_owned()),
+                up: false,
+            }],
             replica: Some(ReplicaStatus {
                 age: Some(Duration::from_millis(500)),
                 revocations: 11,
@@ -551,6 +556,9 @@ tollgate_store_circuit{state="open"} 1
 # HELP tollgate_store_connections Connections made to the store.
 # TYPE tollgate_store_connections counter
 tollgate_store_connections_total 3
+# HELP tollgate_store_node_up 1 if the server of a connection to the store answers; the node is the one that was connected to last.
+# TYPE tollgate_store_node_up gauge
+tollgate_store_node_up{shard="",node="10.0.0.1:6379"} 0
 # HELP tollgate_store_buckets Buckets of limits that the store in memory holds; store.memory.max_buckets is the most.
 # TYPE tollgate_store_buckets gauge
 tollgate_store_buckets 5

@@ -12,7 +12,7 @@ use tollgate_core::{
     time::Span,
 };
 
-pub(super) use self::url::Address;
+pub(super) use self::url::{Address, Servers};
 pub use self::url::{RedisUrl, RedisUrlError};
 
 /// Where limits are counted and revocations are stored.
@@ -55,12 +55,15 @@ impl Default for MemoryConfig {
 
 /// `store.redis`.
 ///
-/// Redis 6.2 or newer, one server (or the address of a Sentinel setup or a cloud service), with
+/// Redis 6.2 or newer, or Valkey: one server, a primary with Sentinels, or a cluster, with
 /// `maxmemory-policy noeviction`: an evicted revocation revokes nothing.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct RedisConfig {
-    /// `redis://host:port/db`, `rediss://…` for TLS, or `unix:///path?db=0`. It may contain a user
+    /// `redis://host:port/db`, or `unix:///path?db=0`; of Sentinels
+    /// `redis+sentinel://host:port,host:port/primary/db` with the name of the primary, of a cluster
+    /// `redis+cluster://host:port,host:port` with some of its nodes. `rediss` in place of `redis` is
+    /// TLS. It may contain a user
     /// and a password (`redis://user:${NAME}@host`), which never appear in a log; `username` and
     /// `password` are the clearer way.
     pub url: RedisUrl,
@@ -71,6 +74,11 @@ pub struct RedisConfig {
     /// A PEM file with the certificate authorities that `rediss://` trusts instead of those of the
     /// system.
     pub tls_ca: Option<String>,
+    /// The name that the certificates of all servers have, in place of the host that each is
+    /// connected to: for clusters and Sentinels that name their servers by addresses.
+    pub tls_name: Option<String>,
+    /// The login of the Sentinels, where they require one. It is never that of the primary.
+    pub sentinel: Option<SentinelConfig>,
     /// The time limit for the answer to a check, 1ms to 1s. Beyond it the route's `on_outage`
     /// decides. Time in which Tollgate itself is too busy to read the answer does not count: half a
     /// second later such a check is denied as `overloaded`. Default 100ms: a hundred times the time
@@ -88,6 +96,16 @@ pub struct RedisConfig {
 
 fn deadline() -> Span {
     Span::from_millis(100)
+}
+
+/// The section `store.redis.sentinel`.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct SentinelConfig {
+    /// The ACL user. Default: the user `default` of the Sentinels.
+    pub username: Option<String>,
+    /// The password. A `file:` is read again for each connection.
+    pub password: Option<SecretSource>,
 }
 
 /// The section `store.redis.replicate_revocations`.
@@ -187,6 +205,10 @@ impl StoreConfig {
                         "`revocation.foreign` names keys of another service, which are only in Redis; remove one of the two",
                     );
                 }
+                if foreign && config.url.is_cluster() {
+                    let message = "`revocation.foreign` names keys of another service, and on a cluster they are on other nodes than those of a check; remove one of the two";
+                    errors.push_presuming(&path.key("url"), std::slice::from_ref(&path), message);
+                }
                 if uses_local && config.local.is_none() {
                     errors
                         .push(&path, "a route has `on_outage: local`; add `local: { replicas: N }` with the number of replicas");
@@ -208,6 +230,8 @@ impl RedisConfig {
             username: None,
             password: None,
             tls_ca: None,
+            tls_name: None,
+            sentinel: None,
             deadline: deadline(),
             replicate_revocations: None,
             local: None,
@@ -234,11 +258,24 @@ impl RedisConfig {
                     .push(&path.key(key), format!("`url` contains a {key} as well; write it once"));
             }
         }
-        if self.tls_ca.is_some() && !self.url.tls() {
-            errors.push(
-                &path.key("tls_ca"),
-                "only `rediss://` uses TLS; write it in `url`, or remove `tls_ca`",
-            );
+        for (key, is_set) in
+            [("tls_ca", self.tls_ca.is_some()), ("tls_name", self.tls_name.is_some())]
+        {
+            if is_set && !self.url.tls() {
+                let message =
+                    format!("only `rediss` uses TLS; write it in `url`, or remove `{key}`");
+                errors.push(&path.key(key), message);
+            }
+        }
+        if let Some(sentinel) = &self.sentinel {
+            let path = path.key("sentinel");
+            if !self.url.is_sentinel() {
+                errors.push(&path, "only `redis+sentinel://` has Sentinels; remove this");
+            }
+            if sentinel.username.is_some() && sentinel.password.is_none() {
+                let message = "a user without a `password` cannot log in; add one";
+                errors.push_presuming(&path.key("username"), &[path.key("password")], message);
+            }
         }
         if let Some(ReplicateConfig { max_staleness }) = self.replicate_revocations
             && (max_staleness < Span::from_secs(1) || max_staleness > Span::from_secs(3600))
@@ -331,6 +368,11 @@ mod tests {
             ("redis: { url: 'redis://r', replicate_revocations: {} }", PLAIN),
             ("redis: { url: 'redis://r' }", LEASED),
             ("redis: { url: 'redis://r' }", KEYS),
+            (
+                "redis: { url: 'rediss+sentinel://a,b/m/2', tls_name: r, sentinel: { username: u, password: p } }",
+                PLAIN,
+            ),
+            ("redis: { url: 'redis+cluster://a,b', username: u, password: p }", KEYS),
             ("redis: { url: 'redis://r', replicate_revocations: { max_staleness: 1s } }", PLAIN),
         ] {
             assert_eq!(errors(store, policy), Vec::<String>::new(), "{store}");
@@ -375,7 +417,31 @@ mod tests {
                 "redis: { url: 'redis://r', tls_ca: /ca }",
                 PLAIN,
                 "store.redis.tls_ca",
-                "only `rediss://`",
+                "only `rediss` uses TLS",
+            ),
+            (
+                "redis: { url: 'redis://r', tls_name: r }",
+                PLAIN,
+                "store.redis.tls_name",
+                "only `rediss` uses TLS",
+            ),
+            (
+                "redis: { url: 'redis://r', sentinel: { password: p } }",
+                PLAIN,
+                "store.redis.sentinel",
+                "only `redis+sentinel://`",
+            ),
+            (
+                "redis: { url: 'redis+sentinel://r/m', sentinel: { username: u } }",
+                PLAIN,
+                "store.redis.sentinel.username",
+                "add one",
+            ),
+            (
+                "redis: { url: 'redis+cluster://r' }",
+                FOREIGN,
+                "store.redis.url",
+                "on other nodes than those of a check",
             ),
             (
                 "redis: { url: 'redis://r', local: { replicas: 0 } }",

@@ -209,6 +209,7 @@ impl Store for Memory {
             circuit: Circuit::Closed,
             connections: 0,
             last_error: None,
+            nodes: Vec::new(),
             buckets: Some(self.buckets.len()),
             revocations: Some(self.table.lock().unwrap_or_else(PoisonError::into_inner).len()),
             replica: None,

@@ -15,11 +15,13 @@ mod error;
 mod key_uses;
 mod keys;
 mod leasing;
+mod link;
 mod packed_list;
 mod pages;
 mod replication;
 pub(super) mod script;
 mod settling;
+mod slot;
 
 use std::{future::Future, net::IpAddr, sync::Arc, time::Duration};
 
@@ -35,9 +37,10 @@ use tollgate_core::{
 
 use self::{
     admit_call::{ScriptRequest, ScriptResponse},
-    attended::{Expiry, GRACE, within},
-    connection::{CircuitBreaker, Connection, Dialer},
-    keys::{CHANGES, FORMAT_KEY, INDEX, Key, NOTES, check_format},
+    attended::GRACE,
+    connection::Servers,
+    keys::{CHANGES, FORMAT_KEY, INDEX, Key, NOTES, Tag, check_format},
+    link::Link,
     pages::{Listed, MemberPage},
     script::Scripts,
     settling::ReservationCounts,
@@ -68,8 +71,8 @@ pub const ACL_RULE: &str = "~{tollgate}:* -@all +eval +evalsha +time +mget +exis
 
 /// A store in Redis.
 pub struct Redis {
-    breaker: CircuitBreaker,
-    dialer: Arc<Dialer>,
+    /// The link to the keys that are in no shard.
+    home: Link,
     scripts: Arc<Scripts>,
     replication: Option<Replication>,
     leases: Arc<Leases>,
@@ -118,17 +121,11 @@ impl Redis {
         let deadline = config.deadline.std();
         let scripts = Arc::new(Scripts::new());
         let reservations = Arc::<ReservationCounts>::default();
-        let dialer = Arc::new(Dialer::new(config, Arc::clone(&scripts))?);
-        let breaker = CircuitBreaker::start(
-            Arc::clone(&dialer),
-            Arc::clone(&scripts),
-            deadline,
-            Arc::clone(&reservations),
-            alive.clone(),
-        );
+        let servers = Servers::new(config, Arc::clone(&scripts))?;
+        let home =
+            Link::start(servers, Tag::home(), &scripts, deadline, &reservations, alive.clone());
         Ok(Self {
-            breaker,
-            dialer,
+            home,
             scripts,
             replication,
             leases: Arc::default(),
@@ -165,7 +162,7 @@ impl Redis {
 
     /// Makes the one round trip of a check.
     async fn send(&self, request: ScriptRequest) -> Result<ScriptResponse, Outage> {
-        self.connection().await?.admit(request).await
+        self.home.send(request).await
     }
 
     /// Whether the bans were read once, or could not be read.
@@ -200,21 +197,13 @@ impl Redis {
         }
     }
 
-    async fn connection(&self) -> Result<Arc<Connection>, Outage> {
-        match self.breaker.connection() {
-            Some(connection) => Ok(connection),
-            None => self.breaker.wait_for_connection().await,
-        }
-    }
-
-    /// Makes a call that is not a check. An error does not count against the connection, as a user
-    /// may be allowed to make checks only; a timeout does.
+    /// Makes a call that is not a check: see [`Link::call`].
     async fn call<T, F, A>(&self, call: F) -> Result<T, Outage>
     where
         F: FnOnce(MultiplexedConnection) -> A,
         A: Future<Output = RedisResult<T>>,
     {
-        self.call_within(CALL_DEADLINE, call).await
+        self.home.call(call).await
     }
 
     /// Makes a call that is not a check, with a time limit of its own.
@@ -223,12 +212,7 @@ impl Redis {
         F: FnOnce(MultiplexedConnection) -> A,
         A: Future<Output = RedisResult<T>>,
     {
-        let connection = self.connection().await?;
-        match within(deadline, call(connection.redis())).await {
-            Ok(answer) => answer.map_err(|error| connection.failures().record_other_error(&error)),
-            Err(Expiry::Store) => Err(connection.failures().record_timeout()),
-            Err(Expiry::Process) => Err(Outage::Starved),
-        }
+        self.home.call_within(deadline, call).await
     }
 
     /// Checks the format marker, and returns the time of Redis.
@@ -315,9 +299,11 @@ impl Store for Redis {
     }
 
     /// One deadline for a connection whose circuit is half-open, one for the answer, and the time
-    /// for which this process may be busy.
+    /// for which this process may be busy; one more where another server may take the place of the
+    /// one in use.
     fn longest_wait(&self) -> Duration {
-        self.deadline * 2 + GRACE
+        let deadlines = if self.home.dialer.has_replacements() { 3 } else { 2 };
+        self.deadline * deadlines + GRACE
     }
 
     fn revoke<'a>(&'a self, revocation: &'a Revocation) -> BoxFuture<'a, Result<(), Outage>> {
@@ -382,13 +368,14 @@ impl Store for Redis {
     }
 
     fn status(&self) -> StoreStatus {
-        let circuit = self.breaker.circuit();
+        let circuit = self.home.circuit();
         StoreStatus {
             remote: true,
             up: circuit == Circuit::Closed,
             circuit,
-            connections: self.breaker.connections(),
-            last_error: self.breaker.last_error(),
+            connections: self.home.connections(),
+            last_error: self.home.last_error(),
+            nodes: vec![self.home.node(None)],
             buckets: None,
             revocations: None,
             replica: self.replication.as_ref().and_then(

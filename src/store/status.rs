@@ -43,6 +43,8 @@ pub struct StoreStatus {
     pub connections: u64,
     /// The last error, for the operator; it contains no secret.
     pub last_error: Option<String>,
+    /// The servers in use: of the keys that are in no shard, and of each shard; none in memory.
+    pub nodes: Vec<NodeStatus>,
     /// The number of buckets in this process; `None` where the store is remote.
     pub buckets: Option<u64>,
     /// The number of revocations in this process; `None` where the store is remote.
@@ -56,6 +58,18 @@ pub struct StoreStatus {
     pub leases: Option<LeaseStatus>,
     /// The open and the expired reservations.
     pub reservations: ReservationStatus,
+}
+
+/// The server that a connection is made to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NodeStatus {
+    /// The shard whose counters are there; `None` for the keys that are in no shard.
+    pub shard: Option<usize>,
+    /// The host and port, or the socket, that was connected to last; `None` before the first
+    /// connection.
+    pub node: Option<String>,
+    /// Whether it answers.
+    pub up: bool,
 }
 
 /// The reservations of a store.

@@ -133,6 +133,7 @@ impl Store for Stored {
             circuit: Circuit::Closed,
             connections: 0,
             last_error: None,
+            nodes: Vec::new(),
             buckets: None,
             revocations: None,
             replica: None,

@@ -6,7 +6,7 @@ use super::{HELMS, helm};
 const SERVICE: &str = "mode=service,networkPolicy.from=all";
 
 /// The mistake, the value, and the word that the message contains.
-const WRONG: [(&str, &str, &str); 25] = [
+const WRONG: [(&str, &str, &str); 26] = [
     ("a mode there is not", "mode=ambient", "mode"),
     ("a key there is not", "replicas=2", "replicas"),
     ("a key there is not, below", "envoy.prot=8080", "prot"),
@@ -20,6 +20,11 @@ const WRONG: [(&str, &str, &str); 25] = [
         "a password in a URL",
         "config.store.redis.url=redis://default:hunter2@redis:6379",
         "config/store/redis/url",
+    ),
+    (
+        "a password of Sentinels in clear",
+        "config.store.redis.sentinel.password=hunter2",
+        "config/store/redis/sentinel/password",
     ),
     (
         "an upstream's key in clear",
@@ -157,6 +162,8 @@ fn values_that_only_look_like_secrets_are_accepted() {
         "config.store.redis.password=file:/run/secrets/tollgate/tls/password",
         "config.store.redis.password=${PASSWORD}",
         "config.store.redis.url=rediss://default@redis:6379",
+        r"config.store.redis.url=redis+sentinel://a:26379\,b:26379/mymaster",
+        r"config.store.redis.url=rediss+cluster://a:6379\,b:6379",
         "config.routes[0].require_max_tokens=true",
     ] {
         let home = tempfile::tempdir().unwrap();

@@ -88,7 +88,7 @@ async fn keys(store: &dyn Store) -> Vec<String> {
 }
 
 /// The contract. `store` is empty before and after.
-async fn holds(store: &dyn Store) {
+pub(super) async fn holds(store: &dyn Store) {
     let check = check("192.0.2.7");
     assert_eq!(ban_of(store, &check).await, None);
     assert_eq!((store.lift(&subject("ada")).await, keys(store).await), (Ok(false), vec![]));

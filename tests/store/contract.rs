@@ -29,7 +29,7 @@ fn hour(target: Target, at: u64) -> Revocation {
 }
 
 /// The suite. `store` is empty before and after.
-async fn holds(store: &dyn Store) {
+pub(super) async fn holds(store: &dyn Store) {
     assert_eq!(
         store.admit(&charging(&[])).await,
         Ok(AdmitResponse::Counted(Vec::new())),

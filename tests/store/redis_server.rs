@@ -31,7 +31,7 @@ pub(crate) fn start(options: &[&str]) -> Server {
     start_in(directory, options)
 }
 
-/// As [`start`], in a directory that already holds files.
+/// As [`start`], in a directory that already has files.
 pub(crate) fn start_in(directory: TempDir, options: &[&str]) -> Server {
     let options: Vec<String> = options
         .iter()
@@ -116,6 +116,12 @@ impl Server {
         redis::Client::open(self.unix()).unwrap().get_connection().unwrap()
     }
 
+    /// A connection of the test's own to a server with a password; `None` without an answer.
+    pub(crate) fn client_with(&self, password: &str) -> Option<Connection> {
+        let query = if password.is_empty() { String::new() } else { format!("?pass={password}") };
+        redis::Client::open(format!("{}{query}", self.unix())).unwrap().get_connection().ok()
+    }
+
     /// SIGSTOP: it keeps its sockets and answers nothing.
     pub(crate) fn freeze(&self) {
         self.signal(Signal::SIGSTOP);
@@ -151,6 +157,21 @@ impl Drop for Server {
     }
 }
 
+/// Waits until the one replica of a server has everything that was written until now.
+pub(crate) fn until_copied(primary: &Server) {
+    let info = || -> String {
+        redis::cmd("INFO").arg("replication").query(&mut primary.client()).unwrap()
+    };
+    let number = |text: &str, name: &str| -> Option<u64> {
+        let at = text.find(name)? + name.len();
+        text[at..].split([',', '\r', '\n']).next()?.parse().ok()
+    };
+    let written = number(&info(), "master_repl_offset:").unwrap();
+    wait::until("the copy", || {
+        number(&info(), "state=online,offset=").filter(|copied| *copied >= written)
+    });
+}
+
 /// The section of a Redis at `url`, with a deadline that a busy machine keeps: longer than the
 /// configuration allows.
 pub(crate) fn section(url: &str) -> RedisConfig {
@@ -166,6 +187,8 @@ pub(crate) fn open(url: &str) -> Redis {
 pub(crate) fn certificates(directory: &Path) -> String {
     let authority_key = rcgen::KeyPair::generate().unwrap();
     let mut authority = rcgen::CertificateParams::new(Vec::new()).unwrap();
+    // OpenSSL takes a certificate whose subject is its issuer for one that signs itself.
+    authority.distinguished_name.push(rcgen::DnType::CommonName, "authority of the tests");
     authority.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
     let authority_certificate = authority.self_signed(&authority_key).unwrap();
     let issuer = rcgen::Issuer::new(authority, authority_key);

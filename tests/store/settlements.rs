@@ -28,7 +28,7 @@ fn now() -> Timestamp {
     Timestamp::from_micros(u64::try_from(now.as_micros()).unwrap())
 }
 
-fn hold(limit: &str, counter: Counter, amount: u64, unreported: u64) -> Hold {
+pub(super) fn hold(limit: &str, counter: Counter, amount: u64, unreported: u64) -> Hold {
     Hold {
         limit: limit.into(),
         counter_id: limit.into(),
@@ -40,7 +40,7 @@ fn hold(limit: &str, counter: Counter, amount: u64, unreported: u64) -> Hold {
 }
 
 /// A budget whose window ends in an hour. The moment is the same in all holds of a test.
-fn budget(limit: u64) -> Counter {
+pub(super) fn budget(limit: u64) -> Counter {
     let hour = 3600;
     Counter::Budget { limit, ends: Timestamp::from_secs((now().secs() / hour + 24) * hour) }
 }
@@ -53,7 +53,7 @@ fn reservation(life: Span, holds: &[Hold]) -> Reservation {
     Reservation { id, issued: now(), life, holds: holds.to_vec(), histories: None }
 }
 
-fn minute(holds: &[Hold]) -> Reservation {
+pub(super) fn minute(holds: &[Hold]) -> Reservation {
     reservation(Span::from_secs(60), holds)
 }
 
@@ -67,13 +67,17 @@ async fn admit(store: &dyn Store, charges: &[Charge], held: &Reservation) -> Vec
 }
 
 /// Whether everything is admitted, and what is left of each.
-async fn outcome(store: &dyn Store, charges: &[Charge], held: &Reservation) -> (bool, Vec<u64>) {
+pub(super) async fn outcome(
+    store: &dyn Store,
+    charges: &[Charge],
+    held: &Reservation,
+) -> (bool, Vec<u64>) {
     let verdicts = admit(store, charges, held).await;
     let left = verdicts.iter().map(|verdict| verdict.remaining).collect();
     (verdicts.iter().all(|verdict| verdict.admitted), left)
 }
 
-async fn settle(store: &dyn Store, reservation: &Reservation, usage: Usage) -> Settled {
+pub(super) async fn settle(store: &dyn Store, reservation: &Reservation, usage: Usage) -> Settled {
     let settlement = Settlement { reservation: reservation.clone(), usage };
     store.settle(&[settlement]).await.unwrap()[0]
 }
@@ -87,7 +91,7 @@ async fn left(store: &dyn Store, budget: &Hold) -> u64 {
 }
 
 /// The suite. `store` has no reservation before.
-async fn holds(store: &dyn Store) {
+pub(super) async fn holds(store: &dyn Store) {
     everything_is_held_or_nothing(store).await;
     a_report_counts_once(store).await;
     many_reports_in_one_call(store).await;

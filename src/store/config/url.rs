@@ -11,10 +11,21 @@ use tollgate_core::{config::from_text, secret::Secret};
 /// The parts of a Redis URL.
 #[derive(Clone, PartialEq, Eq)]
 pub struct RedisUrl {
-    address: Address,
+    servers: Servers,
     db: i64,
     username: Option<String>,
     password: Option<Secret>,
+}
+
+/// The servers that a URL names, and how the one in use is found.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(in crate::store) enum Servers {
+    /// One server.
+    One(Address),
+    /// Sentinels, which know the address of the primary of this name.
+    Sentinel { sentinels: Vec<Address>, primary: String },
+    /// Some nodes of a Redis Cluster, which know all of them.
+    Cluster { seeds: Vec<Address> },
 }
 
 /// The address of a Redis server.
@@ -27,9 +38,19 @@ pub(in crate::store) enum Address {
 }
 
 impl RedisUrl {
-    /// Returns the address of the server.
-    pub(in crate::store) fn address(&self) -> &Address {
-        &self.address
+    /// Returns the servers.
+    pub(in crate::store) fn servers(&self) -> &Servers {
+        &self.servers
+    }
+
+    /// Whether the URL names a Redis Cluster.
+    pub(in crate::store) fn is_cluster(&self) -> bool {
+        matches!(self.servers, Servers::Cluster { .. })
+    }
+
+    /// Whether the URL names Sentinels.
+    pub(in crate::store) fn is_sentinel(&self) -> bool {
+        matches!(self.servers, Servers::Sentinel { .. })
     }
 
     /// Returns the number of the database.
@@ -49,7 +70,27 @@ impl RedisUrl {
 
     /// Whether the connection uses TLS.
     pub(in crate::store) fn tls(&self) -> bool {
-        matches!(self.address, Address::Tcp { tls: true, .. })
+        let address = match &self.servers {
+            Servers::One(address) => Some(address),
+            Servers::Sentinel { sentinels: addresses, .. }
+            | Servers::Cluster { seeds: addresses } => addresses.first(),
+        };
+        matches!(address, Some(Address::Tcp { tls: true, .. }))
+    }
+}
+
+impl fmt::Display for Servers {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let listed = |addresses: &[Address]| {
+            addresses.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")
+        };
+        match self {
+            Self::One(address) => address.fmt(f),
+            Self::Sentinel { sentinels, primary } => {
+                write!(f, "the primary `{primary}` of the sentinels {}", listed(sentinels))
+            }
+            Self::Cluster { seeds } => write!(f, "the cluster of {}", listed(seeds)),
+        }
     }
 }
 
@@ -67,7 +108,7 @@ impl fmt::Debug for RedisUrl {
     /// Without user and password.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("RedisUrl")
-            .field("address", &self.address)
+            .field("servers", &self.servers)
             .field("db", &self.db)
             .finish_non_exhaustive()
     }
@@ -94,12 +135,35 @@ pub enum RedisUrlError {
     /// The database is not a number from 0 to 1000000.
     #[error("the database of the URL is not a number from 0 to 1000000; {FORM}")]
     Database,
+    /// The URL of Sentinels does not name a primary.
+    #[error(
+        "the URL of Sentinels ends with the name of the primary, such as \
+         `redis+sentinel://host:26379,host:26379/mymaster`: 1 to 64 letters, digits, `.`, `-` or `_`"
+    )]
+    PrimaryName,
+    /// The URL of a cluster names a database.
+    #[error("a Redis Cluster has the database 0 only; remove the path of the URL")]
+    ClusterDatabase,
+    /// The URL of several servers has a query.
+    #[error("the URL of Sentinels or of a cluster has no query; {FORM}")]
+    ServersQuery,
+    /// Several servers are listed in the URL of one.
+    #[error(
+        "several servers are those of Sentinels or of a cluster; write `redis+sentinel://` or \
+         `redis+cluster://`"
+    )]
+    SeveralServers,
     /// The URL has a user and no password.
     #[error("a user without a password cannot log in; {FORM}")]
     UserWithoutPassword,
 }
 
-const FORM: &str = "write `redis://host:port/db`, `rediss://host:port/db` or `unix:///path?db=0`";
+const FORM: &str = "write `redis://host:port/db`, `rediss://host:port/db`, `unix:///path?db=0`, \
+    `redis+sentinel://host:port,host:port/primary/db` or `redis+cluster://host:port,host:port`, where \
+    `rediss+` is TLS";
+
+/// The port of a Sentinel.
+const SENTINEL_PORT: u16 = 26379;
 
 /// Whether an `@` follows the end of the authority, which means that a user or a password contains
 /// the character that ends it.
@@ -115,6 +179,18 @@ impl FromStr for RedisUrl {
     fn from_str(text: &str) -> Result<Self, RedisUrlError> {
         if ends_inside_of_password(text) {
             return Err(RedisUrlError::SpecialCharacter);
+        }
+        if let Some((scheme, rest)) = text.split_once("://") {
+            match scheme {
+                "redis+sentinel" | "valkey+sentinel" => return sentinels("redis", rest),
+                "rediss+sentinel" | "valkeys+sentinel" => return sentinels("rediss", rest),
+                "redis+cluster" | "valkey+cluster" => return cluster("redis", rest),
+                "rediss+cluster" | "valkeys+cluster" => return cluster("rediss", rest),
+                "redis" | "rediss" | "valkey" | "valkeys" if parts(rest).1.contains(',') => {
+                    return Err(RedisUrlError::SeveralServers);
+                }
+                _ => {}
+            }
         }
         let url = parse_redis_url(text).ok_or(RedisUrlError::Form)?;
         if url.fragment().is_some() {
@@ -144,8 +220,67 @@ impl FromStr for RedisUrl {
         if username.is_some() && password.is_none() {
             return Err(RedisUrlError::UserWithoutPassword);
         }
-        Ok(Self { address, db, username, password })
+        Ok(Self { servers: Servers::One(address), db, username, password })
     }
+}
+
+/// The login with its `@`, the hosts and the path of what follows a scheme.
+fn parts(rest: &str) -> (&str, &str, &str) {
+    let (authority, path) = rest.split_at(rest.find(['/', '?', '#']).unwrap_or(rest.len()));
+    let (login, hosts) = authority.split_at(authority.rfind('@').map_or(0, |at| at + 1));
+    (login, hosts, path)
+}
+
+/// Reads several hosts, and the login that is used on all servers.
+fn several(
+    scheme: &str,
+    login: &str,
+    hosts: &str,
+    db: &str,
+    port: Option<u16>,
+) -> Result<(RedisUrl, Vec<Address>), RedisUrlError> {
+    let mut read = None;
+    let mut addresses = Vec::new();
+    for host in hosts.split(',') {
+        let has_port = host.rsplit_once(':').is_some_and(|(_, after)| !after.contains(']'));
+        let port = port.filter(|_| !has_port).map(|port| format!(":{port}")).unwrap_or_default();
+        let url: RedisUrl = format!("{scheme}://{login}{host}{port}/{db}").parse()?;
+        let Servers::One(address @ Address::Tcp { .. }) = url.servers.clone() else {
+            return Err(RedisUrlError::Form);
+        };
+        addresses.push(address);
+        read = Some(url);
+    }
+    Ok((read.ok_or(RedisUrlError::Form)?, addresses))
+}
+
+/// Reads the URL of Sentinels after its scheme.
+fn sentinels(scheme: &str, rest: &str) -> Result<RedisUrl, RedisUrlError> {
+    let (login, hosts, path) = parts(rest);
+    if path.contains(['?', '#']) {
+        return Err(RedisUrlError::ServersQuery);
+    }
+    let path = path.strip_prefix('/').ok_or(RedisUrlError::PrimaryName)?;
+    let (primary, db) = path.split_once('/').unwrap_or((path, ""));
+    let is_name = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'-' | b'_');
+    if primary.is_empty() || primary.len() > 64 || !primary.bytes().all(is_name) {
+        return Err(RedisUrlError::PrimaryName);
+    }
+    let (url, sentinels) = several(scheme, login, hosts, db, Some(SENTINEL_PORT))?;
+    Ok(RedisUrl { servers: Servers::Sentinel { sentinels, primary: primary.to_owned() }, ..url })
+}
+
+/// Reads the URL of a cluster after its scheme.
+fn cluster(scheme: &str, rest: &str) -> Result<RedisUrl, RedisUrlError> {
+    let (login, hosts, path) = parts(rest);
+    if path.contains(['?', '#']) {
+        return Err(RedisUrlError::ServersQuery);
+    }
+    if !matches!(path, "" | "/" | "/0") {
+        return Err(RedisUrlError::ClusterDatabase);
+    }
+    let (url, seeds) = several(scheme, login, hosts, "", None)?;
+    Ok(RedisUrl { servers: Servers::Cluster { seeds }, ..url })
 }
 
 impl<'de> Deserialize<'de> for RedisUrl {
@@ -160,7 +295,7 @@ impl JsonSchema for RedisUrl {
     }
 
     fn json_schema(_: &mut SchemaGenerator) -> Schema {
-        json_schema!({ "type": "string", "pattern": "^(redis|rediss|valkey|valkeys|unix|redis\\+unix|valkey\\+unix):", "description": "`redis://host:port/db`, `rediss://host:port/db` (TLS) or `unix:///path?db=0`." })
+        json_schema!({ "type": "string", "pattern": "^((redis|rediss|valkey|valkeys)(\\+(sentinel|cluster))?|unix|redis\\+unix|valkey\\+unix):", "description": "`redis://host:port/db`, `unix:///path?db=0`, `redis+sentinel://host:port,host:port/primary/db` or `redis+cluster://host:port,host:port`; `rediss` for TLS." })
     }
 }
 
@@ -186,10 +321,35 @@ mod tests {
                 Some("p"),
             ),
             ("unix:/run/redis.sock", "/run/redis.sock", false, 0, None, None),
+            (
+                "redis+sentinel://a,b:7,[::1]/mymaster",
+                "the primary `mymaster` of the sentinels a:26379, b:7, [::1]:26379",
+                false,
+                0,
+                None,
+                None,
+            ),
+            (
+                "rediss+sentinel://u:p%2C%40@a:1/x.y_z-1/3",
+                "the primary `x.y_z-1` of the sentinels a:1",
+                true,
+                3,
+                Some("u"),
+                Some("p,@"),
+            ),
+            ("redis+cluster://a", "the cluster of a:6379", false, 0, None, None),
+            (
+                "valkeys+cluster://:p@a:7000,10.0.0.1,[::1]:7001/0",
+                "the cluster of a:7000, 10.0.0.1:6379, [::1]:7001",
+                true,
+                0,
+                None,
+                Some("p"),
+            ),
         ] {
             let url: RedisUrl = text.parse().unwrap();
             assert_eq!(
-                (url.address().to_string().as_str(), url.tls(), url.db(), url.username()),
+                (url.servers().to_string().as_str(), url.tls(), url.db(), url.username()),
                 (shown, tls, db, user),
                 "{text}"
             );
@@ -200,7 +360,8 @@ mod tests {
     #[test]
     fn an_error_does_not_show_the_url() {
         use RedisUrlError::{
-            Database, Form, Fragment, Query, SpecialCharacter, UserWithoutPassword,
+            ClusterDatabase, Database, Form, Fragment, PrimaryName, Query, ServersQuery,
+            SeveralServers, SpecialCharacter, UserWithoutPassword,
         };
         for (text, expected) in [
             ("hunter2", Form),
@@ -218,6 +379,18 @@ mod tests {
             ("redis://:hunter2/x@redis", SpecialCharacter),
             ("redis://:hunter2#x@redis:6379/1", SpecialCharacter),
             ("redis://user:hunter2?@redis", SpecialCharacter),
+            ("redis+sentinel://:hunter2@a:1,b:2", PrimaryName),
+            ("redis+sentinel://:hunter2@a:1/", PrimaryName),
+            ("redis+sentinel://:hunter2@a:1/my master", PrimaryName),
+            ("redis+sentinel://:hunter2@a:1/m/x", Form),
+            ("redis+sentinel://:hunter2@a:1,/m", Form),
+            ("redis+sentinel://hunter2@a:1/m", UserWithoutPassword),
+            ("redis+sentinel://:hunter2@a:1/m?db=2", ServersQuery),
+            ("redis+cluster://:hunter2@a/2", ClusterDatabase),
+            ("redis+cluster://:hunter2@a,b?protocol=resp3", ServersQuery),
+            ("redis+cluster://:hunter2@", Form),
+            ("redis://:hunter2@a:1,b:2", SeveralServers),
+            ("redis-sentinel://:hunter2@a:1/m", Form),
         ] {
             let error = text.parse::<RedisUrl>().unwrap_err();
             assert_eq!(error, expected, "{text}");
@@ -232,7 +405,7 @@ mod tests {
         let url: RedisUrl = "redis://user:hunter2@redis/1".parse().unwrap();
         assert_eq!(
             format!("{url:?}"),
-            r#"RedisUrl { address: Tcp { host: "redis", port: 6379, tls: false }, db: 1, .. }"#
+            r#"RedisUrl { servers: One(Tcp { host: "redis", port: 6379, tls: false }), db: 1, .. }"#
         );
     }
 }

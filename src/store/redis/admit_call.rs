@@ -12,10 +12,7 @@ use tollgate_core::{
     time::Timestamp,
 };
 
-use super::{
-    keys::{BAN_ENDS, BAN_MARKER, FORMAT_KEY, Key, RESERVATIONS},
-    packed_list::PackedList,
-};
+use super::{keys::Tag, packed_list::PackedList};
 use crate::store::ban::NEVER;
 
 /// The request of one check.
@@ -81,6 +78,7 @@ pub(super) fn keys<'a>(checks: impl Iterator<Item = &'a ScriptRequest> + Clone) 
 /// Writes the keys and the numbers of some checks, in the order that `admit.lua` describes.
 pub(super) fn write<'a>(
     cmd: &mut Cmd,
+    tag: &Tag,
     checks: impl ExactSizeIterator<Item = &'a ScriptRequest> + Clone,
 ) {
     let (mut own, mut key) = (0, Vec::new());
@@ -94,7 +92,7 @@ pub(super) fn write<'a>(
         for entry in entries {
             key.clear();
             entry.write(&mut key);
-            cmd.arg(Key::revoked(&key));
+            cmd.arg(tag.revoked(&key));
         }
         for count in [exact, before, request.charges.len(), external] {
             numbers.push_count(count);
@@ -107,7 +105,7 @@ pub(super) fn write<'a>(
         for (n, charge) in request.charges.iter().enumerate() {
             key.clear();
             charge.bucket.write_key(&charge.limit, &mut key);
-            cmd.arg(Key::bucket(&key));
+            cmd.arg(tag.bucket(&key));
             let want = wants.get(n).map_or(charge.cost, |want| charge.cost.max(*want));
             for number in [charge.interval, charge.burst, charge.cost, want] {
                 numbers.push(number);
@@ -115,37 +113,42 @@ pub(super) fn write<'a>(
         }
         own += exact + before + request.charges.len();
         if let Some(holds) = &mut holds {
-            own += write_holds(cmd, holds, request.reservation.as_deref());
+            own += write_holds(cmd, tag, holds, request.reservation.as_deref());
         }
     }
-    cmd.arg(BAN_MARKER);
+    cmd.arg(tag.ban_marker());
     for keys in checks.clone().filter_map(|check| check.request.revocation.as_ref()) {
         for key in &keys.foreign {
             cmd.arg(key);
         }
     }
     if holds.is_some() {
-        cmd.arg(RESERVATIONS);
+        cmd.arg(tag.reservations());
     }
-    cmd.arg(BAN_ENDS).arg(FORMAT_KEY).arg(checks.len()).arg(own).arg(numbers);
+    cmd.arg(tag.ban_ends()).arg(tag.format()).arg(checks.len()).arg(own).arg(numbers);
     if let Some(holds) = holds {
         cmd.arg(holds);
     }
 }
 
 /// Writes the keys and the numbers of a check's reservation. Returns the number of keys.
-fn write_holds(cmd: &mut Cmd, list: &mut PackedList, reservation: Option<&Reservation>) -> usize {
+fn write_holds(
+    cmd: &mut Cmd,
+    tag: &Tag,
+    list: &mut PackedList,
+    reservation: Option<&Reservation>,
+) -> usize {
     let Some(Reservation { id, issued, life, holds, histories: _ }) = reservation else {
         list.push(0);
         return 0;
     };
-    cmd.arg(Key::reservation(&id.to_string()));
+    cmd.arg(tag.reservation(&id.to_string()));
     list.push_count(holds.len());
     list.push(issued.micros());
     list.push(life.micros());
     list.push(u64::from(holds.iter().any(Hold::is_settled)));
     for hold in holds {
-        cmd.arg(Key::bucket(&hold.key()));
+        cmd.arg(tag.bucket(&hold.key()));
         push_hold(list, hold);
     }
     holds.len() + 1
@@ -288,7 +291,7 @@ mod tests {
             ..AdmitRequest::default()
         });
         assert_eq!((both.keys(), one.keys(), keys([&both, &one].into_iter())), (2, 1, 6));
-        write(&mut cmd, [both, one].iter());
+        write(&mut cmd, &Tag::home(), [both, one].iter());
         let words = cmd.args_iter().map(|arg| if let Arg::Simple(word) = arg { word } else { b"" });
         let words: Vec<&[u8]> = words.collect();
         // The first half of the SHA-256 of `a`, and of `b`.
@@ -371,7 +374,7 @@ mod tests {
         });
         assert_eq!(keys([&plain, &holding].into_iter()), 1 + 3 + 4);
         let mut cmd = Cmd::new();
-        write(&mut cmd, [plain, holding].iter());
+        write(&mut cmd, &Tag::home(), [plain, holding].iter());
         let words = cmd.args_iter().map(|arg| if let Arg::Simple(word) = arg { word } else { b"" });
         let words: Vec<&[u8]> = words.collect();
         let digest = "ca978112ca1bbdcafac231b39a23dc4d";

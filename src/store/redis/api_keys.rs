@@ -78,10 +78,9 @@ pub(in crate::store) struct KeyChanges {
     pub(in crate::store) complete: bool,
 }
 
-/// The keys of the scripts, in their order.
+/// The first keys of the scripts, in their order.
 fn write_keys(call: &mut ::redis::Cmd, id: &KeyId) {
-    call.arg(Key::api_key(id.as_str())).arg(API_KEYS).arg(API_KEY_DIGESTS);
-    call.arg(API_KEY_CHANGES).arg(FORMAT_KEY);
+    call.arg(Key::api_key(id.as_str())).arg(API_KEYS).arg(API_KEY_DIGESTS).arg(API_KEY_CHANGES);
 }
 
 impl Redis {
@@ -100,6 +99,7 @@ impl Redis {
             .call(|mut connection| async move {
                 let reply = self.scripts.write_key.run(&mut connection, 5, |call| {
                     write_keys(call, &record.id);
+                    call.arg(FORMAT_KEY);
                     call.arg(record.id.as_str()).arg(record.created.secs());
                     call.arg(text).arg(replaces.unwrap_or_default());
                 });
@@ -122,8 +122,9 @@ impl Redis {
     pub async fn remove_key(&self, id: &KeyId) -> Result<bool, Outage> {
         let removed: Value = self
             .call(|mut connection| async move {
-                let reply = self.scripts.remove_key.run(&mut connection, 5, |call| {
+                let reply = self.scripts.remove_key.run(&mut connection, 6, |call| {
                     write_keys(call, id);
+                    call.arg(Key::api_key_use(id.as_str())).arg(FORMAT_KEY);
                     call.arg(id.as_str());
                 });
                 reply.await
@@ -304,7 +305,7 @@ impl Redis {
 
     /// The error of the last call that failed, for the operator.
     pub(in crate::store) fn last_error(&self) -> String {
-        self.breaker.last_error().unwrap_or_default()
+        self.home.last_error().unwrap_or_default()
     }
 }
 

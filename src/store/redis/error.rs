@@ -42,6 +42,18 @@ pub(super) enum ConnectionError {
     /// The server answers with an error.
     #[error("{address} refuses: {cause}")]
     Refused { address: Arc<str>, cause: String },
+    /// The server is a replica.
+    #[error("{address} refuses: it is a read-only replica (READONLY)")]
+    ReadOnly { address: Arc<str> },
+    /// The node of a cluster does not have the keys any more, and names the one that has.
+    #[error("{address} does not have the keys any more, {to} has (MOVED)")]
+    Moved { address: Arc<str>, to: String },
+    /// A replica has become the primary.
+    #[error("{address} is no longer the primary; the sentinels name {by}")]
+    Replaced { address: Arc<str>, by: String },
+    /// The server to connect to cannot be found.
+    #[error("cannot find {servers}: {cause}")]
+    Undiscovered { servers: Arc<str>, cause: String },
     /// A stored value has no meaning for Tollgate.
     #[error("{address} has a bucket or a revocation whose value is not a number")]
     Malformed { address: Arc<str> },
@@ -108,20 +120,62 @@ impl ConnectionError {
     /// The error of a call.
     pub(super) fn call(address: &Arc<str>, error: &RedisError) -> Self {
         let address = Arc::clone(address);
+        if let (Some("MOVED"), Some((to, _))) = (error.code(), error.redirect_node()) {
+            return Self::Moved { address, to: to.to_owned() };
+        }
+        if error.code() == Some("READONLY") {
+            return Self::ReadOnly { address };
+        }
         match outage(error) {
             Outage::Unreachable => Self::Closed { address },
             _ => Self::Refused { address, cause: refusal(error) },
         }
     }
 
+    /// The error of a query to a Sentinel.
+    pub(super) fn sentinel(address: &Arc<str>, error: &RedisError) -> Self {
+        match error.detail() {
+            Some(detail) if is_unknown(detail, "sentinel") => {
+                let cause = "it is no Sentinel; a Redis server has the URL `redis://`".to_owned();
+                Self::Refused { address: Arc::clone(address), cause }
+            }
+            _ => Self::call(address, error),
+        }
+    }
+
+    /// The error of a query about a cluster.
+    pub(super) fn cluster(address: &Arc<str>, error: &RedisError) -> Self {
+        match error.detail() {
+            Some(detail) if detail.contains("cluster support disabled") => {
+                let cause =
+                    "it is not a node of a Redis Cluster; one server has the URL `redis://`"
+                        .to_owned();
+                Self::Refused { address: Arc::clone(address), cause }
+            }
+            _ => Self::call(address, error),
+        }
+    }
+
+    /// Whether another server has the keys, so that it is worth to connect at once.
+    pub(super) fn is_elsewhere(&self) -> bool {
+        matches!(self, Self::Moved { .. } | Self::Replaced { .. } | Self::ReadOnly { .. })
+    }
+
     /// The outage that checks see.
     pub(super) fn outage(&self) -> Outage {
         match self {
-            Self::Connect { .. } | Self::Closed { .. } => Outage::Unreachable,
+            Self::Connect { .. }
+            | Self::Closed { .. }
+            | Self::Replaced { .. }
+            | Self::Undiscovered { .. } => Outage::Unreachable,
             Self::ConnectTimeout { .. } | Self::Timeout { .. } => Outage::Deadline,
             Self::Starved { .. } | Self::Exhausted { .. } => Outage::Starved,
             Self::Password(error) if error.is_exhaustion() => Outage::Starved,
-            Self::Refused { .. } | Self::Malformed { .. } | Self::Password(_) => Outage::Refused,
+            Self::Refused { .. }
+            | Self::ReadOnly { .. }
+            | Self::Moved { .. }
+            | Self::Malformed { .. }
+            | Self::Password(_) => Outage::Refused,
         }
     }
 }
@@ -141,12 +195,21 @@ fn refusal(error: &RedisError) -> String {
         Some("WRONGPASS") => "the username or the password is wrong (WRONGPASS)".to_owned(),
         Some("NOAUTH") => "it requires a password; set `store.redis.password` (NOAUTH)".to_owned(),
         Some("NOPERM") => format!("the ACL user lacks a permission: {detail} (NOPERM)"),
-        Some("READONLY") => "it is a read-only replica (READONLY)".to_owned(),
         Some("OOM") => "its memory is full; raise `maxmemory` (OOM)".to_owned(),
         Some("LOADING") => "it is loading its data (LOADING)".to_owned(),
         Some("MISCONF") => "it cannot write to its disk (MISCONF)".to_owned(),
-        Some(code @ ("MOVED" | "ASK" | "CLUSTERDOWN" | "CROSSSLOT")) => {
-            format!("it is a Redis Cluster, which is not supported ({code})")
+        Some(code @ ("MOVED" | "CROSSSLOT")) => {
+            format!("it is a node of a Redis Cluster; write `redis+cluster://` ({code})")
+        }
+        Some(code @ ("ASK" | "TRYAGAIN")) => {
+            format!("the keys are being moved to another node; checks go on when all are there ({code})")
+        }
+        Some("CLUSTERDOWN") => {
+            "the cluster has no node for the keys, or this node is separated from the others (CLUSTERDOWN)"
+                .to_owned()
+        }
+        Some(_) if is_unknown(detail, "TIME") => {
+            "it is no Redis server, perhaps a Sentinel; write `redis+sentinel://`".to_owned()
         }
         Some(code) if detail.is_empty() => format!("it answers {code}"),
         Some(code) => format!("{detail} ({code})"),
@@ -157,6 +220,11 @@ fn refusal(error: &RedisError) -> String {
             _ => error.to_string(),
         },
     }
+}
+
+/// Whether an error text is that of a server that does not have a command.
+fn is_unknown(detail: &str, command: &str) -> bool {
+    detail.to_ascii_lowercase().contains(&format!("unknown command '{}'", command.to_lowercase()))
 }
 
 fn socket_cause(error: &io::Error) -> String {

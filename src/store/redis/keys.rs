@@ -1,12 +1,18 @@
 //! The names of keys in Redis, and the format of the data under them.
 
-use std::io::Write as _;
+use std::{io::Write as _, sync::Arc};
 
 use ::redis::{RedisError, RedisWrite, ToRedisArgs, make_extension_error};
+
+use super::slot::slot_of;
 
 /// The format of the data that this version reads and writes. A new kind of key does not change
 /// it; a new meaning of an existing key does. See docs/operations.md, "Versions side by side".
 pub(super) const FORMAT: &str = "1";
+
+/// The hash tag of every key that is not one of a shard. On a cluster the keys of one tag are in one
+/// slot, so on one node, and one script may use them all.
+const HOME: &str = "{tollgate}";
 
 /// The format marker: the format of the data. Without it the format is 1.
 pub(super) const FORMAT_KEY: &str = "{tollgate}:format";
@@ -44,9 +50,6 @@ pub(super) const API_KEY_DIGESTS: &str = "{tollgate}:keys:digests";
 /// The latest changes of API keys, for replication.
 pub(super) const API_KEY_CHANGES: &str = "{tollgate}:keys:changes";
 
-/// The open reservations by the moment they expire, in microseconds.
-pub(super) const RESERVATIONS: &str = "{tollgate}:reservations";
-
 /// Checks a format marker that was read without a script.
 ///
 /// # Errors
@@ -60,46 +63,87 @@ pub(super) fn check_format(marker: Option<String>) -> Result<(), RedisError> {
     }
 }
 
-/// A key below a prefix, written without concatenating them first.
-pub(super) struct Key<'a>(&'static str, &'a [u8]);
+/// The hash tag of the keys of one connection.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Tag(Arc<str>);
+
+impl Tag {
+    /// The tag of everything that is not in a shard.
+    pub(super) fn home() -> Self {
+        Self(HOME.into())
+    }
+
+    /// The slot of the keys with this tag.
+    pub(super) fn slot(&self) -> u16 {
+        slot_of(self.0.as_bytes())
+    }
+
+    /// The key of the format marker.
+    pub(super) fn format(&self) -> Key<'_> {
+        Key(&self.0, ":format", b"")
+    }
+
+    /// The key of the marker of bans. Only the home has one.
+    pub(super) fn ban_marker(&self) -> Key<'_> {
+        Key(&self.0, ":bans:marker", b"")
+    }
+
+    /// The key of the ends of bans. Only the home has them.
+    pub(super) fn ban_ends(&self) -> Key<'_> {
+        Key(&self.0, ":bans:ends", b"")
+    }
+
+    /// The key of the index of open reservations, by the moment they expire in microseconds.
+    pub(super) fn reservations(&self) -> Key<'_> {
+        Key(&self.0, ":reservations", b"")
+    }
+
+    /// The key of a reservation.
+    pub(super) fn reservation<'a>(&'a self, id: &'a str) -> Key<'a> {
+        Key(&self.0, ":reservation:", id.as_bytes())
+    }
+
+    /// The key of a set of settled reservations.
+    pub(super) fn settled<'a>(&'a self, hour_and_slice: &'a str) -> Key<'a> {
+        Key(&self.0, ":settled:", hour_and_slice.as_bytes())
+    }
+
+    /// The key of a bucket, or of a counter of holds.
+    pub(super) fn bucket<'a>(&'a self, key: &'a (impl AsRef<[u8]> + ?Sized)) -> Key<'a> {
+        Key(&self.0, ":", key.as_ref())
+    }
+
+    /// The key of a revocation.
+    pub(super) fn revoked<'a>(&'a self, key: &'a (impl AsRef<[u8]> + ?Sized)) -> Key<'a> {
+        Key(&self.0, ":revoked:", key.as_ref())
+    }
+}
+
+/// A key below a tag and a prefix, written without concatenating them first.
+pub(super) struct Key<'a>(&'a str, &'static str, &'a [u8]);
 
 impl<'a> Key<'a> {
     /// The key of a revocation.
     pub(super) fn revoked(key: &'a (impl AsRef<[u8]> + ?Sized)) -> Self {
-        Self("{tollgate}:revoked:", key.as_ref())
+        Self(HOME, ":revoked:", key.as_ref())
     }
 
     /// The key of the record of an API key.
     pub(super) fn api_key(id: &'a (impl AsRef<[u8]> + ?Sized)) -> Self {
-        Self("{tollgate}:key:", id.as_ref())
+        Self(HOME, ":key:", id.as_ref())
     }
 
     /// The key of the uses of an API key.
     pub(super) fn api_key_use(id: &'a (impl AsRef<[u8]> + ?Sized)) -> Self {
-        Self("{tollgate}:key-use:", id.as_ref())
-    }
-
-    /// The key of a reservation.
-    pub(super) fn reservation(id: &'a (impl AsRef<[u8]> + ?Sized)) -> Self {
-        Self("{tollgate}:reservation:", id.as_ref())
-    }
-
-    /// The key of a set of settled reservations.
-    pub(super) fn settled(hour_and_slice: &'a (impl AsRef<[u8]> + ?Sized)) -> Self {
-        Self("{tollgate}:settled:", hour_and_slice.as_ref())
-    }
-
-    /// The key of a bucket, or of a counter of holds.
-    pub(super) fn bucket(key: &'a (impl AsRef<[u8]> + ?Sized)) -> Self {
-        Self("{tollgate}:", key.as_ref())
+        Self(HOME, ":key-use:", id.as_ref())
     }
 }
 
 impl ToRedisArgs for Key<'_> {
     fn write_redis_args<W: ?Sized + RedisWrite>(&self, out: &mut W) {
-        let Self(prefix, key) = self;
+        let Self(tag, prefix, key) = self;
         let mut arg = out.writer_for_next_arg();
-        for part in [prefix.as_bytes(), key] {
+        for part in [tag.as_bytes(), prefix.as_bytes(), key] {
             // Writing into memory does not fail.
             let _written = arg.write_all(part);
         }

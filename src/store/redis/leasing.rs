@@ -16,7 +16,6 @@ use tollgate_core::{
 use super::{
     Redis,
     admit_call::{ScriptRequest, ScriptResponse},
-    keys::{FORMAT_KEY, Key},
 };
 use crate::store::leases::{ChargeStep, Leases, ReturnedUnits};
 
@@ -54,7 +53,7 @@ impl Redis {
 
     /// Requests units ahead of need, while the units of the lease are spent.
     fn request_ahead(&self, charge: &Charge, want: u64) {
-        let Some(connection) = self.breaker.connection() else {
+        let Some(connection) = self.home.connected() else {
             return self.leases.forget(charge.bucket, want);
         };
         let (leases, charge) = (Arc::clone(&self.leases), charge.clone());
@@ -89,12 +88,13 @@ impl Redis {
     }
 
     async fn give_back_chunk(&self, chunk: &[ReturnedUnits]) -> Result<(), Outage> {
+        let tag = self.home.tag();
         self.call(|mut connection| async move {
             let reply = self.scripts.give_back.run(&mut connection, chunk.len() + 1, |cmd| {
                 for ReturnedUnits { key, .. } in chunk {
-                    cmd.arg(Key::bucket(key));
+                    cmd.arg(tag.bucket(key));
                 }
-                cmd.arg(FORMAT_KEY);
+                cmd.arg(tag.format());
                 for ReturnedUnits { micros, .. } in chunk {
                     cmd.arg(*micros);
                 }

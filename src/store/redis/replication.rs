@@ -72,7 +72,14 @@ impl ChangeSubscription {
         read.arg("BLOCK").arg(block).arg("COUNT").arg(1);
         read.arg("STREAMS").arg(self.stream).arg(cursor.0.as_deref().unwrap_or("0"));
         match timeout(most + CALL_DEADLINE, read.query_async(&mut self.connection)).await {
-            Ok(answer) => answer.map(|_: Value| ()).map_err(|error| outage(&error)),
+            Ok(answer) => answer.map(|_: Value| ()).map_err(|error| match error.code() {
+                // Another server has the stream now, or has it soon.
+                Some(
+                    "MOVED" | "ASK" | "READONLY" | "UNBLOCKED" | "LOADING" | "CLUSTERDOWN"
+                    | "MASTERDOWN",
+                ) => Outage::Unreachable,
+                _ => outage(&error),
+            }),
             Err(_elapsed) => Err(Outage::Deadline),
         }
     }
@@ -100,7 +107,7 @@ impl Redis {
 
     /// Opens a subscription to a stream.
     pub(super) async fn subscribe_to(&self, stream: &'static str) -> Option<ChangeSubscription> {
-        let dialled = timeout(CALL_DEADLINE, self.dialer.dial()).await.ok()?.ok()?;
+        let dialled = timeout(CALL_DEADLINE, self.home.dialer.dial()).await.ok()?.ok()?;
         Some(ChangeSubscription { connection: dialled.redis, stream, _driver: dialled.driver })
     }
 

@@ -4,9 +4,17 @@
 //! Tollgate exist side by side. What they share is the data, whose format every script checks
 //! first (`preamble.lua`, [`FORMAT`](super::keys::FORMAT)).
 
+use std::time::Duration;
+
 use ::redis::{
     Cmd, ErrorKind, FromRedisValue, RedisResult, ServerErrorKind, aio::MultiplexedConnection, cmd,
 };
+use tokio::time::{Instant, sleep};
+
+/// How long a call is repeated while a slot is being moved to another node, and the pause between two
+/// attempts.
+const MOVING: Duration = Duration::from_millis(100);
+const PAUSE: Duration = Duration::from_millis(5);
 
 /// The body of the script that decides checks. It takes `now`, in microseconds, from the text in
 /// front of it: tests set it, and compare the body with the reference model.
@@ -128,14 +136,24 @@ impl Script {
         let mut call = Cmd::with_capacity(keys + 8, 192 * (keys + 1));
         call.arg("EVALSHA").arg(&self.sha1).arg(keys);
         fill(&mut call);
-        match call.query_async(connection).await {
-            Err(error) if error.kind() == ErrorKind::Server(ServerErrorKind::NoScript) => {
-                let mut call = cmd("EVAL");
-                call.arg(self.text).arg(keys);
-                fill(&mut call);
-                call.query_async(connection).await
+        let started = Instant::now();
+        loop {
+            match call.query_async(connection).await {
+                Err(error) if error.kind() == ErrorKind::Server(ServerErrorKind::NoScript) => {
+                    call = cmd("EVAL");
+                    call.arg(self.text).arg(keys);
+                    fill(&mut call);
+                }
+                // While a slot is being moved, neither node runs a script for keys some of which are
+                // not there, as those that do not exist. Nothing was changed.
+                Err(error)
+                    if matches!(error.code(), Some("TRYAGAIN" | "ASK"))
+                        && started.elapsed() < MOVING =>
+                {
+                    sleep(PAUSE).await;
+                }
+                answer => return answer,
             }
-            answer => answer,
         }
     }
 }

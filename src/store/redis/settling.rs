@@ -20,7 +20,7 @@ use tollgate_core::{
 use super::{
     Redis,
     admit_call::push_hold,
-    keys::{FORMAT_KEY, Key, RESERVATIONS},
+    keys::Tag,
     packed_list::{PackedList, PackedNumbers},
 };
 use crate::store::ReservationStatus;
@@ -86,7 +86,7 @@ impl Redis {
         let keys = batch.iter().map(|one| one.reservation.holds.len() + 2).sum::<usize>() + 2;
         let reply: Vec<u8> = self
             .call(|mut connection| async move {
-                let write = |cmd: &mut Cmd| write(cmd, batch);
+                let write = |cmd: &mut Cmd| write(cmd, self.home.tag(), batch);
                 self.scripts.settle.run(&mut connection, keys, write).await
             })
             .await?;
@@ -128,11 +128,11 @@ pub(in crate::store) fn spawn_sweep(store: Weak<Redis>, stop: CancellationToken)
 }
 
 /// Writes the keys and the numbers of some reports, in the order that `settle.lua` describes.
-fn write(cmd: &mut Cmd, batch: &[Settlement]) {
+fn write(cmd: &mut Cmd, tag: &Tag, batch: &[Settlement]) {
     let mut list = PackedList::with_capacity(16 * batch.len());
     for Settlement { reservation, usage } in batch {
         let (slice, member) = settled_place(reservation.id, reservation.issued);
-        cmd.arg(Key::reservation(&reservation.id.to_string())).arg(Key::settled(&slice));
+        cmd.arg(tag.reservation(&reservation.id.to_string())).arg(tag.settled(&slice));
         let (usage, tokens) = match *usage {
             Usage::Running(tokens) => (1, tokens),
             Usage::Final(tokens) => (2, tokens),
@@ -145,11 +145,11 @@ fn write(cmd: &mut Cmd, batch: &[Settlement]) {
             list.push(number);
         }
         for hold in &reservation.holds {
-            cmd.arg(Key::bucket(&hold.key()));
+            cmd.arg(tag.bucket(&hold.key()));
             push_hold(&mut list, hold);
         }
     }
-    cmd.arg(RESERVATIONS).arg(FORMAT_KEY).arg(batch.len()).arg(list);
+    cmd.arg(tag.reservations()).arg(tag.format()).arg(batch.len()).arg(list);
 }
 
 /// Returns the set in which a settled reservation is remembered, and its number there. Redis stores

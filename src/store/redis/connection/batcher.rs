@@ -20,10 +20,11 @@ use futures_util::{
 use tokio::sync::{mpsc, oneshot};
 use tollgate_core::admission::Outage;
 
-use super::{FailureTracker, socket::SocketProbe};
+use super::{FailureTracker, failures::is_elsewhere, socket::SocketProbe};
 use crate::store::redis::{
     admit_call::{self, CheckReply, ScriptRequest, ScriptResponse},
     attended::{AttendedClock, Expiry, Mark},
+    keys::Tag,
     packed_list::PackedNumbers,
     script::Scripts,
     settling::ReservationCounts,
@@ -41,7 +42,24 @@ const CALLS: usize = 2;
 /// The most checks in the queue; further ones wait in their own tasks for room in it.
 const QUEUE: usize = 1024;
 
-type Responder = oneshot::Sender<Result<ScriptResponse, Outage>>;
+type Responder = oneshot::Sender<Result<ScriptResponse, Unanswered>>;
+
+/// The reason why a check was not answered.
+pub(in crate::store::redis) enum Unanswered {
+    /// Whether something was charged is not known.
+    Outage(Outage),
+    /// Nothing was charged, as another server has the keys. This is the request.
+    Elsewhere(Box<ScriptRequest>, Outage),
+}
+
+impl Unanswered {
+    /// The outage that the check sees.
+    pub(in crate::store::redis) fn outage(self) -> Outage {
+        match self {
+            Self::Outage(outage) | Self::Elsewhere(_, outage) => outage,
+        }
+    }
+}
 
 /// A check on its way to the batcher.
 struct NewCheck {
@@ -73,7 +91,7 @@ impl Wait {
         self.response.as_ref().is_some_and(|response| !response.is_closed())
     }
 
-    fn end(&mut self, response: Result<ScriptResponse, Outage>) {
+    fn end(&mut self, response: Result<ScriptResponse, Unanswered>) {
         if let Some(waiting) = self.response.take() {
             let _gave_up = waiting.send(response);
         }
@@ -95,6 +113,7 @@ impl BatchQueue {
     /// Starts the batcher of a connection, whose checks wait for up to `deadline`.
     pub(super) fn start(
         connection: MultiplexedConnection,
+        tag: Tag,
         socket: SocketProbe,
         deadline: Duration,
         scripts: Arc<Scripts>,
@@ -104,6 +123,7 @@ impl BatchQueue {
         let (sender, queue) = mpsc::channel(QUEUE);
         let batcher = Batcher {
             connection,
+            tag,
             socket,
             scripts,
             failures,
@@ -121,12 +141,13 @@ impl BatchQueue {
     ///
     /// # Errors
     /// The outage of Redis, or [`Outage::Starved`].
-    pub(super) async fn send(&self, request: ScriptRequest) -> Result<ScriptResponse, Outage> {
+    pub(super) async fn send(&self, request: ScriptRequest) -> Result<ScriptResponse, Unanswered> {
+        const STARVED: Unanswered = Unanswered::Outage(Outage::Starved);
         let (response, received) = oneshot::channel();
         let check = NewCheck { request, response };
         // A batcher that ended before its queue is a failure of this process, not of Redis.
-        self.0.send(check).await.map_err(|_closed| Outage::Starved)?;
-        received.await.unwrap_or(Err(Outage::Starved))
+        self.0.send(check).await.map_err(|_closed| STARVED)?;
+        received.await.unwrap_or(Err(STARVED))
     }
 }
 
@@ -175,6 +196,7 @@ impl Inbox {
 
 struct Batcher {
     connection: MultiplexedConnection,
+    tag: Tag,
     socket: SocketProbe,
     scripts: Arc<Scripts>,
     failures: Arc<FailureTracker>,
@@ -226,12 +248,13 @@ impl Batcher {
         let id = self.calls;
         self.open.push(OpenCall { id, waits });
         let (mut connection, scripts) = (self.connection.clone(), Arc::clone(&self.scripts));
+        let tag = self.tag.clone();
         Some(async move {
             let keys = admit_call::keys(requests.iter());
             let holds = requests.iter().any(ScriptRequest::holds);
             let script = if holds { &scripts.reserve } else { &scripts.admit };
             let reply = script
-                .run(&mut connection, keys, |cmd| admit_call::write(cmd, requests.iter()))
+                .run(&mut connection, keys, |cmd| admit_call::write(cmd, &tag, requests.iter()))
                 .await;
             Reply { id, requests, called_at, reply }
         })
@@ -248,8 +271,10 @@ impl Batcher {
                 for (ScriptRequest { request, .. }, wait) in requests.iter().zip(&mut call.waits) {
                     wait.end(match admit_call::next_reply(request, called_at, &mut reply) {
                         Some(CheckReply::Response(response)) => Ok(response),
-                        Some(CheckReply::Malformed) => Err(self.failures.record_malformed()),
-                        None => Err(Outage::Refused),
+                        Some(CheckReply::Malformed) => {
+                            Err(Unanswered::Outage(self.failures.record_malformed()))
+                        }
+                        None => Err(Unanswered::Outage(Outage::Refused)),
                     });
                 }
                 if requests.iter().any(ScriptRequest::holds) {
@@ -258,7 +283,13 @@ impl Batcher {
             }
             Err(error) => {
                 let outage = self.failures.record_error(&error);
-                call.waits.iter_mut().for_each(|wait| wait.end(Err(outage)));
+                let is_elsewhere = is_elsewhere(&error);
+                for (request, wait) in requests.into_iter().zip(&mut call.waits) {
+                    wait.end(Err(match is_elsewhere {
+                        true => Unanswered::Elsewhere(Box::new(request), outage),
+                        false => Unanswered::Outage(outage),
+                    }));
+                }
             }
         }
     }
@@ -281,8 +312,8 @@ impl Batcher {
         let (clock, failures) = (self.clock.reading(), Arc::clone(&self.failures));
         for wait in self.waits() {
             match clock.expiry(wait.since, now, is_quiet) {
-                Some(Expiry::Store) => wait.end(Err(failures.record_timeout())),
-                Some(Expiry::Process) => wait.end(Err(Outage::Starved)),
+                Some(Expiry::Store) => wait.end(Err(Unanswered::Outage(failures.record_timeout()))),
+                Some(Expiry::Process) => wait.end(Err(Unanswered::Outage(Outage::Starved))),
                 None => {}
             }
         }

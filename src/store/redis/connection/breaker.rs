@@ -56,7 +56,7 @@ impl CircuitBreaker {
         stop: CancellationToken,
     ) -> Self {
         let (state, watched) = watch::channel(State::HalfOpen);
-        let log = Arc::new(ErrorLog::new(Arc::clone(dialer.address())));
+        let log = Arc::new(ErrorLog::new());
         let supervisor =
             Supervisor { dialer, scripts, deadline, reservations, state, log: Arc::clone(&log) };
         tokio::spawn(async move { stop.run_until_cancelled(supervisor.run()).await });
@@ -88,6 +88,24 @@ impl CircuitBreaker {
             Ok(State::Open(outage)) => Err(*outage),
             // The process is shutting down.
             Ok(State::HalfOpen) | Err(_) => Err(Outage::Starved),
+        }
+    }
+
+    /// Waits until there is another connection than `lost`, which is being given up: as long as a
+    /// request waits for a connection.
+    pub(in crate::store::redis) async fn replacement(
+        &self,
+        lost: &Arc<Connection>,
+    ) -> Result<Arc<Connection>, Outage> {
+        let is_lost = |state: &State| match state {
+            State::Closed(connection) => Arc::ptr_eq(connection, lost),
+            State::HalfOpen | State::Open(_) => false,
+        };
+        let mut state = self.state.clone();
+        drop(state.wait_for(|state| !is_lost(state)).await);
+        match self.connection() {
+            Some(connection) => Ok(connection),
+            None => self.wait_for_connection().await,
         }
     }
 
@@ -129,16 +147,22 @@ impl Supervisor {
             let since = Instant::now();
             self.log.connected();
             self.state.send_replace(State::Closed(Arc::clone(&connection)));
-            tracing::info!("store.redis: connected to {}", self.log.address);
+            let server = connection.server.clone();
+            tracing::info!("store.redis: connected to {}", server.shown);
             let tripped = tokio::select! {
                 () = connection.driver.ended() => None,
                 error = connection.failures.tripped() => Some(error),
+                by = self.dialer.finder().replaced(&server.address) => {
+                    let (address, by) = (Arc::clone(&server.shown), by.to_string());
+                    Some(ConnectionError::Replaced { address, by })
+                }
             };
             drop(connection);
             if since.elapsed() >= STABLE {
                 backoff = Backoff::new();
             }
-            let closed = || ConnectionError::Closed { address: Arc::clone(&self.log.address) };
+            let closed = || ConnectionError::Closed { address: Arc::clone(&server.shown) };
+            self.dialer.finder().lost(&server.address, tripped.as_ref().unwrap_or(&closed()));
             match tripped {
                 // Redis is often back at once (a restart, an idle connection that was cut), so
                 // requests may wait for one attempt.
@@ -148,6 +172,12 @@ impl Supervisor {
                     self.report(&closed(), true);
                 }
                 None => self.open(&closed(), &mut backoff, true).await,
+                // Another server has the keys, so requests may wait for one attempt.
+                Some(error) if error.is_elsewhere() && backoff.is_fresh() => {
+                    backoff.next();
+                    self.state.send_replace(State::HalfOpen);
+                    self.report(&error, true);
+                }
                 Some(error) => self.open(&error, &mut backoff, true).await,
             }
         }
@@ -172,19 +202,22 @@ impl Supervisor {
                     attempt.await
                 }
             };
-            let address = || Arc::clone(&self.log.address);
+            let address = || Arc::clone(self.dialer.shown());
             let error = match dialled {
                 Ok(Ok(dialled)) => {
                     let (scripts, log) = (Arc::clone(&self.scripts), Arc::clone(&self.log));
                     let reservations = Arc::clone(&self.reservations);
+                    let tag = self.dialer.tag().clone();
                     let connection =
-                        Connection::new(dialled, self.deadline, scripts, log, reservations);
+                        Connection::new(dialled, tag, self.deadline, scripts, log, reservations);
                     return Arc::new(connection);
                 }
                 Ok(Err(error)) => error,
                 Err(Expiry::Store) => ConnectionError::ConnectTimeout { address: address() },
                 Err(Expiry::Process) => ConnectionError::Starved { address: address() },
             };
+            // An attempt that was given up has not noted this itself.
+            self.dialer.finder().missed();
             self.open(&error, backoff, false).await;
         }
     }

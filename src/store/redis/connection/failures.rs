@@ -16,15 +16,13 @@ const TRIP_AFTER: u32 = 5;
 
 /// The number of connections and the last error, for the status of the store.
 pub(super) struct ErrorLog {
-    /// The host and port, or the socket, of Redis.
-    pub(super) address: Arc<str>,
     connections: AtomicU64,
     last_error: Mutex<Option<String>>,
 }
 
 impl ErrorLog {
-    pub(super) fn new(address: Arc<str>) -> Self {
-        Self { address, connections: AtomicU64::new(0), last_error: Mutex::default() }
+    pub(super) fn new() -> Self {
+        Self { connections: AtomicU64::new(0), last_error: Mutex::default() }
     }
 
     /// Counts a new connection.
@@ -54,17 +52,32 @@ impl ErrorLog {
     }
 }
 
+/// Whether only a new connection helps: another server has the keys, or the server forgot the login and
+/// does not request it again.
+fn is_final(error: &RedisError) -> bool {
+    is_elsewhere(error) || matches!(error.code(), Some("NOAUTH" | "CLUSTERDOWN"))
+}
+
+/// Whether another server has the keys: after a failover the old primary stays read-only, and the node
+/// of a cluster names the one that has the slot. The call was not applied.
+pub(super) fn is_elsewhere(error: &RedisError) -> bool {
+    matches!(error.code(), Some("READONLY" | "MOVED"))
+}
+
 /// Counts the failures in a row on one connection, and reports when there are too many.
 pub(in crate::store::redis) struct FailureTracker {
     failures: AtomicU32,
     tripped: Notify,
     last: Mutex<Option<ConnectionError>>,
     log: Arc<ErrorLog>,
+    /// The host and port, or the socket, of the server.
+    address: Arc<str>,
 }
 
 impl FailureTracker {
-    pub(super) fn new(log: Arc<ErrorLog>) -> Self {
-        Self { failures: AtomicU32::new(0), tripped: Notify::new(), last: Mutex::default(), log }
+    pub(super) fn new(log: Arc<ErrorLog>, address: Arc<str>) -> Self {
+        let (failures, tripped) = (AtomicU32::new(0), Notify::new());
+        Self { failures, tripped, last: Mutex::default(), log, address }
     }
 
     /// Records that a check was answered.
@@ -77,29 +90,30 @@ impl FailureTracker {
 
     /// Records that a call was not answered in time.
     pub(in crate::store::redis) fn record_timeout(&self) -> Outage {
-        self.count(ConnectionError::Timeout { address: Arc::clone(&self.log.address) }, 1)
+        self.count(ConnectionError::Timeout { address: Arc::clone(&self.address) }, 1)
     }
 
     /// Records that a check was answered with an error.
     pub(super) fn record_error(&self, error: &RedisError) -> Outage {
-        // After a failover the old primary stays read-only, and a server that forgot the login does
-        // not request it again: only a new connection helps.
-        let is_final = matches!(error.code(), Some("READONLY" | "NOAUTH"));
-        let error = ConnectionError::call(&self.log.address, error);
+        let is_final = is_final(error);
+        let error = ConnectionError::call(&self.address, error);
         self.count(error, if is_final { TRIP_AFTER } else { 1 })
     }
 
-    /// Records that a call that is not a check was answered with an error. Checks are not affected:
-    /// a user may be allowed only those.
+    /// Records that a call that is not a check was answered with an error. Checks are not affected, as
+    /// a user may be allowed only those; unless another server has the keys now.
     pub(in crate::store::redis) fn record_other_error(&self, error: &RedisError) -> Outage {
-        self.log.record(&ConnectionError::call(&self.log.address, error));
+        if is_elsewhere(error) {
+            return self.count(ConnectionError::call(&self.address, error), TRIP_AFTER);
+        }
+        self.log.record(&ConnectionError::call(&self.address, error));
         outage(error)
     }
 
     /// Records that a stored value, which one check needs, is not a number. Other checks are not
     /// affected.
     pub(super) fn record_malformed(&self) -> Outage {
-        self.log.record(&ConnectionError::Malformed { address: Arc::clone(&self.log.address) });
+        self.log.record(&ConnectionError::Malformed { address: Arc::clone(&self.address) });
         Outage::Refused
     }
 
@@ -118,6 +132,6 @@ impl FailureTracker {
     pub(super) async fn tripped(&self) -> ConnectionError {
         self.tripped.notified().await;
         let last = self.last.lock().unwrap_or_else(PoisonError::into_inner).take();
-        last.unwrap_or_else(|| ConnectionError::Closed { address: Arc::clone(&self.log.address) })
+        last.unwrap_or_else(|| ConnectionError::Closed { address: Arc::clone(&self.address) })
     }
 }
