@@ -105,7 +105,7 @@ impl Cluster {
         }
     }
 
-    /// The URL, with all nodes.
+    /// Returns the URL, with all nodes.
     pub(super) fn url(&self) -> String {
         self.url_with("redis", "127.0.0.1")
     }

@@ -74,12 +74,12 @@ impl Sentinels {
         redis_server::until_copied(&self.servers[primary]);
     }
 
-    /// The URL.
+    /// Returns the URL of the Sentinels.
     pub(super) fn url(&self) -> String {
         self.url_of(NAME)
     }
 
-    /// The URL with another name of the primary.
+    /// Returns the URL with another name of the primary.
     pub(super) fn url_of(&self, name: &str) -> String {
         let sentinels: Vec<String> =
             self.sentinels.iter().map(|one| format!("127.0.0.1:{}", one.port)).collect();

@@ -20,7 +20,7 @@ pub struct RedisUrl {
 /// The servers that a URL names, and how the one in use is found.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(in crate::store) enum Servers {
-    /// One server.
+    /// There is one server.
     One(Address),
     /// Sentinels, which know the address of the primary of this name.
     Sentinel { sentinels: Vec<Address>, primary: String },
