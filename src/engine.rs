@@ -63,6 +63,7 @@ mod redis_keys;
 mod refusals;
 pub mod reload;
 mod reservation_keys;
+mod secret_list;
 pub mod settler;
 mod shares;
 mod status;

@@ -8,7 +8,13 @@ use tollgate_core::{
     secret::{Secret, SecretSource},
 };
 
-use crate::secrets::{Look, SecretError, SecretStatus, WatchedSecret};
+use super::secret_list::{SecretWords, log_look};
+use crate::secrets::{SecretError, SecretStatus, WatchedSecret};
+
+const WORDS: SecretWords = SecretWords {
+    name: "file of client certificate authorities",
+    without: "client certificates are denied with 503 not_ready",
+};
 
 /// Authorities that are read again from their file.
 #[derive(Debug)]
@@ -46,27 +52,8 @@ impl ClientAuthorities {
     /// Reads the authorities again, and logs what changed. Returns whether others are in force.
     pub(super) async fn look(&mut self) -> bool {
         let Some(watched) = &mut self.watched else { return false };
-        let changed = match watched.look().await {
-            Look::Unchanged | Look::Failed { is_new: false, .. } => false,
-            Look::Changed => {
-                tracing::info!("authorities of client certificates reloaded");
-                true
-            }
-            Look::Failed { error, is_new: true } => {
-                tracing::warn!(
-                    "reload of the authorities of client certificates failed, those in force stay \
-                     for `secrets.max_stale`: {error}"
-                );
-                false
-            }
-            Look::Lapsed(error) => {
-                tracing::error!(
-                    "the authorities of client certificates are older than `secrets.max_stale` \
-                     and no longer used: {error}"
-                );
-                true
-            }
-        };
+        let was_in_force = watched.current().is_some();
+        let changed = log_look(watched.look().await, was_in_force, WORDS);
         if changed {
             self.parse();
         }

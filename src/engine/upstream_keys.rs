@@ -5,12 +5,16 @@ use std::time::Duration;
 use futures_util::future::join_all;
 use tollgate_core::secret::{Secret, SecretSource};
 
+use super::secret_list::{SecretWords, log_look};
 use crate::secrets::{
-    Look, SecretError, SecretStatus, WatchedSecret, check_upstream_key, upstream_credential,
+    SecretError, SecretStatus, WatchedSecret, check_upstream_key, upstream_credential,
 };
 
 /// The most files that are read at a time: each takes a thread.
 const AT_ONCE: usize = 16;
+
+const WORDS: SecretWords =
+    SecretWords { name: "upstream key", without: "its routes are denied with 503 not_ready" };
 
 /// Upstream keys that are read again from their files.
 #[derive(Debug)]
@@ -85,35 +89,8 @@ async fn look_at(keys: &mut [WatchedSecret]) -> bool {
             (before, key.look().await)
         }));
         for (before, look) in looks.await {
-            changed |= matches!(look, Look::Changed | Look::Lapsed(_));
-            log(before, look);
+            changed |= log_look(look, before, WORDS);
         }
     }
     changed
-}
-
-/// Logs a look at a key. `before` is whether a key was in force until then.
-fn log(before: bool, look: Look) {
-    match look {
-        Look::Unchanged | Look::Failed { is_new: false, .. } => {}
-        Look::Changed => tracing::info!("upstream key reloaded"),
-        Look::Failed { error, is_new: true } if before => {
-            tracing::warn!(
-                "upstream key reload failed, keeping the previous one for `secrets.max_stale`: \
-                 {error}"
-            );
-        }
-        Look::Failed { error, is_new: true } => {
-            tracing::error!(
-                "an upstream key cannot be read, its routes are denied with 503 not_ready until it \
-                 can: {error}"
-            );
-        }
-        Look::Lapsed(error) => {
-            tracing::error!(
-                "an upstream key is older than `secrets.max_stale` and no longer used, its routes \
-                 are denied: {error}"
-            );
-        }
-    }
 }
