@@ -58,6 +58,7 @@ pub mod check;
 mod deadline;
 mod key_watch;
 pub mod live;
+mod nonce_keys;
 pub mod readiness;
 mod redis_keys;
 mod refusals;
@@ -100,9 +101,10 @@ use self::{
     check::{CheckBounds, Checker, Clock},
     key_watch::KeyWatch,
     live::{ApiKeySources, FileCredentials, Live},
+    nonce_keys::NonceSecrets,
     readiness::Readiness,
     redis_keys::RedisKeys,
-    reload::{ReloadError, Reloader},
+    reload::{FileSecrets, ReloadError, Reloader},
     reservation_keys::ReservationSecrets,
     settler::Settler,
     status::Misfits,
@@ -173,6 +175,9 @@ pub enum StartError {
     /// A secret of the section `metering` is missing or cannot be used.
     #[error("metering.secrets: {0}")]
     Metering(SecretError),
+    /// A secret of the nonces of DPoP is missing or cannot be used.
+    #[error("dpop.nonce.secrets: {0}")]
+    Nonce(SecretError),
     /// The authorities of client certificates are missing or cannot be used.
     #[error("client_certificates.authorities: {0}")]
     Authorities(SecretError),
@@ -209,6 +214,7 @@ impl Engine {
             ReservationSecrets::start(&policy, max_stale).map_err(StartError::Metering)?;
         let authorities =
             ClientAuthorities::start(&policy, max_stale).map_err(StartError::Authorities)?;
+        let nonce_secrets = NonceSecrets::start(&policy, max_stale).map_err(StartError::Nonce)?;
         let policy = Arc::new(policy);
         let api_keys = ApiKeyFile::start(&policy, max_stale).map_err(StartError::ApiKeys)?;
         let tracer = server.observe.tracing.as_ref().map(Tracer::start).transpose()?;
@@ -234,6 +240,7 @@ impl Engine {
         let live = Live::new(Arc::clone(&policy), sources, credentials, keys, server.token_cache);
         let live = Arc::new(live);
         live.replace_reservation_keys(reservation_secrets.keys());
+        live.replace_nonce_keys(nonce_secrets.keys());
         redis_keys.installed(&policy, replica, &live);
         let settler = Settler::start(
             (Arc::clone(&store.store), store.local.clone()),
@@ -251,7 +258,7 @@ impl Engine {
         let admin_credentials = Arc::new(ArcSwap::from_pointee(server.listen.credentials()));
         let reloader = Reloader::new(
             (server, digest),
-            (upstream_keys, reservation_secrets, authorities),
+            FileSecrets { upstream_keys, reservation_secrets, nonce_secrets, authorities },
             (api_keys, redis_keys),
             Arc::clone(&live),
             key_sources,

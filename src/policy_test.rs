@@ -14,6 +14,7 @@ mod file;
 mod keys;
 mod ledger;
 mod mint;
+mod proof;
 mod request;
 mod spec;
 mod values;
@@ -27,7 +28,7 @@ use tollgate_core::{
     time::Timestamp,
 };
 
-pub(crate) use self::file::stand_in_keys;
+pub(crate) use self::file::{stand_in_keys, stand_in_nonce_keys};
 pub use self::{
     banned::Banned,
     error::CaseError,

@@ -21,6 +21,7 @@ mod leases;
 mod load;
 mod local_fallback;
 mod outages;
+mod proofs;
 mod redis_cluster;
 mod redis_sentinels;
 pub(crate) mod redis_server;

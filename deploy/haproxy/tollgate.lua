@@ -26,7 +26,7 @@ local denial = {
     "x-tollgate-decision-id",
     "x-ratelimit-limit-requests", "x-ratelimit-remaining-requests", "x-ratelimit-reset-requests",
     "x-ratelimit-limit-tokens", "x-ratelimit-remaining-tokens", "x-ratelimit-reset-tokens", "ratelimit",
-    "ratelimit-policy",
+    "ratelimit-policy", "dpop-nonce",
 }
 
 local function first(response, name)
@@ -101,7 +101,7 @@ core.register_action("tollgate", { "http-req" }, function(txn, what)
             end
         end
         -- The client's credential, the upstream's own key, or nothing: as the route says.
-        for _, name in ipairs({ "authorization", "x-api-key", "api-key" }) do
+        for _, name in ipairs({ "authorization", "x-api-key", "api-key", "dpop" }) do
             txn.http:req_del_header(name)
             local credential = first(response, name)
             if credential then

@@ -8,6 +8,7 @@ const DENIAL = ['Content-Type', 'WWW-Authenticate', 'Retry-After', 'Retry-After-
 const LIMITS = [
     'X-Tollgate-Decision-Id', 'X-RateLimit-Limit-Requests', 'X-RateLimit-Remaining-Requests', 'X-RateLimit-Reset-Requests',
     'X-RateLimit-Limit-Tokens', 'X-RateLimit-Remaining-Tokens', 'X-RateLimit-Reset-Tokens', 'RateLimit', 'RateLimit-Policy',
+    'DPoP-Nonce',
 ];
 
 async function check(r) {
@@ -28,6 +29,7 @@ async function check(r) {
         r.variables.tollgate_authorization = reply.headersOut['Authorization'] || '';
         r.variables.tollgate_x_api_key = reply.headersOut['X-Api-Key'] || '';
         r.variables.tollgate_api_key = reply.headersOut['Api-Key'] || '';
+        r.variables.tollgate_dpop = reply.headersOut['DPoP'] || '';
         r.variables.tollgate_protocols = reply.headersOut['Sec-WebSocket-Protocol'] || '';
         copy(LIMITS, reply, r);
         return;

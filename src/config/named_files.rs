@@ -88,6 +88,11 @@ impl Check {
         for (index, secret) in secrets.enumerate() {
             self.secret(Some(secret), &Path::root().key("metering").key("secrets").index(index));
         }
+        let nonce = policy.dpop.iter().flat_map(|section| &section.nonce);
+        for (index, secret) in nonce.flat_map(|nonce| &nonce.secrets).enumerate() {
+            let path = Path::root().key("dpop").key("nonce").key("secrets");
+            self.secret(Some(secret), &path.index(index));
+        }
         for (index, route) in policy.routes.iter().enumerate() {
             let path = Path::root().key("routes").index(index).key("upstream_key");
             let key = match route {

@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use arc_swap::ArcSwap;
 use tollgate_core::{
-    credential::{api_key::KeyTable, certificate::Authorities},
+    credential::{api_key::KeyTable, certificate::Authorities, dpop::NonceKeys},
     limit::reservation::ReservationKeys,
     policy::Policy,
     secret::Secret,
@@ -221,6 +221,11 @@ impl Live {
         self.replace_secrets(|snapshot| snapshot.reservation_keys = keys);
     }
 
+    /// Puts the secrets of nonces in force.
+    pub fn replace_nonce_keys(&self, keys: Option<Arc<NonceKeys>>) {
+        self.replace_secrets(|snapshot| snapshot.nonce_keys = keys);
+    }
+
     /// Puts the authorities of client certificates in force.
     pub fn replace_authorities(&self, authorities: Option<Arc<Authorities>>) {
         self.replace_secrets(|snapshot| snapshot.authorities = authorities);
@@ -257,5 +262,13 @@ fn snapshot(
     let FileCredentials { upstream: upstream_keys, authorities } = files;
     let api_keys = api_keys.tables(&policy);
     let keys = sources.iter().map(|source| source.current()).collect();
-    Snapshot { policy, keys, upstream_keys, api_keys, authorities, reservation_keys: None }
+    Snapshot {
+        policy,
+        keys,
+        upstream_keys,
+        api_keys,
+        authorities,
+        reservation_keys: None,
+        nonce_keys: None,
+    }
 }

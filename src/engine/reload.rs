@@ -14,6 +14,7 @@ use super::{
     api_keys::ApiKeyFile,
     authorities::ClientAuthorities,
     live::{ApiKeySources, FileCredentials, Live},
+    nonce_keys::NonceSecrets,
     redis_keys::RedisKeys,
     reservation_keys::ReservationSecrets,
     upstream_keys::UpstreamKeys,
@@ -59,6 +60,14 @@ impl ReloadError {
     }
 }
 
+/// The secrets of the policy in force that have files.
+pub(super) struct FileSecrets {
+    pub(super) upstream_keys: UpstreamKeys,
+    pub(super) reservation_secrets: ReservationSecrets,
+    pub(super) nonce_secrets: NonceSecrets,
+    pub(super) authorities: ClientAuthorities,
+}
+
 /// Puts configurations in force.
 pub(super) struct Reloader {
     live: Arc<Live>,
@@ -68,9 +77,7 @@ pub(super) struct Reloader {
     server: ServerConfig,
     /// The text of the configuration in force.
     applied: TextDigest,
-    upstream_keys: UpstreamKeys,
-    reservation_secrets: ReservationSecrets,
-    authorities: ClientAuthorities,
+    secrets: FileSecrets,
     api_keys: Option<ApiKeyFile>,
     redis_keys: RedisKeys,
     /// The credentials of the admin API that are in force.
@@ -83,11 +90,7 @@ impl Reloader {
     /// Creates a reloader for an engine that was started with the text of `applied`.
     pub(super) fn new(
         (server, applied): (ServerConfig, TextDigest),
-        (upstream_keys, reservation_secrets, authorities): (
-            UpstreamKeys,
-            ReservationSecrets,
-            ClientAuthorities,
-        ),
+        secrets: FileSecrets,
         (api_keys, redis_keys): (Option<ApiKeyFile>, RedisKeys),
         live: Arc<Live>,
         key_sources: Arc<KeySources>,
@@ -101,18 +104,13 @@ impl Reloader {
             observer,
             server,
             applied,
-            upstream_keys,
-            reservation_secrets,
-            authorities,
+            secrets,
             api_keys,
             redis_keys,
             admin_credentials,
             failure,
         };
-        reloader.report_upstream_keys();
-        reloader.report_reservation_secrets();
-        reloader.report_authorities();
-        reloader.report_api_keys();
+        reloader.report_secrets();
         reloader
     }
 
@@ -136,10 +134,7 @@ impl Reloader {
         self.admin_credentials.store(Arc::new(file.server.listen.credentials()));
         self.install(Arc::new(policy)).await;
         self.applied = digest;
-        self.report_upstream_keys();
-        self.report_reservation_secrets();
-        self.report_authorities();
-        self.report_api_keys();
+        self.report_secrets();
         let changed = file.server.changed_sections(&self.server);
         if changed.is_empty() { Ok(()) } else { Err(ReloadError::NeedsRestart(changed)) }
     }
@@ -171,32 +166,24 @@ impl Reloader {
         }
     }
 
-    /// Reads the upstream keys from their files, and puts them in force if they have changed.
-    pub(super) async fn refresh_upstream_keys(&mut self) {
-        if self.upstream_keys.look().await {
+    /// Reads the secrets of the policy from their files, and puts those in force that have changed.
+    pub(super) async fn refresh_secrets(&mut self) {
+        let secrets = &mut self.secrets;
+        if secrets.upstream_keys.look().await {
             let state = self.live.load();
-            let keys = self.upstream_keys.credentials(&state.snapshot.policy.upstream_keys);
+            let keys = secrets.upstream_keys.credentials(&state.snapshot.policy.upstream_keys);
             self.live.replace_upstream_keys(keys);
         }
-        self.report_upstream_keys();
-    }
-
-    /// Reads the secrets of reservations from their files, and puts them in force if they have
-    /// changed.
-    pub(super) async fn refresh_reservation_secrets(&mut self) {
-        if self.reservation_secrets.look().await {
-            self.live.replace_reservation_keys(self.reservation_secrets.keys());
+        if secrets.reservation_secrets.look().await {
+            self.live.replace_reservation_keys(secrets.reservation_secrets.keys());
         }
-        self.report_reservation_secrets();
-    }
-
-    /// Reads the authorities of client certificates from their file, and puts them in force if they
-    /// have changed.
-    pub(super) async fn refresh_authorities(&mut self) {
-        if self.authorities.look().await {
-            self.live.replace_authorities(self.authorities.current());
+        if secrets.nonce_secrets.look().await {
+            self.live.replace_nonce_keys(secrets.nonce_secrets.keys());
         }
-        self.report_authorities();
+        if secrets.authorities.look().await {
+            self.live.replace_authorities(secrets.authorities.current());
+        }
+        self.report_secrets();
     }
 
     /// Reads the file of API keys, and puts its table in force if it has changed.
@@ -214,17 +201,14 @@ impl Reloader {
         self.observer.metrics().set_secrets("api_keys", status);
     }
 
-    fn report_reservation_secrets(&self) {
-        self.observer.metrics().set_secrets("metering", self.reservation_secrets.status());
-    }
-
-    fn report_authorities(&self) {
-        let status = self.authorities.status();
-        self.observer.metrics().set_secrets("client_certificates", status);
-    }
-
-    fn report_upstream_keys(&self) {
-        self.observer.metrics().set_secrets("upstream_key", self.upstream_keys.status());
+    /// Gives metrics the states of all files with secrets.
+    fn report_secrets(&self) {
+        let metrics = self.observer.metrics();
+        metrics.set_secrets("upstream_key", self.secrets.upstream_keys.status());
+        metrics.set_secrets("metering", self.secrets.reservation_secrets.status());
+        metrics.set_secrets("dpop_nonce", self.secrets.nonce_secrets.status());
+        metrics.set_secrets("client_certificates", self.secrets.authorities.status());
+        self.report_api_keys();
     }
 
     /// Starts the policy's key sources, reads its upstream keys, swaps the pointer, and gives
@@ -257,28 +241,33 @@ impl Reloader {
                 let _timed_out = timeout(NEW_UPSTREAM_KEYS, file.look()).await;
             }
         };
-        self.reservation_secrets.follow(&policy);
-        self.authorities.follow(&policy);
+        let secrets = &mut self.secrets;
+        secrets.reservation_secrets.follow(&policy);
+        secrets.nonce_secrets.follow(&policy);
+        secrets.authorities.follow(&policy);
         // An issuer that has not answered by then is logged below. An upstream key, a secret of
         // reservations, or a file of API keys, that is not read by then is read by the next look: what needs it is denied
         // meanwhile.
         let _timed_out = tokio::join!(
             timeout(FIRST_KEYS, tried),
-            timeout(NEW_UPSTREAM_KEYS, self.upstream_keys.add(&policy.upstream_keys)),
-            timeout(NEW_UPSTREAM_KEYS, self.reservation_secrets.look()),
-            timeout(NEW_UPSTREAM_KEYS, self.authorities.look()),
+            timeout(NEW_UPSTREAM_KEYS, secrets.upstream_keys.add(&policy.upstream_keys)),
+            timeout(NEW_UPSTREAM_KEYS, secrets.reservation_secrets.look()),
+            timeout(NEW_UPSTREAM_KEYS, secrets.nonce_secrets.look()),
+            timeout(NEW_UPSTREAM_KEYS, secrets.authorities.look()),
             keys_read,
         );
         let table = api_keys.as_ref().and_then(ApiKeyFile::table);
         self.api_keys = api_keys;
         let replica = self.redis_keys.prepare(&policy);
         let keys = ApiKeySources { file: table, redis: replica.clone() };
-        let upstream = self.upstream_keys.credentials(&policy.upstream_keys);
-        let credentials = FileCredentials { upstream, authorities: self.authorities.current() };
+        let secrets = &mut self.secrets;
+        let upstream = secrets.upstream_keys.credentials(&policy.upstream_keys);
+        let credentials = FileCredentials { upstream, authorities: secrets.authorities.current() };
         self.live.replace(Arc::clone(&policy), sources.clone(), credentials, keys);
-        self.live.replace_reservation_keys(self.reservation_secrets.keys());
+        self.live.replace_reservation_keys(secrets.reservation_secrets.keys());
+        self.live.replace_nonce_keys(secrets.nonce_secrets.keys());
         self.redis_keys.installed(&policy, replica, &self.live);
-        self.upstream_keys.retain(&policy.upstream_keys);
+        secrets.upstream_keys.retain(&policy.upstream_keys);
         metrics.retain_policy(&policy);
         for source in sources.iter().filter(|source| !source.status().tried) {
             tracing::warn!(

@@ -83,9 +83,7 @@ impl Task {
                 None => {}
             }
             reloader.refresh_api_keys().await;
-            reloader.refresh_upstream_keys().await;
-            reloader.refresh_reservation_secrets().await;
-            reloader.refresh_authorities().await;
+            reloader.refresh_secrets().await;
             drop(reloader);
             self.finished.send_modify(|rounds| *rounds += 1);
         }

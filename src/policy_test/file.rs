@@ -10,6 +10,7 @@ use tollgate_core::{
     credential::{
         api_key::{KeyTable, PREFIX},
         certificate::Authorities,
+        dpop::NonceKeys,
         jwt::{
             issuer::{Issuer, KeySource},
             key_set::{KeySet, KeySetError, SkippedKey},
@@ -28,8 +29,10 @@ use super::{
     api_keys::ApiKeys,
     keys::Keys,
     mint,
+    proof::{self, ProofContext},
     spec::{
-        BannedSpec, BodyState, CaseSpec, EarlierSpec, FileSpec, RequestSpec, RevokedSpec, TokenSpec,
+        BannedSpec, BodyState, CaseSpec, EarlierSpec, FileSpec, ProofSpec, RequestSpec,
+        RevokedSpec, TokenSpec,
     },
     values::Bytes,
 };
@@ -130,6 +133,7 @@ impl CaseFile {
             *table = Some(Arc::new(self.api_keys.table.clone()));
         }
         snapshot.reservation_keys = stand_in_keys(policy);
+        snapshot.nonce_keys = stand_in_nonce_keys(policy);
         let section = policy.client_certificates.as_ref();
         if let Some(source) = section.and_then(|section| section.authorities.as_ref()) {
             let authorities = Authorities::from_pem(inline(source)?.expose())?;
@@ -182,7 +186,8 @@ impl CaseFile {
         let base = &self.spec.defaults;
         let (sent, credential) =
             (spec.request.or_defaults(&base.request), spec.token.or_defaults(&base.token));
-        let (request, token) = self.request(&sent, &credential, now)?;
+        let proof = spec.proof.or_defaults(&base.proof);
+        let (request, token) = self.request(&sent, &credential, &proof, now)?;
         let revoked = spec
             .revoked
             .iter()
@@ -204,7 +209,7 @@ impl CaseFile {
         let earlier = spec
             .earlier
             .iter()
-            .map(|spec| self.earlier(spec, &sent, &credential, now))
+            .map(|spec| self.earlier(spec, (&sent, &credential, &proof), now))
             .collect::<Result<_, _>>()?;
         Ok(Case {
             name: spec.name.clone(),
@@ -223,22 +228,24 @@ impl CaseFile {
     fn earlier(
         &self,
         spec: &EarlierSpec,
-        sent: &RequestSpec,
-        credential: &TokenSpec,
+        (sent, credential, proof): (&RequestSpec, &TokenSpec, &ProofSpec),
         now: Timestamp,
     ) -> Result<Earlier, CaseError> {
+        let at = spec.at.from(now);
         let (request, _) = self.request(
             &spec.request.or_defaults(sent),
             &spec.token.or_defaults(credential),
+            &spec.proof.or_defaults(proof),
             now,
         )?;
-        Ok(Earlier { times: spec.times, at: spec.at.from(now), request, used: spec.used })
+        Ok(Earlier { times: spec.times, at, request, used: spec.used })
     }
 
     fn request(
         &self,
         spec: &RequestSpec,
         credential: &TokenSpec,
+        proof: &ProofSpec,
         now: Timestamp,
     ) -> Result<(Request, Option<String>), CaseError> {
         let token = mint::mint(credential, &self.keys, &self.api_keys, now)?;
@@ -259,6 +266,14 @@ impl CaseFile {
                 .flatten()
                 .map(|text| ("authorization".to_owned(), filled(text).into_bytes())),
         );
+        let context = ProofContext {
+            keys: &self.keys,
+            api_keys: &self.api_keys,
+            policy: self.policy.as_deref(),
+            now,
+        };
+        let proofs = proof::headers(proof, spec, token.as_deref(), context)?;
+        headers.extend(proofs.into_iter().map(|text| ("dpop".to_owned(), text.into_bytes())));
         let joined = spec.joined_headers.unwrap_or(false);
         let repeated = headers
             .iter()
@@ -342,6 +357,12 @@ fn revoked(
         (Err(none), Some(key)) if none.is_empty() => Ok(Revoked::ExternalDenylist(key.clone())),
         _ => Err(CaseError::Revocation),
     }
+}
+
+/// The secret of nonces of a policy, where no other process makes them: any secret will do.
+pub(crate) fn stand_in_nonce_keys(policy: &Policy) -> Option<Arc<NonceKeys>> {
+    policy.dpop.as_ref()?.nonce.as_ref()?;
+    NonceKeys::new(vec![Secret::new(vec![0; MIN_SECRET])]).ok().map(Arc::new)
 }
 
 /// The secret of reservations of a policy, where no proxy reads them: any secret will do.

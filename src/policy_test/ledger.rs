@@ -10,6 +10,7 @@ use tollgate_core::{
     admission::{AdmitRequest, AdmitResponse, Outage, Settlement, Usage},
     ban::Ban,
     check::{CheckHooks, Pending},
+    credential::dpop::UsedProofs,
     decision::Outcome,
     limit::{
         BucketId, Charge, Verdict,
@@ -34,6 +35,7 @@ pub struct Ledger {
     external: HashSet<String>,
     banned: Vec<Banned>,
     refusals: HashMap<BucketId, Refusal>,
+    proofs: UsedProofs,
     counters: Counters,
     /// The number of reservations that were decided.
     reserved: u128,
@@ -145,6 +147,11 @@ impl Ledger {
         }
         if let Some(by) = demands.revocation.as_deref().and_then(|keys| self.revoked(keys)) {
             return AdmitResponse::Revoked(by);
+        }
+        if let Some(proof) = &demands.proof
+            && let Err(refusal) = self.proofs.use_once(proof, now)
+        {
+            return AdmitResponse::Proof(refusal);
         }
         let asked: Vec<_> =
             demands.charges.iter().map(|charge| (charge, self.ask(charge, now))).collect();

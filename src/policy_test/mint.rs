@@ -3,7 +3,9 @@
 use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
 use serde_json::{Map, Value, json};
 use tollgate_core::{credential::api_key::ISSUER, time::Timestamp};
-use tollgate_testkit::{Algorithm, TokenParts, base64url, hmac_sha256, merged, pem, signed};
+use tollgate_testkit::{
+    Algorithm, TokenParts, base64url, hmac_sha256, merged, pem, signed, thumbprint,
+};
 
 use super::{
     CaseError,
@@ -50,7 +52,7 @@ pub(super) fn mint(
     let payload = match (&spec.claims_base64, &spec.claims_text) {
         (Some(Bytes(bytes)), _) => bytes.clone(),
         (None, Some(text)) => with_moments(text, now)?.into_bytes(),
-        (None, None) => Value::Object(claims(spec, now)?).to_string().into_bytes(),
+        (None, None) => Value::Object(claims(spec, keys, now)?).to_string().into_bytes(),
     };
     let token = signed(&header, &payload, |message| signature(spec, key, algorithm, message))?;
     tampered(token, spec, Some((key, algorithm)), now).map(Some)
@@ -88,8 +90,16 @@ fn header(
     Ok(header)
 }
 
-fn claims(spec: &TokenSpec, now: Timestamp) -> Result<Map<String, Value>, CaseError> {
+fn claims(spec: &TokenSpec, keys: &Keys, now: Timestamp) -> Result<Map<String, Value>, CaseError> {
     let mut claims = dated(&spec.claims, now)?;
+    if let Some(Value::Object(confirmation)) = claims.get_mut("cnf") {
+        for value in confirmation.values_mut() {
+            let key = value.as_str().and_then(|text| text.strip_prefix("{jkt:")?.strip_suffix('}'));
+            if let Some(name) = key {
+                *value = thumbprint(&keys.get(name)?.pair)?.into();
+            }
+        }
+    }
     for name in &spec.claims_without {
         claims.remove(name);
     }

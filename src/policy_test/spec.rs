@@ -41,6 +41,7 @@ pub(super) struct FileSpec {
 pub(super) struct DefaultsSpec {
     pub(super) request: RequestSpec,
     pub(super) token: TokenSpec,
+    pub(super) proof: ProofSpec,
 }
 
 /// A signing key.
@@ -122,6 +123,8 @@ pub(super) struct CaseSpec {
     pub(super) request: RequestSpec,
     #[serde(default)]
     pub(super) token: TokenSpec,
+    #[serde(default)]
+    pub(super) proof: ProofSpec,
     /// Requests that were decided before, in order.
     #[serde(default)]
     pub(super) earlier: Vec<EarlierSpec>,
@@ -151,6 +154,8 @@ pub(super) struct EarlierSpec {
     pub(super) request: RequestSpec,
     #[serde(default)]
     pub(super) token: TokenSpec,
+    #[serde(default)]
+    pub(super) proof: ProofSpec,
     /// The tokens that it used when its response ended. Default: the response still arrives.
     #[serde(default)]
     pub(super) used: Option<u64>,
@@ -281,7 +286,7 @@ pub(super) struct TokenSpec {
     /// The header as text, instead.
     pub(super) header_text: Option<String>,
     /// Claims to add or replace. In `exp`, `nbf`, `iat` and `auth_time`, values such as `now` and
-    /// `+5m` are times.
+    /// `+5m` are times. The text `{jkt:NAME}` in `cnf` is replaced by the thumbprint of a key.
     pub(super) claims: Map<String, Value>,
     pub(super) claims_without: Vec<String>,
     /// The claims as text, instead; `<+5m>` is replaced by a time.
@@ -332,6 +337,76 @@ impl TokenSpec {
             sign: self.sign.or(base.sign),
             tamper: base.tamper.iter().chain(&self.tamper).cloned().collect(),
             authorization: self.authorization.clone().or_else(|| base.authorization.clone()),
+        }
+    }
+}
+
+/// The proof of a request (DPoP): a JWT for its method, its URI and its token, in the header `DPoP`.
+#[derive(Clone, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(super) struct ProofSpec {
+    /// No proof is sent, whatever the defaults contain.
+    pub(super) none: Option<bool>,
+    /// The proof as text.
+    pub(super) raw: Option<String>,
+    /// The name of the client's key. Its public JWK is in the header.
+    pub(super) key: Option<String>,
+    /// An algorithm to sign with instead of the key's.
+    pub(super) alg: Option<String>,
+    /// Header members to add or replace. `typ` is `dpop+jwt`, and `jwk` the public JWK of the key;
+    /// `{jwk:NAME}` is that of another one.
+    pub(super) header: Map<String, Value>,
+    pub(super) header_without: Vec<String>,
+    /// Claims to add or replace. `htm` and `htu` are those of the request with `https`, `iat` is now,
+    /// `ath` the hash of the token, and `jti` the same for every proof.
+    pub(super) claims: Map<String, Value>,
+    pub(super) claims_without: Vec<String>,
+    /// A nonce of the policy's secrets. Default: none.
+    pub(super) nonce: Option<NonceState>,
+    /// Adds a claim `filler` with this number of characters.
+    pub(super) filler: Option<usize>,
+    /// The signature. Default: that of the key.
+    pub(super) sign: Option<SigningMethod>,
+    /// Changes to the signed proof, in order.
+    pub(super) tamper: Vec<Tamper>,
+    /// The `DPoP` headers to send; `{proof}` is replaced by the proof. Default `["{proof}"]`.
+    pub(super) headers: Option<Vec<String>>,
+}
+
+/// The state of a nonce.
+#[derive(Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(super) enum NonceState {
+    /// It is accepted.
+    Current,
+    /// It is accepted, and about to lapse.
+    Lapsing,
+    /// It is not accepted any more.
+    Lapsed,
+}
+
+impl ProofSpec {
+    /// Returns this proof, completed from `base`; claims and header member by member.
+    pub(super) fn or_defaults(&self, base: &Self) -> Self {
+        let own = self.raw.is_some() || self.key.is_some();
+        let choose =
+            |own: &Option<String>, base: &Option<String>| own.clone().or_else(|| base.clone());
+        let list =
+            |own: &Vec<String>, base: &Vec<String>| base.iter().chain(own).cloned().collect();
+        Self {
+            none: self.none.or(base.none.filter(|_| !own)),
+            raw: if self.key.is_some() { None } else { choose(&self.raw, &base.raw) },
+            key: choose(&self.key, &base.key),
+            alg: choose(&self.alg, &base.alg),
+            header: merged(&base.header, &self.header),
+            header_without: list(&self.header_without, &base.header_without),
+            claims: merged(&base.claims, &self.claims),
+            claims_without: list(&self.claims_without, &base.claims_without),
+            nonce: self.nonce.or(base.nonce),
+            filler: self.filler.or(base.filler),
+            sign: self.sign.or(base.sign),
+            tamper: base.tamper.iter().chain(&self.tamper).cloned().collect(),
+            headers: self.headers.clone().or_else(|| base.headers.clone()),
         }
     }
 }

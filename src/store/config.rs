@@ -45,11 +45,14 @@ pub struct MemoryConfig {
     /// sixteenth of the others at most: beyond it its new buckets admit nothing. Default 1000000,
     /// which take about 60 MB if all are in use.
     pub max_buckets: u64,
+    /// Whether this is the only replica. Required with `dpop`: with several, a proof could be used once
+    /// at each. Default false.
+    pub single_replica: bool,
 }
 
 impl Default for MemoryConfig {
     fn default() -> Self {
-        Self { max_buckets: 1_000_000 }
+        Self { max_buckets: 1_000_000, single_replica: false }
     }
 }
 
@@ -186,6 +189,10 @@ impl StoreConfig {
                         &limit.key("lease"),
                         "a lease saves calls to Redis, and the store is in memory; remove it, or set `store.redis`",
                     );
+                }
+                if policy.is_some_and(|policy| policy.dpop.is_some()) && !config.single_replica {
+                    let message = "`dpop` needs a store that all replicas share, as a proof could be used once at each; set `store.redis`, or write `store: { memory: { single_replica: true } }` if there is one";
+                    errors.push_presuming(path, std::slice::from_ref(path), message);
                 }
                 if policy.is_some_and(has_redis_keys) {
                     let message = "`api_keys.redis` reads keys from a Redis; set `store.redis`, or use `api_keys.file`";
@@ -342,6 +349,8 @@ mod tests {
 
     const PLAIN: &str = "routes: [{ match: { paths: [/a] }, public: true }]";
     const LOCAL: &str = "routes: [{ match: { paths: [/a] }, public: true, on_outage: local }]";
+    const DPOP: &str = "dpop: { origins: ['https://a.example'] }\n\
+        routes: [{ match: { paths: [/a] }, public: true }]";
     const LEASED: &str = "limits: [{ name: l, by: [route], rate: 9/1s, lease: { slice: 3 } }]\n\
         routes: [{ match: { paths: [/a] }, public: true, limits: [l] }]";
     const KEYS: &str =
@@ -354,6 +363,8 @@ mod tests {
         for (store, policy) in [
             ("memory: {}", PLAIN),
             ("memory: { max_buckets: 1 }", PLAIN),
+            ("memory: { single_replica: true }", DPOP),
+            ("redis: { url: 'redis://r' }", DPOP),
             ("redis: { url: 'redis://r' }", PLAIN),
             ("redis: { url: 'redis://r' }", FOREIGN),
             (
@@ -383,6 +394,7 @@ mod tests {
     fn every_error_names_the_remedy() {
         for (store, policy, path, part) in [
             ("memory: { max_buckets: 0 }", PLAIN, "store.memory.max_buckets", "must be 1 to"),
+            ("memory: {}", DPOP, "store:", "write `store: { memory: { single_replica: true } }`"),
             ("memory: {}", LOCAL, "store:", "use `deny` there, or `store.redis`"),
             ("memory: {}", LEASED, "limits[0].lease", "set `store.redis`"),
             ("memory: {}", KEYS, "store:", "set `store.redis`, or use `api_keys.file`"),

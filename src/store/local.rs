@@ -77,7 +77,8 @@ impl LocalFallback {
     /// # Errors
     /// [`Outage::Stale`] for a credential if the known revocations are too old, or were never read;
     /// [`Outage::Full`] as in the memory store; [`Outage::Refused`] for an external denylist, which
-    /// is not replicated; [`Outage::Escrow`] if the escrow has no room for a reservation.
+    /// is not replicated, and for a proof, which only Redis knows; [`Outage::Escrow`] if the escrow has
+    /// no room for a reservation.
     pub fn admit(&self, request: &AdmitRequest) -> Result<AdmitResponse, Outage> {
         let now = self.clock.now();
         // First: a known ban applies at any age.
@@ -96,6 +97,9 @@ impl LocalFallback {
             if age.is_none_or(|age| age > self.max_staleness) {
                 return Err(Outage::Stale);
             }
+        }
+        if request.proof.is_some() {
+            return Err(Outage::Refused);
         }
         match &request.reservation {
             Some(reservation) if reservation.is_settled() => {
@@ -165,7 +169,7 @@ impl LocalFallback {
             Box::new(Reservation { holds: holds.collect(), ..(**reservation).clone() })
         });
         let revocation = request.revocation.clone();
-        let shares = AdmitRequest { revocation, address: None, charges, reservation };
+        let shares = AdmitRequest { revocation, address: None, proof: None, charges, reservation };
         let mut verdicts = self.buckets.admit(&shares, now)?;
         for ((verdict, share), charge) in
             verdicts.iter_mut().zip(&shares.charges).zip(&request.charges)

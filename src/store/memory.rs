@@ -13,6 +13,7 @@ use futures_util::future::{self, BoxFuture, Either};
 use tollgate_core::{
     admission::{AdmitRequest, AdmitResponse, Outage, Settled, Settlement},
     ban::{self, Ban},
+    credential::dpop::{ProofRefusal, ProofUse, UsedProofs},
     revocation::Target,
     time::Timestamp,
 };
@@ -24,10 +25,22 @@ use super::{
     revocation_map::RevocationMap,
 };
 
+/// The number of used proofs that are forgotten in one step: more than a step adds.
+const PROOFS_AT_ONCE: usize = 64;
+
+/// The number of holders whose proofs fill the table.
+const PARTS: usize = 16;
+
+/// The number of proofs that a holder may have in a table of any size.
+const LEAST_PART: u32 = 64;
+
 /// Buckets and revocations in memory.
 #[derive(Debug)]
 pub struct Memory {
     buckets: Buckets,
+    /// The proofs that were used, of which there are as many as buckets at most.
+    proofs: Mutex<UsedProofs>,
+    max_proofs: usize,
     /// The revocations as checks look them up.
     map: RevocationMap,
     /// The revocations as they are listed, by the moment they end.
@@ -44,6 +57,8 @@ impl Memory {
     pub fn new(config: &MemoryConfig) -> Self {
         Self {
             buckets: Buckets::new(config.max_buckets),
+            proofs: Mutex::default(),
+            max_proofs: usize::try_from(config.max_buckets).unwrap_or(usize::MAX),
             map: RevocationMap::default(),
             table: Mutex::default(),
             bans: BanMap::default(),
@@ -55,7 +70,7 @@ impl Memory {
     /// Decides a check at a given moment: [`Store::admit`].
     ///
     /// # Errors
-    /// [`Outage::Full`] if there is no room for a new bucket; [`Outage::Refused`] for an external
+    /// [`Outage::Full`] if there is no room for a new bucket or a proof; [`Outage::Refused`] for an external
     /// denylist, which is in a Redis.
     pub fn admit_at(
         &self,
@@ -74,7 +89,28 @@ impl Memory {
                 return Ok(AdmitResponse::Revoked(kind));
             }
         }
+        if let Some(proof) = &request.proof
+            && let Err(refusal) = self.use_proof(proof, now)?
+        {
+            return Ok(AdmitResponse::Proof(refusal));
+        }
         self.buckets.admit(request, now).map(AdmitResponse::Counted)
+    }
+
+    /// Uses a proof once. A holder has a sixteenth of the room at most, as with buckets.
+    fn use_proof(
+        &self,
+        proof: &ProofUse,
+        now: Timestamp,
+    ) -> Result<Result<(), ProofRefusal>, Outage> {
+        let mut proofs = self.proofs.lock().unwrap_or_else(PoisonError::into_inner);
+        proofs.advance(now, PROOFS_AT_ONCE);
+        if proofs.len() >= self.max_proofs {
+            return Err(Outage::Full);
+        }
+        let part = u32::try_from(self.max_proofs / PARTS).unwrap_or(u32::MAX).max(LEAST_PART);
+        let proof = ProofUse { most: proof.most.min(part), ..*proof };
+        Ok(proofs.use_once(&proof, now))
     }
 
     /// Applies reports at a given moment: [`Store::settle`].

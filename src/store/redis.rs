@@ -139,8 +139,8 @@ impl Redis {
         match self.look_up(request) {
             Lookup::Denied(response) => Ok(response),
             Lookup::NotRevoked => {
-                let (charges, reservation) = (request.charges.clone(), request.reservation.clone());
-                let counted = AdmitRequest { charges, reservation, ..AdmitRequest::default() };
+                let (revocation, address) = (None, None);
+                let counted = AdmitRequest { revocation, address, ..request.clone() };
                 self.query(counted).await
             }
             Lookup::Unknown => self.query(request.clone()).await,

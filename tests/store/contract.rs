@@ -14,6 +14,7 @@ use tollgate_core::{
 };
 
 use super::{
+    proofs,
     redis_server::{self, section},
     requests::{
         ISSUER, NOW, charge, charging, principal, revoked_by, token, until, verdicts, verified,
@@ -24,7 +25,7 @@ fn revocation(target: Target, at: u64, ttl: Span, note: Option<&str>) -> Revocat
     Revocation::new(target, Timestamp::from_secs(at), ttl, note.map(str::to_owned)).unwrap()
 }
 
-fn hour(target: Target, at: u64) -> Revocation {
+pub(super) fn hour(target: Target, at: u64) -> Revocation {
     revocation(target, at, Span::from_secs(3600), None)
 }
 
@@ -42,6 +43,7 @@ pub(super) async fn holds(store: &dyn Store) {
     a_revoked_request_is_not_counted(store).await;
     revocations_end(store).await;
     lists(store).await;
+    proofs::are_used_once(store).await;
     assert!(store.status().up, "{:?}", store.status());
 }
 

@@ -115,6 +115,7 @@ pub(super) async fn revoked_by(
     store.admit(&about(principal)).await.map(|answers| match answers {
         AdmitResponse::Banned(ban) => panic!("{ban}"),
         AdmitResponse::Revoked(kind) => Some(kind),
+        AdmitResponse::Proof(refusal) => panic!("a proof: {refusal:?}"),
         AdmitResponse::Counted(verdicts) => {
             assert_eq!(verdicts, []);
             None

@@ -9,6 +9,7 @@ use std::{net::IpAddr, sync::Arc};
 pub use crate::limit::settlement::{Settled, Settlement, Usage};
 use crate::{
     ban::Ban,
+    credential::dpop::{ProofRefusal, ProofUse},
     limit::{Charge, Verdict, reservation::Reservation},
     revocation,
 };
@@ -21,6 +22,9 @@ pub struct AdmitRequest {
     pub revocation: Option<Arc<revocation::Keys>>,
     /// The client's address, whose networks could be banned; `None` where it is not known.
     pub address: Option<IpAddr>,
+    /// The use of the proof of a bound token. It is used by this request, whatever the limits decide;
+    /// `None` where there is none.
+    pub proof: Option<Box<ProofUse>>,
     /// The charges: all of them are taken, or none.
     pub charges: Vec<Charge>,
     /// What is held until the usage is known: all of it together with the charges, or nothing.
@@ -33,7 +37,10 @@ impl AdmitRequest {
     /// ([`CheckHooks::network_ban`](crate::check::CheckHooks::network_ban)), and a public route
     /// without limits depends on no store.
     pub fn is_empty(&self) -> bool {
-        self.revocation.is_none() && self.charges.is_empty() && self.reservation.is_none()
+        self.revocation.is_none()
+            && self.charges.is_empty()
+            && self.reservation.is_none()
+            && self.proof.is_none()
     }
 }
 
@@ -45,6 +52,8 @@ pub enum AdmitResponse {
     /// The credential is revoked, by an entry of this kind (`jti`, `subject`, `client`, `tenant`,
     /// `token` or `foreign`). Nothing was charged.
     Revoked(&'static str),
+    /// The proof may not be used. Nothing was charged.
+    Proof(ProofRefusal),
     /// One verdict for each charge and then for each hold, in order. All of them were charged and
     /// held, or none where one was not admitted.
     Counted(Vec<Verdict>),

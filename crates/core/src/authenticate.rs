@@ -10,14 +10,14 @@ use std::sync::Arc;
 use crate::credential::test_kind;
 use crate::{
     credential::{
-        self, Credential, Rejection,
+        self, Credential, Rejection, Scheme,
         api_key::{self, ApiKeys, KeyContext, PolicyNames},
         certificate::{self, ClientCertificates, PeerCertificate},
         cookie::Cookies,
         jwt,
     },
     denial::{Denial, Reason},
-    identity::{Confirmation, CredentialKind, Generation, KeyVersion, Principal},
+    identity::{CredentialKind, Generation, KeyVersion, Principal},
     request::{Headers, Request},
     snapshot::Snapshot,
     stage::Check,
@@ -42,7 +42,12 @@ pub fn extract<'a>(
         return Ok(Credential::Test(key));
     }
     match keys {
-        None => credential::bearer(headers).map(jwt::Token::new).map(Credential::Jwt),
+        None => credential::bearer(headers).map(|(token, scheme)| {
+            Credential::Jwt(match scheme {
+                Scheme::Bearer => jwt::Token::new(token),
+                Scheme::Dpop => jwt::Token::with_proof(token),
+            })
+        }),
         Some(keys) => credential::token_or_key(headers, keys),
     }
 }
@@ -81,16 +86,15 @@ pub(crate) fn cookie<'a>(
     Ok(Some(Credential::Cookie(jwt::Token::of_cookie(token))))
 }
 
-/// Checks that the client has the key that its credential is bound to (RFC 8705 section 3).
+/// Checks that the client has the certificate that its credential is bound to (RFC 8705 section 3).
 ///
 /// # Errors
 /// `proof_required` without a certificate, `invalid_proof` with another one.
-pub(crate) fn check_confirmation(
-    confirmation: &Confirmation,
+pub(crate) fn check_certificate(
+    expected: &[u8; 32],
     request: &Request<'_>,
     config: Option<&ClientCertificates>,
 ) -> Result<(), Denial> {
-    let Confirmation::Certificate(expected) = confirmation;
     let Some(presented) = peer_certificate(request, config)? else {
         let cause = match config {
             Some(_) => "the token is bound to a certificate, and the proxy reports none",
@@ -99,14 +103,17 @@ pub(crate) fn check_confirmation(
                  `client_certificates` none is read"
             }
         };
-        return Err(Denial::new(Reason::ProofRequired, cause));
+        return Err(Denial::new(Reason::ProofRequired, cause).with_message(
+            "the token is bound to a client certificate, and the connection has none",
+        ));
     };
     // The digest of a certificate is no secret.
     if presented.thumbprint()? == *expected {
         Ok(())
     } else {
         let cause = "`cnf` of the token has another certificate than that of the client";
-        Err(Denial::new(Reason::InvalidProof, cause))
+        Err(Denial::new(Reason::InvalidProof, cause)
+            .with_message("the token is bound to another client certificate"))
     }
 }
 

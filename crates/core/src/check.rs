@@ -11,6 +11,7 @@ mod csrf;
 mod holds;
 mod hooks;
 mod limits;
+mod possession;
 
 use std::{borrow::Cow, sync::Arc};
 
@@ -23,6 +24,7 @@ use self::{
 use crate::{
     admission::{AdmitRequest, AdmitResponse, Outage},
     ban::{Ban, Kind},
+    credential::dpop::{HEADER as PROOF, ProofFault, ProofRefusal, ProofUse},
     decision::{
         Decision, Dialect, Evidence, Failure, Grant, Outcome, Upgrade,
         answer::{DECISION_ID, IDENTITY},
@@ -76,7 +78,11 @@ pub struct CheckedHead<'a> {
 #[derive(Debug)]
 enum Access {
     Public(Arc<Route>),
-    Scoped(RoutePermit),
+    Scoped {
+        permit: RoutePermit,
+        /// The use of the proof of a bound token.
+        proof: Option<Box<ProofUse>>,
+    },
 }
 
 /// A check that waits for the store. Dropping it decides nothing and allows nothing.
@@ -271,6 +277,7 @@ fn enter<'a>(
         name == DECISION_ID
             || IDENTITY.contains(&name)
             || policy.api_keys.as_ref().is_some_and(|keys| keys.headers.contains(&name))
+            || (name == PROOF && policy.dpop.is_some())
     };
     if !request.headers.proxy().can_remove
         && !evidence.spoofed.iter().all(|name| known(&name.to_ascii_lowercase()))
@@ -303,7 +310,7 @@ fn enter<'a>(
         let access = Access::Public(Arc::clone(route));
         return Ok((request, captures, access));
     }
-    let principal = verify_credential(&request, route, snapshot, now, hooks, evidence)?;
+    let (principal, proof) = verify_credential(&request, route, snapshot, now, hooks, evidence)?;
     let principal = &*evidence.principal.insert(principal);
     if let Some(rule) = &route.websocket {
         let left = principal.validity().until.micros().saturating_sub(now.micros());
@@ -321,7 +328,7 @@ fn enter<'a>(
             "the upstream key of the route is older than secrets.max_stale, or was never read",
         ));
     }
-    Ok((request, captures, Access::Scoped(permit)))
+    Ok((request, captures, Access::Scoped { permit, proof }))
 }
 
 fn normalized(request: &Request<'_>) -> NormalizedRequest {
@@ -341,7 +348,7 @@ impl CheckedHead<'_> {
     pub fn route(&self) -> &Route {
         match &self.access {
             Access::Public(route) => route,
-            Access::Scoped(permit) => permit.route(),
+            Access::Scoped { permit, .. } => permit.route(),
         }
     }
 
@@ -360,7 +367,7 @@ impl CheckedHead<'_> {
     fn without_refusals(mut self, hooks: &impl CheckHooks) -> Result<Self, Outcome> {
         let principal = match &self.access {
             Access::Public(_) => None,
-            Access::Scoped(permit) => Some(permit.principal()),
+            Access::Scoped { permit, .. } => Some(permit.principal()),
         };
         let route = self.route();
         let subject = ChargeSubject {
@@ -421,10 +428,10 @@ fn authorize(
         model: &mut evidence.model,
         details: hooks.details(),
     };
-    let permit = match access {
-        Access::Public(route) => permit::permit_public(route, context, &mut progress)?,
-        Access::Scoped(permit) => {
-            permit.authorize(&snapshot.policy.models, context, body, &mut progress)?
+    let (permit, proof) = match access {
+        Access::Public(route) => (permit::permit_public(route, context, &mut progress)?, None),
+        Access::Scoped { permit, proof } => {
+            (permit.authorize(&snapshot.policy.models, context, body, &mut progress)?, proof)
         }
     };
     hooks.passed(Stage::Content);
@@ -448,7 +455,7 @@ fn authorize(
         (held, reservation)
     };
     let revocation = permit.principal().map(|principal| Arc::clone(principal.revocation()));
-    Ok((permit, AdmitRequest { revocation, address, charges, reservation }, held))
+    Ok((permit, AdmitRequest { revocation, address, proof, charges, reservation }, held))
 }
 
 /// One charge for each rate of the route.
@@ -496,9 +503,12 @@ impl Pending {
         )
     }
 
-    /// Whether the route counts locally in this outage of the store.
+    /// Whether the route counts locally in this outage of the store. A proof is never accepted without
+    /// the store, which other replicas use as well.
     pub fn counts_locally(&self, outage: Outage) -> bool {
-        self.permit.route().on_outage == OnOutage::Local && outage != Outage::Starved
+        self.permit.route().on_outage == OnOutage::Local
+            && outage != Outage::Starved
+            && self.admit_request.proof.is_none()
     }
 
     /// As [`Pending::conclude`], for a check that was counted locally in an outage of the store.
@@ -512,7 +522,7 @@ impl Pending {
     }
 
     /// Decides with the response of the store: whether the network or the holder is banned, whether
-    /// the credential is revoked, and whether every limit has room.
+    /// the credential is revoked, whether a proof was used before, and whether every limit has room.
     ///
     /// # Examples
     /// ```
@@ -570,7 +580,7 @@ impl Pending {
     /// ```
     pub fn conclude(self, response: Result<AdmitResponse, Outage>) -> Outcome {
         let Self { permit, admit_request, held, keys, now, mut evidence } = self;
-        let AdmitRequest { charges, reservation, .. } = admit_request;
+        let AdmitRequest { charges, reservation, proof, .. } = admit_request;
         let mut sealed = None;
         evidence.stage = Stage::Store;
         let counted = match response {
@@ -593,9 +603,15 @@ impl Pending {
             Ok(AdmitResponse::Revoked(by)) => {
                 Err(Decision::Deny(Denial::new(Reason::Revoked, format!("revoked by {by}"))))
             }
+            Ok(AdmitResponse::Proof(refusal)) => {
+                Err(Decision::Deny(refused_proof(refusal, proof.as_deref(), &mut evidence)))
+            }
             Err(outage) => {
                 evidence.outage = Some(outage);
-                in_outage(permit.route().on_outage, outage)
+                // INVARIANT: without the store, a proof could be used twice.
+                let policy =
+                    if proof.is_some() { OnOutage::Deny } else { permit.route().on_outage };
+                in_outage(policy, outage)
             }
         };
         // INVARIANT: the one place that allows.
@@ -604,6 +620,31 @@ impl Pending {
             Err(decision) => decision,
         };
         Outcome { decision, evidence }
+    }
+}
+
+/// The denial of a request whose proof the store does not permit.
+#[cold]
+fn refused_proof(
+    refusal: ProofRefusal,
+    proof: Option<&ProofUse>,
+    evidence: &mut Evidence,
+) -> Denial {
+    match refusal {
+        ProofRefusal::Used => {
+            evidence.proof.get_or_insert_default().fault = Some(ProofFault::Proof);
+            let cause = "the proof in the header `DPoP` was used before; make one for each request";
+            Denial::new(Reason::InvalidProof, cause).with_message(cause)
+        }
+        ProofRefusal::TooMany => {
+            let most = proof.map_or(0, |proof| proof.most);
+            let cause = format!(
+                "{most} proofs of the subject are remembered, as many as `dpop.max_proofs` allows"
+            );
+            Denial::new(Reason::RateLimited, cause)
+                .with_message("too many proofs were sent within a short time; retry in 1s")
+                .with_retry_after(Span::from_secs(1))
+        }
     }
 }
 

@@ -4,6 +4,7 @@
 pub mod api_key;
 pub mod certificate;
 pub mod cookie;
+pub mod dpop;
 pub mod jwt;
 mod rejection;
 #[cfg(test)]
@@ -40,6 +41,11 @@ pub enum Credential<'a> {
 }
 
 impl Credential<'_> {
+    /// Whether the client sent a token with the scheme `DPoP`.
+    pub const fn has_proof(&self) -> bool {
+        matches!(self, Self::Jwt(token) if token.has_proof())
+    }
+
     /// Returns the kind of the credential.
     pub const fn kind(&self) -> CredentialKind {
         match self {
@@ -59,13 +65,23 @@ impl std::fmt::Debug for Credential<'_> {
     }
 }
 
-/// The value of `Authorization: Bearer` (RFC 6750 section 2.1).
+/// The scheme of an `Authorization` header with a token.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Scheme {
+    /// `Bearer`: the token alone is the credential.
+    Bearer,
+    /// `DPoP`: the token is bound to a key, which a header of its own proves (RFC 9449).
+    Dpop,
+}
+
+/// The value and the scheme of `Authorization: Bearer` (RFC 6750 section 2.1) or `Authorization: DPoP`
+/// (RFC 9449 section 7.1).
 ///
 /// # Errors
 /// `missing_credential` where there is none or one of another scheme; `ambiguous_credential` where
 /// there are two, or where a comma may mean two (CVE-2021-32777); `malformed_token` where it is too
 /// long. Verification checks its alphabet, so that a cached token is not read.
-pub(crate) fn bearer<'a>(headers: &Headers<'a>) -> Result<&'a [u8], Denial> {
+pub(crate) fn bearer<'a>(headers: &Headers<'a>) -> Result<(&'a [u8], Scheme), Denial> {
     let missing = |cause| Err(Denial::new(Reason::MissingCredential, cause));
     let mut values = headers.all("authorization");
     let Some(value) = values.next() else { return missing("no Authorization header") };
@@ -90,16 +106,23 @@ pub(crate) fn bearer<'a>(headers: &Headers<'a>) -> Result<&'a [u8], Denial> {
             "the Authorization header has no space after the scheme, but a character beyond ASCII"
         });
     };
-    if !scheme.eq_ignore_ascii_case(b"bearer") {
-        return missing("the Authorization scheme is not Bearer");
-    }
+    let scheme = if scheme.eq_ignore_ascii_case(b"bearer") {
+        Scheme::Bearer
+    } else if scheme.eq_ignore_ascii_case(b"dpop") {
+        Scheme::Dpop
+    } else {
+        return missing(OTHER_SCHEME);
+    };
     let spaces = rest.iter().take_while(|byte| **byte == b' ').count();
     let token = rest.get(spaces..).unwrap_or_default();
     if token.is_empty() {
         return missing("the Authorization header has no token");
     }
-    Ok(token)
+    Ok((token, scheme))
 }
+
+/// The cause of the denial of another scheme.
+pub(crate) const OTHER_SCHEME: &str = "the Authorization scheme is not Bearer";
 
 /// The one credential of a request, where the policy accepts API keys: the header that holds it
 /// decides, and no second one may be beside it, whatever it holds.
@@ -111,7 +134,11 @@ pub(crate) fn token_or_key<'a>(
     keys: &ApiKeys,
 ) -> Result<Credential<'a>, Denial> {
     let Some(key) = key_header(headers, keys)? else {
-        return bearer(headers).and_then(|token| classify(token, keys));
+        return match bearer(headers)? {
+            (token, Scheme::Bearer) => classify(token, keys),
+            // A key is bound to nothing.
+            (token, Scheme::Dpop) => Ok(Credential::Jwt(jwt::Token::with_proof(token))),
+        };
     };
     if headers.all("authorization").next().is_some() {
         return Err(Denial::new(
@@ -193,7 +220,7 @@ mod tests {
             headers.push("authorization", value.as_bytes());
         }
         bearer(&headers)
-            .map(|token| String::from_utf8(token.to_vec()).unwrap())
+            .map(|(token, _)| String::from_utf8(token.to_vec()).unwrap())
             .map_err(|denial| denial.reason)
     }
 
@@ -220,6 +247,20 @@ mod tests {
             (&[long.as_str()], Reason::MalformedToken),
         ] {
             assert_eq!(reason(values), Err(expected), "{values:?}");
+        }
+    }
+
+    #[test]
+    fn a_scheme_is_read_in_any_case() {
+        for (value, expected) in [
+            ("Bearer a.b.c", Scheme::Bearer),
+            ("DPoP a.b.c", Scheme::Dpop),
+            ("dpop a.b.c", Scheme::Dpop),
+            ("DPOP  a.b.c", Scheme::Dpop),
+        ] {
+            let mut headers = Headers::default();
+            headers.push("authorization", value.as_bytes());
+            assert_eq!(bearer(&headers).unwrap(), (&b"a.b.c"[..], expected), "{value}");
         }
     }
 
@@ -251,6 +292,8 @@ mod tests {
             (&[("x-api-key", "eyJ.b.c")], Ok("api_key")),
             (&[("authorization", "Bearer eyJhbGciOiJub25lIn0")], Ok("jwt")),
             (&[("authorization", "Bearer a.b.c")], Ok("jwt")),
+            // A key of Tollgate is never a token with a proof.
+            (&[("authorization", &*bearer.replace("Bearer", "DPoP"))], Ok("jwt")),
             (&[("authorization", "Bearer a.b.c.d.e")], Ok("api_key")),
             (&[], Err(Reason::MissingCredential)),
             (&[("authorization", "Basic a")], Err(Reason::MissingCredential)),

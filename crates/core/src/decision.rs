@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use crate::{
     admission::Outage,
+    credential::dpop::ProofAnswer,
     denial::{Denial, Reason},
     identity::{CredentialKind, KeyId, Principal},
     limit::LimitStatus,
@@ -107,6 +108,9 @@ pub struct Evidence {
     pub upgrade: Option<Box<Upgrade>>,
     /// The cookies that the upstream gets, empty for none; `None` where those of the client stay.
     pub cookies: Option<Box<str>>,
+    /// What the answer has about a proof, where the client sent a token with the scheme `DPoP`, or had
+    /// to.
+    pub proof: Option<Box<ProofAnswer>>,
 }
 
 /// What the verification of a credential lacks.
@@ -158,6 +162,7 @@ impl Evidence {
             outage: None,
             upgrade: None,
             cookies: None,
+            proof: None,
         }
     }
 }

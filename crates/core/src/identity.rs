@@ -288,11 +288,14 @@ pub struct Principal {
     audiences: Box<[usize]>,
 }
 
-/// The key that the client has to prove, where a credential is bound to one (RFC 7800).
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Confirmation {
+/// The keys that the client has to prove, where a credential is bound to some (RFC 7800): all of
+/// them.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Confirmation {
     /// The SHA-256 of the client's certificate: `x5t#S256` (RFC 8705 section 3.1).
-    Certificate([u8; 32]),
+    pub certificate: Option<[u8; 32]>,
+    /// The SHA-256 thumbprint of the client's public key: `jkt` (RFC 9449 section 6.1).
+    pub key: Option<[u8; 32]>,
 }
 
 impl Principal {

@@ -11,6 +11,7 @@ use crate::{
         api_key::{ApiKeys, ApiKeysConfig, ISSUER, KeyHeader},
         certificate::{ClientCertificates, ClientCertificatesConfig},
         cookie::{Cookies, CookiesConfig},
+        dpop::{self, Dpop, DpopConfig},
         jwt::issuer::{IssuerConfig, Issuers, MAX_LIFETIME},
     },
     identity::{DynamicMetadata, DynamicMetadataConfig, IdentityHeaders, IdentityHeadersConfig},
@@ -45,6 +46,9 @@ pub struct PolicyConfig {
     /// The cookie with a token, and the pages that may use what browsers send by themselves. Needs
     /// Envoy over gRPC, or the module. Default: no cookie is read, and none is removed.
     pub cookies: Option<CookiesConfig>,
+    /// Tokens that are bound to a key of the client, which sends a proof with each request (DPoP, RFC
+    /// 9449). Default: no proof is read, and such tokens are refused.
+    pub dpop: Option<DpopConfig>,
     /// Names for models. With none, a model's name is what clients send.
     #[serde(default)]
     pub models: Vec<ModelConfig>,
@@ -89,6 +93,8 @@ pub struct Policy {
     pub client_certificates: Option<ClientCertificates>,
     /// The section `cookies`.
     pub cookies: Option<Cookies>,
+    /// The section `dpop`.
+    pub dpop: Option<Dpop>,
     /// The tiers of API keys that overrides of limits select.
     pub key_tiers: Vec<String>,
     /// The models by name.
@@ -114,8 +120,8 @@ pub struct Policy {
     /// Names of all routes, for metrics.
     pub route_names: Vec<String>,
     /// Headers that choose a model or change how a body is read: those of the presets in use; and
-    /// those that may hold an API key. They are removed from every request that passes, the latter
-    /// unless the credential is forwarded. Lower case.
+    /// those that may hold an API key or a proof. They are removed from every request that passes,
+    /// the latter unless the credential is forwarded. Lower case.
     pub strip_headers: HeaderNames,
     /// The entries of `routes` with a route that needs the body, and so denies every request without
     /// it: the place of the entry, and the name of its first such route.
@@ -191,6 +197,8 @@ impl Policy {
             .map(|section| section.compile(&root.key("client_certificates"), errors));
         let cookies = config.cookies.as_ref();
         let cookies = cookies.map(|section| section.compile(&root.key("cookies"), errors));
+        let dpop = config.dpop.as_ref();
+        let dpop = dpop.map(|section| section.compile(&root.key("dpop"), errors));
         let models = Models::compile(&config.models, &config.tiers, &root, errors);
         let limits = limit::compile(&config.limits, &root.key("limits"), errors);
         if let Some(metering) = &config.metering {
@@ -208,6 +216,7 @@ impl Policy {
             claims: BTreeSet::new(),
             has_metering: config.metering.is_some(),
             api_keys: api_keys.as_ref(),
+            algs: dpop.as_ref().map(|section| &section.algs),
             accepts_certificates: client_certificates
                 .as_ref()
                 .is_some_and(ClientCertificates::accepts_certificates),
@@ -242,6 +251,7 @@ impl Policy {
         let key_headers = api_keys.iter().flat_map(|_| KeyHeader::ALL);
         let key_headers = key_headers.filter(|header| *header != KeyHeader::Authorization);
         strip_headers.extend(key_headers.map(|header| header.name().to_owned()));
+        strip_headers.extend(dpop.iter().map(|_| dpop::HEADER.to_owned()));
         let is_settled =
             |limit: &LimitConfig| limits.get(&limit.name).is_some_and(Limit::is_settled);
         let settled = config.limits.iter().position(is_settled);
@@ -251,6 +261,7 @@ impl Policy {
             api_keys,
             client_certificates,
             cookies,
+            dpop,
             key_tiers: limit_config::key_tiers(&config.limits),
             models,
             routes: compiled.table,
@@ -309,7 +320,7 @@ fn check_across(
     }
     if denylists.iter().any(ExternalDenylist::needs_jti) {
         for (index, issuer) in config.issuers.iter().enumerate() {
-            if !issuer.required_claims.iter().any(|claim| claim == "jti") {
+            if !issuer.requires("jti") {
                 let path = root.key("issuers").index(index);
                 errors.push(&path, "`revocation.foreign` finds tokens by `jti`; add `jti` to `required_claims`, or tokens without it could not be revoked");
             }

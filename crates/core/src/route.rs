@@ -218,6 +218,8 @@ pub struct Route {
     pub ambient: bool,
     /// The description of those credentials, where the policy has more than one kind.
     pub(crate) accepted: Option<AcceptedCredentials>,
+    /// The attribute `algs` of the challenge of DPoP; `None` where no proof is accepted.
+    pub(crate) algs: Option<Arc<str>>,
     /// Whether the client's credential is forwarded.
     pub forward_credential: bool,
     /// The index of its upstream key in the policy's list.
@@ -274,4 +276,6 @@ pub(crate) struct CompileContext<'a> {
     pub(crate) has_metering: bool,
     /// The section `api_keys` of the policy.
     pub(crate) api_keys: Option<&'a ApiKeys>,
+    /// The algorithms of proofs, where the policy has the section `dpop`.
+    pub(crate) algs: Option<&'a Arc<str>>,
 }

@@ -7,6 +7,7 @@ use crate::{
     credential::{
         api_key::{ApiKeys, KeyTable},
         certificate::Authorities,
+        dpop::NonceKeys,
         jwt::key_set::KeySet,
     },
     limit::reservation::ReservationKeys,
@@ -35,6 +36,9 @@ pub struct Snapshot {
     /// The secrets that authenticate reservations; `None` without the section `metering`, and while
     /// there is none that may be used.
     pub reservation_keys: Option<Arc<ReservationKeys>>,
+    /// The secrets of the nonces of DPoP; `None` where the policy requires none, and while there is
+    /// none that may be used.
+    pub nonce_keys: Option<Arc<NonceKeys>>,
 }
 
 impl Snapshot {
@@ -50,6 +54,7 @@ impl Snapshot {
             api_keys,
             authorities: None,
             reservation_keys: None,
+            nonce_keys: None,
         }
     }
 

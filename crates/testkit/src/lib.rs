@@ -22,11 +22,13 @@
 mod algorithm;
 mod key;
 pub mod pem;
+mod proof;
 mod token;
 pub mod wait;
 
 pub use self::{
     algorithm::Algorithm,
     key::{KeyError, KeyPair, KeyType, der_integers, hmac_sha256, jwk_set},
+    proof::{proof, thumbprint},
     token::{Token, TokenParts, base64url, merged, signed, unsigned},
 };

@@ -298,6 +298,7 @@ mod tests {
                 spoofed: &[],
                 upgrade: None,
                 cookies: None,
+                next_nonce: None,
             };
             let mut facts = [("", None); 6];
             facts[0] = ("subject", Some(subject.as_str()));

@@ -5,7 +5,7 @@ use http::{HeaderMap, HeaderName, HeaderValue, Response, StatusCode, header};
 use http_body_util::Full;
 use serde_json::json;
 use tollgate_core::{
-    credential::api_key::KeyHeader,
+    credential::{api_key::KeyHeader, dpop},
     decision::{
         Failure,
         answer::{AllowedAnswer, DeniedAnswer, HeaderList, IDENTITY},
@@ -15,8 +15,9 @@ use tollgate_core::{
 use super::dialect::{AbsentHeader, BODY, Dialect, DialectSpec, STATUS, StatusMapping};
 use crate::engine::check::Answer;
 
-/// The headers, besides `Authorization`, that may hold an API key.
-const KEY_HEADERS: [&str; 2] = [KeyHeader::XApiKey.name(), KeyHeader::ApiKey.name()];
+/// The headers, besides `Authorization`, that may hold an API key or a proof.
+const CREDENTIAL_HEADERS: [&str; 3] =
+    [KeyHeader::XApiKey.name(), KeyHeader::ApiKey.name(), dpop::HEADER];
 
 /// The response to a check.
 pub type ProxyResponse = Response<Full<Bytes>>;
@@ -92,7 +93,7 @@ fn allowed(spec: &DialectSpec, answer: &AllowedAnswer<'_>, client: &HeaderMap) -
         None => forwarded(&header::AUTHORIZATION),
     };
     put(header::AUTHORIZATION, authorization);
-    for name in KEY_HEADERS.map(HeaderName::from_static) {
+    for name in CREDENTIAL_HEADERS.map(HeaderName::from_static) {
         let value = forwarded(&name);
         put(name, value);
     }

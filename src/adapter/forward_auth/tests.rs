@@ -343,6 +343,7 @@ fn allow(
         spoofed,
         upgrade: None,
         cookies: None,
+        next_nonce: None,
     }
 }
 

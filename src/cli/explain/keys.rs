@@ -21,7 +21,7 @@ use crate::{
     cli::argument,
     config::{MAX_KEY_FILE, compile_keys},
     error_text::describe,
-    policy_test::{CaseFile, stand_in_keys},
+    policy_test::{CaseFile, stand_in_keys, stand_in_nonce_keys},
     secrets,
 };
 
@@ -70,6 +70,7 @@ pub(super) fn find(
         sources.push(KeyOrigin { note, is_remote: slot.is_none() && fetched && !complete });
     }
     snapshot.reservation_keys = stand_in_keys(&policy);
+    snapshot.nonce_keys = stand_in_nonce_keys(&policy);
     snapshot.authorities = authorities(&policy)?;
     for source in &policy.upstream_keys {
         // A key that cannot be read is replaced, so that the answer has its header. Its value is

@@ -6,6 +6,7 @@ use ::redis::Cmd;
 use tollgate_core::{
     admission::{AdmitRequest, AdmitResponse},
     ban::{Ban, Kind},
+    credential::dpop::{ProofRefusal, ProofUse},
     limit::{Counter, Hold, Verdict, counters::MOST, reservation::Reservation},
     network::Network,
     text::hex_128,
@@ -33,7 +34,13 @@ impl ScriptRequest {
     pub(super) fn keys(&self) -> usize {
         let RevocationCounts { exact, before, external } = RevocationCounts::of(&self.request);
         let holds = self.request.reservation.as_ref().map_or(0, |held| held.holds.len() + 1);
-        exact + before + external + self.request.charges.len() + holds
+        let proof = usize::from(self.has_proof());
+        exact + before + external + self.request.charges.len() + holds + proof
+    }
+
+    /// Whether a proof is used.
+    fn has_proof(&self) -> bool {
+        self.request.proof.is_some()
     }
 
     /// Whether something is held.
@@ -83,6 +90,7 @@ pub(super) fn write<'a>(
 ) {
     let (mut own, mut key) = (0, Vec::new());
     let mut holds = checks.clone().any(ScriptRequest::holds).then(PackedList::default);
+    let mut proofs = checks.clone().any(ScriptRequest::has_proof).then(PackedList::default);
     let mut numbers = PackedList::with_capacity(20 * checks.len());
     for ScriptRequest { request, wants } in checks.clone() {
         let revocation = request.revocation.as_ref();
@@ -115,6 +123,9 @@ pub(super) fn write<'a>(
         if let Some(holds) = &mut holds {
             own += write_holds(cmd, tag, holds, request.reservation.as_deref());
         }
+        if let Some(proofs) = &mut proofs {
+            own += write_proof(cmd, tag, proofs, request.proof.as_deref());
+        }
     }
     cmd.arg(tag.ban_marker());
     for keys in checks.clone().filter_map(|check| check.request.revocation.as_ref()) {
@@ -126,9 +137,34 @@ pub(super) fn write<'a>(
         cmd.arg(tag.reservations());
     }
     cmd.arg(tag.ban_ends()).arg(tag.format()).arg(checks.len()).arg(own).arg(numbers);
-    if let Some(holds) = holds {
-        cmd.arg(holds);
+    match (holds, proofs) {
+        (None, None) => {}
+        (Some(holds), None) => {
+            cmd.arg(holds);
+        }
+        (None, Some(proofs)) => {
+            cmd.arg("").arg(proofs);
+        }
+        (Some(holds), Some(proofs)) => {
+            cmd.arg(holds).arg(proofs);
+        }
     }
+}
+
+/// Writes the key and the numbers of a check's proof. Returns the number of keys.
+fn write_proof(cmd: &mut Cmd, tag: &Tag, list: &mut PackedList, proof: Option<&ProofUse>) -> usize {
+    let Some(ProofUse { id, holder, life, most }) = proof else {
+        list.push(0);
+        return 0;
+    };
+    let [first, second] = holder.halves();
+    let holder = u128::from(first) << 64 | u128::from(second);
+    cmd.arg(tag.proofs(&hex_128(holder.to_be_bytes())));
+    for number in [1, life.micros().div_ceil(1000), u64::from(*most)] {
+        list.push(number);
+    }
+    list.push_bytes(*id);
+    1
 }
 
 /// Writes the keys and the numbers of a check's reservation. Returns the number of keys.
@@ -193,6 +229,8 @@ pub(super) fn next_reply(
         0 => None,
         -1 => return Some(CheckReply::Malformed),
         -2 => Some(banned(request, reply.next()?, reply.next()?)?),
+        -3 => Some(AdmitResponse::Proof(ProofRefusal::Used)),
+        -4 => Some(AdmitResponse::Proof(ProofRefusal::TooMany)),
         place => Some(revoked(request, usize::try_from(place).ok()?.checked_sub(1)?)?),
     };
     if let Some(response) = denied {
@@ -259,6 +297,7 @@ mod tests {
     use ::redis::Arg;
     use tollgate_core::{
         limit::{Charge, lease::LeaseTerms, reservation::ReservationId},
+        revocation::Fingerprint,
         time::Span,
     };
 
@@ -319,6 +358,11 @@ mod tests {
         };
         assert_eq!(read(&[0, 0, 0, -1, 9, 2, 2, 0, 7]), Some(CheckReply::Response(response)));
         assert_eq!(read(&[-1]), Some(CheckReply::Malformed));
+        for (code, refusal) in [(-3, ProofRefusal::Used), (-4, ProofRefusal::TooMany)] {
+            let response = AdmitResponse::Proof(refusal);
+            let response = ScriptResponse { response, taken: Vec::new(), called_at };
+            assert_eq!(read(&[code]), Some(CheckReply::Response(response)));
+        }
         for (ends, until) in [(9, Some(Timestamp::from_secs(9))), (253_402_300_800, None)] {
             let response = AdmitResponse::Banned(Ban { kind: Kind::Network, until });
             let response = ScriptResponse { response, taken: Vec::new(), called_at };
@@ -328,7 +372,7 @@ mod tests {
             &[][..],
             &[0],
             &[1],
-            &[-3],
+            &[-5],
             &[-2],
             &[-2, 0],
             &[-2, 1, 9],
@@ -393,6 +437,36 @@ mod tests {
         assert_eq!(words[..10], keys.each_ref().map(String::as_bytes));
         let holds = [0, 2, 5, 6, 1, 2, 7, 8, 2, 1, 4, 3, 0, 1, 1];
         assert_eq!(words[11..], [[&[0xdd, 0, 0, 0, 15][..], &holds].concat()]);
+    }
+
+    #[test]
+    fn the_proofs_of_a_call_are_a_list_of_their_own() {
+        let proof = ProofUse {
+            id: *b"0123456789abcdef",
+            holder: Fingerprint::from_halves([1, 0xab]),
+            life: Span::from_micros(5_000_001),
+            most: 7,
+        };
+        let plain = ScriptRequest::exact(AdmitRequest {
+            charges: request().charges[..1].to_vec(),
+            ..AdmitRequest::default()
+        });
+        let proving = ScriptRequest::exact(AdmitRequest {
+            proof: Some(Box::new(proof)),
+            ..AdmitRequest::default()
+        });
+        assert_eq!(keys([&plain, &proving].into_iter()), 1 + 1 + 3);
+        let mut cmd = Cmd::new();
+        write(&mut cmd, &Tag::home(), [plain, proving].iter());
+        let words = cmd.args_iter().map(|arg| if let Arg::Simple(word) = arg { word } else { b"" });
+        let words: Vec<&[u8]> = words.collect();
+        let proofs = "{tollgate}:proofs:000000000000000100000000000000ab";
+        assert_eq!(words[1], proofs.as_bytes());
+        assert_eq!(words[5..7], [b"2", b"2"]);
+        assert_eq!(words[8], b"");
+        let life = 5001_u64.to_be_bytes();
+        let list = [&[0xdd, 0, 0, 0, 5, 0, 1, 0xcf][..], &life, &[7, 0xb0], &proof.id].concat();
+        assert_eq!(words[9..], [list]);
     }
 
     #[test]

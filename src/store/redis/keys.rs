@@ -113,6 +113,11 @@ impl Tag {
         Key(&self.0, ":", key.as_ref())
     }
 
+    /// The key of the proofs that a holder used.
+    pub(super) fn proofs<'a>(&'a self, holder: &'a [u8; 32]) -> Key<'a> {
+        Key(&self.0, ":proofs:", holder)
+    }
+
     /// The key of a revocation.
     pub(super) fn revoked<'a>(&'a self, key: &'a (impl AsRef<[u8]> + ?Sized)) -> Key<'a> {
         Key(&self.0, ":revoked:", key.as_ref())

@@ -40,6 +40,7 @@ impl Redis {
         let is_known =
             |step: &ChargeStep| matches!(step, ChargeStep::Taken(..) | ChargeStep::Refused(_));
         let known = request.revocation.is_none()
+            && request.proof.is_none()
             && request.reservation.is_none()
             && steps.iter().all(is_known);
         let mut check = LeasedCheck { leases: &self.leases, charges: &request.charges, steps };
@@ -166,9 +167,11 @@ impl LeasedCheck<'_> {
             ChargeStep::Taken(..) | ChargeStep::Refused(_) => None,
         });
         let (charges, wants) = parts.unzip();
-        let AdmitRequest { revocation, address, charges: _, reservation } = request;
+        // Every field by name: a new one does not compile until it is sent.
+        let AdmitRequest { revocation, address, proof, charges: _, reservation } = request;
         let (revocation, reservation) = (revocation.clone(), reservation.clone());
-        let request = AdmitRequest { revocation, address: *address, charges, reservation };
+        let (address, proof) = (*address, proof.clone());
+        let request = AdmitRequest { revocation, address, proof, charges, reservation };
         ScriptRequest { request, wants }
     }
 
@@ -180,7 +183,7 @@ impl LeasedCheck<'_> {
         let ScriptResponse { response, taken, called_at } = response?;
         let steps = std::mem::take(&mut self.steps);
         let AdmitResponse::Counted(counted) = response else {
-            // The credential is revoked, and nothing was charged.
+            // The credential is revoked, or its proof used before, and nothing was charged.
             for (charge, step) in self.charges.iter().zip(steps) {
                 match step {
                     ChargeStep::Requested(want) => self.leases.forget(charge.bucket, want),

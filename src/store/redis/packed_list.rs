@@ -39,6 +39,13 @@ impl PackedList {
         self.numbers.extend_from_slice(text);
     }
 
+    /// Appends 16 bytes, which the script reads as a text.
+    pub(super) fn push_bytes(&mut self, bytes: [u8; 16]) {
+        self.count += 1;
+        self.numbers.push(0xb0);
+        self.numbers.extend_from_slice(&bytes);
+    }
+
     /// Appends a count.
     pub(super) fn push_count(&mut self, count: usize) {
         self.push(u64::try_from(count).unwrap_or(u64::MAX));

@@ -2,16 +2,20 @@
 -- the credential revoked, and does every bucket have room? All of its charges are taken, or none, independently of the
 -- other checks. `now` (microseconds) is set by preamble.lua in production and by a line of the test in a test.
 --
--- KEYS  for each check its E exact revocations, B before-revocations, C buckets; after those of all checks, the marker of
+-- KEYS  for each check its E exact revocations, B before-revocations, C buckets, the reservation and the counters of its
+--       holds, and the proofs of its holder where it has a proof; after those of all checks, the marker of
 --       bans (bans.lua), and each check's F keys of external denylists; the last two keys are the ends of bans (ban.lua)
 --       and the format marker
 -- ARGV  the number of checks, the number of keys of Tollgate before the marker of bans, and a packed list (MessagePack:
 --       one argument costs less than a thousand), for each check: E, B, C, F, the credential's iat in seconds, the
 --       client's address (32 hex digits of IPv6; 0 where it is not known), and interval, burst, cost and want of each
---       bucket
+--       bucket; then, where some check holds or has a proof, the list of holds (counters.lua) or an empty text; then, where
+--       some check has a proof, a packed list with 0 for each check without one, and otherwise 1, the time for which it is
+--       remembered in milliseconds, the most proofs of its holder, and its id
 -- Returns a packed list, for each check: n if its n-th key revokes, counted E, B, C, F (nothing is charged); -1 if a stored
 --       or given value is not a number (nothing is charged); -2 if it is banned (nothing is charged), then 0 for its
---       network or n for the holder that its n-th key names, and the end of the ban in seconds; otherwise 0 and for each
+--       network or n for the holder that its n-th key names, and the end of the ban in seconds; -3 if its proof was used
+--       before, -4 if its holder has too many proofs (nothing is charged); otherwise 0 and for each
 --       bucket: the number of units taken (if the check was not admitted: 1 where there was room, 0 where there was none),
 --       remaining, retry_after (-1: never), reset. An admitted charge takes cost, or up to want units for a lease, but then
 --       no more than half of the room. The value of a bucket is its TAT in microseconds:
@@ -35,7 +39,8 @@ local answer, size = {}, 0
 local starts, nexts, latests, intervals, takes, nevers = {}, {}, {}, {}, {}, {}
 local key, external, arg = 0, own + 1, 0
 -- The holds of checks, if some check has some: counters.lua has their functions.
-local list, at = ARGV[4] and cmsgpack.unpack(ARGV[4]), 0
+local list, at = ARGV[4] and ARGV[4] ~= '' and cmsgpack.unpack(ARGV[4]), 0
+local proofs, proof_at = ARGV[5] and cmsgpack.unpack(ARGV[5]), 0
 if list then expire_due(KEYS[#KEYS - 2]) end
 
 -- The field of the ban of the network of `length` bits that contains an address.
@@ -76,6 +81,23 @@ local function ban_of(revocations, address)
   return place, last
 end
 
+-- Uses a proof once: 0, or the code of a check that may not use it. The proofs of a holder are a sorted set by their ends. It
+-- is written at once, so that a proof is used up whatever follows.
+local function use_proof(key, life, most, id)
+  local ms = floor(now / 1000)
+  local due = redis.pcall('ZRANGEBYSCORE', key, '-inf', string.format('%.0f', ms), 'LIMIT', 0, 64)
+  if due.err then return -1 end
+  if #due > 0 then redis.call('ZREM', key, unpack(due)) end
+  if redis.call('ZADD', key, 'NX', string.format('%.0f', ms + life), id) == 0 then return -3 end
+  if redis.call('ZCOUNT', key, '-inf', '+inf') > most then
+    redis.call('ZREM', key, id)
+    return -4
+  end
+  -- The set lasts as long as its last proof.
+  redis.call('PEXPIRE', key, string.format('%.0f', max(redis.call('PTTL', key), life)))
+  return 0
+end
+
 for _ = 1, checks do
   local exact, before, buckets = numbers[arg + 1], numbers[arg + 2], numbers[arg + 3]
   local others, issued_at = numbers[arg + 4], integer(numbers[arg + 5])
@@ -102,6 +124,12 @@ for _ = 1, checks do
     if code == 0 and redis.call('EXISTS', KEYS[external + i]) == 1 then code = exact + before + buckets + i end
   end
 
+  local holds, has_proof = list and list[at + 1] or 0, proofs and proofs[proof_at + 1] == 1
+  local last = base + buckets + (holds > 0 and holds + 1 or 0) + (has_proof and 1 or 0)
+  if has_proof and code == 0 then
+    code = use_proof(KEYS[last], integer(proofs[proof_at + 2]), integer(proofs[proof_at + 3]), proofs[proof_at + 4])
+  end
+
   for i = 1, buckets do
     if code == 0 then
       local n = arg + 4 * i
@@ -124,7 +152,7 @@ for _ = 1, checks do
     end
   end
 
-  local holds, is_held, record = list and list[at + 1] or 0, false, base + buckets + 1
+  local is_held, record = false, base + buckets + 1
   if holds > 0 and code == 0 then
     is_held = is_open(read_reservation(KEYS[record], stored[record]))
     for i = 1, holds do
@@ -180,7 +208,8 @@ for _ = 1, checks do
     end
   end
   if list then at = at + 1 + (holds > 0 and 3 + 5 * holds or 0) end
-  key, external, arg = base + buckets + (holds > 0 and holds + 1 or 0), external + others, arg + 4 * buckets
+  if proofs then proof_at = proof_at + (has_proof and 4 or 1) end
+  key, external, arg = last, external + others, arg + 4 * buckets
 end
 
 for i = 1, #written do

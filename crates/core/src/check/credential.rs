@@ -2,10 +2,10 @@
 
 use std::sync::Arc;
 
-use super::{csrf, hooks::CheckHooks};
+use super::{csrf, hooks::CheckHooks, possession::check_possession};
 use crate::{
     authenticate,
-    credential::Credential,
+    credential::{self, Credential, dpop::ProofUse},
     decision::{Evidence, Missing},
     denial::{Denial, Reason, listed},
     identity::{CredentialKind, Principal},
@@ -18,7 +18,7 @@ use crate::{
 };
 
 /// Finds the credential of a request and verifies it for its route: kind, proof of possession,
-/// audience.
+/// audience. Returns its holder, and the use of a proof.
 pub(super) fn verify_credential(
     request: &Request<'_>,
     route: &Route,
@@ -26,7 +26,7 @@ pub(super) fn verify_credential(
     now: Timestamp,
     hooks: &mut impl CheckHooks,
     evidence: &mut Evidence,
-) -> Result<Arc<Principal>, Denial> {
+) -> Result<(Arc<Principal>, Option<Box<ProofUse>>), Denial> {
     let policy = &snapshot.policy;
     evidence.stage = Stage::Credential;
     let credential = find_credential(request, route, policy).map_err(|denial| {
@@ -34,6 +34,10 @@ pub(super) fn verify_credential(
         with_advice(denial, route)
     })?;
     evidence.credential = Some(credential.kind());
+    let has_proof = credential.has_proof();
+    if has_proof {
+        evidence.proof = Some(Box::default());
+    }
     if !route.credentials.contains(credential.kind()) {
         return Err(not_accepted(credential.kind(), route));
     }
@@ -53,13 +57,14 @@ pub(super) fn verify_credential(
     }
     // Before the principal is evidence: without the proof, it is not the client.
     evidence.stage = Stage::Verification(Check::Claims);
-    if let Some(confirmation) = principal.confirmation() {
-        let section = policy.client_certificates.as_ref();
-        authenticate::check_confirmation(confirmation, request, section)?;
-    }
+    let proof = if has_proof || principal.confirmation().is_some() {
+        check_possession(credential, &principal, request, snapshot, now, evidence)?
+    } else {
+        None
+    };
     evidence.stage = Stage::Verification(Check::Audience);
     check_audience(route, policy, &principal)?;
-    Ok(principal)
+    Ok((principal, proof))
 }
 
 /// Finds the one credential of a request.
@@ -86,6 +91,12 @@ fn find_credential<'a>(
     let found = match offered {
         Some(offered) => return authenticate::offered(offered.token, &request.headers, keys),
         None => authenticate::extract(&request.headers, keys),
+    };
+    let found = match found {
+        Ok(found) if found.has_proof() && policy.dpop.is_none() => {
+            Err(Denial::new(Reason::MissingCredential, credential::OTHER_SCHEME))
+        }
+        found => found,
     };
     if !route.credentials.contains(CredentialKind::Certificate) {
         return found;

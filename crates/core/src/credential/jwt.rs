@@ -15,7 +15,7 @@ use std::sync::Arc;
 use self::{
     claims::{Wanted, token_kind},
     compact::{Header, Parts, decode, refuse},
-    issuer::{Issuer, Issuers, KeySource},
+    issuer::{Issuer, Issuers, KeySource, TokenProfile},
     key_set::{Candidates, KeySet},
 };
 use super::rejection::Rejection;
@@ -33,17 +33,29 @@ use crate::{
 pub struct Token<'a> {
     bytes: &'a [u8],
     kind: CredentialKind,
+    /// Whether it was sent with the scheme `DPoP`.
+    has_proof: bool,
 }
 
 impl<'a> Token<'a> {
     /// The token in these bytes, not read yet.
     pub(crate) const fn new(bytes: &'a [u8]) -> Self {
-        Self { bytes, kind: CredentialKind::Jwt }
+        Self { bytes, kind: CredentialKind::Jwt, has_proof: false }
     }
 
     /// The token in a cookie, not read yet.
     pub(crate) const fn of_cookie(bytes: &'a [u8]) -> Self {
-        Self { bytes, kind: CredentialKind::Cookie }
+        Self { bytes, kind: CredentialKind::Cookie, has_proof: false }
+    }
+
+    /// The token in these bytes, sent with the scheme `DPoP`.
+    pub(crate) const fn with_proof(bytes: &'a [u8]) -> Self {
+        Self { bytes, kind: CredentialKind::Jwt, has_proof: true }
+    }
+
+    /// Whether the client sent the token with the scheme `DPoP`.
+    pub(crate) const fn has_proof(self) -> bool {
+        self.has_proof
     }
 
     /// All bytes of the token: never kept as they are.
@@ -178,6 +190,12 @@ fn checks<'k>(
     claims::check_audience(issuer, &claims)?;
     progress.check = Check::Claims;
     token_kind::check(&claims, header.is_access_token, issuer.accepts_id_tokens)?;
+    if issuer.profile == Some(TokenProfile::Rfc9068) && !header.is_access_token {
+        return refuse(
+            Reason::WrongTokenType,
+            "typ is not at+jwt, which `profile: rfc9068` of the issuer requires",
+        );
+    }
     let validity = Validity { since: now, until: times.until, keys: version };
     claims::principal(text, issuer, &claims, &times, wanted, validity).map(Arc::new)
 }

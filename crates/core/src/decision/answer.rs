@@ -1,5 +1,6 @@
 //! Answers: the headers, status and body that a decision becomes, the same for every front-end.
 
+mod challenge;
 mod limits;
 mod list;
 
@@ -7,17 +8,20 @@ use std::{borrow::Cow, io::Write as _};
 
 use serde_json::json;
 
-use self::limits::rate_limit_headers;
 pub use self::list::{HeaderList, HeaderSink};
+use self::{challenge::challenge, limits::rate_limit_headers};
 use super::{Dialect, Evidence, Grant, Upgrade};
 use crate::{
-    credential::{api_key::KeyHeader, cookie::COOKIE},
-    denial::{Denial, Reason, fitting},
+    credential::{
+        api_key::KeyHeader,
+        cookie::COOKIE,
+        dpop::{HEADER as PROOF, NONCE_HEADER},
+    },
+    denial::{Denial, Reason},
     identity::IdentityHeader,
     limit::LimitStatus,
     request::HeaderNames,
-    route::Route,
-    rule::{scope::ScopeRule, websocket::PROTOCOLS},
+    rule::websocket::PROTOCOLS,
     secret::Secret,
     snapshot::Snapshot,
     text::is_printable_without,
@@ -84,6 +88,9 @@ pub struct AllowedAnswer<'a> {
     pub upgrade: Option<&'a Upgrade>,
     /// The cookies that the upstream gets, empty for none; `None` where those of the client stay.
     pub cookies: Option<&'a str>,
+    /// The nonce that the client has to use from now on, where the one that it sent is about to
+    /// lapse.
+    pub next_nonce: Option<&'a str>,
 }
 
 /// The longest wait after which a client should repeat a request by itself. The OpenAI SDK has the
@@ -105,8 +112,11 @@ pub fn denied(denial: &Denial, evidence: &Evidence, decision_id: &str) -> Denied
     let mut headers = HeaderList::with_capacity(9);
     headers.text("content-type", "application/json");
     headers.text("cache-control", "no-store");
-    if let Some(value) = challenge(denial, evidence.route.as_deref()) {
+    if let Some(value) = challenge(denial, evidence.route.as_deref(), evidence.proof.as_deref()) {
         headers.text("www-authenticate", &value);
+    }
+    if let Some(nonce) = next_nonce(evidence) {
+        headers.text(NONCE_HEADER, nonce);
     }
     // A 503 is temporary, so that it always has a time to retry, also where the denial has none.
     let shortly = (denial.http() == 503).then_some(Span::from_secs(1));
@@ -129,49 +139,9 @@ pub fn denied(denial: &Denial, evidence: &Evidence, decision_id: &str) -> Denied
     DeniedAnswer { reason, status: denial.http(), headers, body: body.to_string() }
 }
 
-/// `WWW-Authenticate` after RFC 6750 section 3 (no error code when no credential was sent, and
-/// `credentials` and `key_headers` as attributes of their own where the policy has API keys) and
-/// RFC 9728 section 5.1: where a route has metadata, the challenge to a client without a credential
-/// lists the scopes of the route.
-fn challenge(denial: &Denial, route: Option<&Route>) -> Option<String> {
-    let url = route.and_then(|route| route.resource_metadata.as_deref());
-    let metadata = url.map(|url| format!(", resource_metadata=\"{url}\"")).unwrap_or_default();
-    let accepted = route.and_then(|route| route.accepted.as_ref());
-    let kinds = accepted.map(|accepted| accepted.challenge.as_str()).unwrap_or_default();
-    let scope = match route.map(|route| &route.scopes) {
-        Some(ScopeRule::All(scopes))
-            if url.is_some() && denial.reason == Reason::MissingCredential =>
-        {
-            scope(scopes)
-        }
-        _ => scope(&denial.needed),
-    };
-    let error = match (denial.reason, denial.http()) {
-        (Reason::MissingCredential, _) => {
-            return Some(format!("Bearer realm=\"tollgate\"{kinds}{metadata}{scope}"));
-        }
-        (Reason::AmbiguousCredential, _) => "invalid_request",
-        (_, 401) => "invalid_token",
-        (
-            Reason::InsufficientScope
-            | Reason::ModelForbidden
-            | Reason::ToolForbidden
-            | Reason::CategoryForbidden,
-            _,
-        ) if denial.needs_scopes => "insufficient_scope",
-        _ => return None,
-    };
-    let description = denial.reason.text().replace(['"', '\\', '`'], "'");
-    Some(format!(
-        "Bearer realm=\"tollgate\"{kinds}{metadata}, error=\"{error}\", error_description=\"{description}\"{scope}"
-    ))
-}
-
-/// The `scope` attribute of a challenge. A scope beyond ASCII cannot be written there (RFC 6750
-/// section 3); the message of the answer names it.
-fn scope(scopes: &[String]) -> String {
-    let fitting = fitting(scopes.iter().map(String::as_str).filter(|scope| scope.is_ascii()));
-    if fitting.is_empty() { String::new() } else { format!(", scope=\"{}\"", fitting.join(" ")) }
+/// The nonce that the client has to use from now on.
+fn next_nonce(evidence: &Evidence) -> Option<&str> {
+    evidence.proof.as_ref()?.nonce.as_deref()
 }
 
 /// The changes of a grant.
@@ -213,6 +183,7 @@ pub fn allowed<'a>(
         spoofed: &evidence.spoofed,
         upgrade: evidence.upgrade.as_deref(),
         cookies: evidence.cookies.as_deref(),
+        next_nonce: next_nonce(evidence),
     }
 }
 
@@ -251,7 +222,7 @@ impl<'a> AllowedAnswer<'a> {
             .then_some("authorization");
         let forwards = self.forward_credential;
         let strip = self.strip.iter().map(String::as_str);
-        let strip = strip.filter(move |name| !(forwards && is_key_header(name)));
+        let strip = strip.filter(move |name| !(forwards && is_credential_header(name)));
         let known = unset.chain(strip).map(Cow::Borrowed);
         let protocols = self.upgrade.is_some_and(|upgrade| upgrade.protocols.is_none());
         known
@@ -286,13 +257,16 @@ impl<'a> AllowedAnswer<'a> {
     /// Writes the headers for the client's response.
     pub fn response(&self, to: &mut impl HeaderSink) {
         to.text(DECISION_ID, self.decision_id);
+        if let Some(nonce) = self.next_nonce {
+            to.text(NONCE_HEADER, nonce);
+        }
         rate_limit_headers(self.limits, to);
     }
 }
 
-/// Whether a header may hold an API key, besides `Authorization`.
-fn is_key_header(name: &str) -> bool {
-    KeyHeader::ALL.iter().any(|header| header.name() == name)
+/// Whether a header may hold an API key or a proof, besides `Authorization`.
+fn is_credential_header(name: &str) -> bool {
+    name == PROOF || KeyHeader::ALL.iter().any(|header| header.name() == name)
 }
 
 /// Appends a header value: printable ASCII as it is, everything else (and `%` itself)
@@ -350,6 +324,7 @@ mod tests {
             spoofed,
             upgrade: None,
             cookies: None,
+            next_nonce: None,
         };
         let removed = |removed_by_proxy, spoofed| -> Vec<String> {
             answer(removed_by_proxy, spoofed).removed().map(Cow::into_owned).collect()
@@ -357,26 +332,5 @@ mod tests {
         assert_eq!(removed(false, &[]), IDENTITY[1..]);
         assert!(removed(true, &[]).is_empty());
         assert_eq!(removed(true, &spoofed), ["x-tollgate-model"]);
-    }
-
-    #[test]
-    fn challenges_follow_rfc_6750() {
-        let challenge = |denial: Denial| challenge(&denial, None);
-        assert_eq!(
-            challenge(Denial::new(Reason::MissingCredential, "")).unwrap(),
-            "Bearer realm=\"tollgate\""
-        );
-        assert!(
-            challenge(Denial::new(Reason::Expired, ""))
-                .unwrap()
-                .contains("error=\"invalid_token\"")
-        );
-        let scoped = challenge(
-            Denial::new(Reason::InsufficientScope, "")
-                .with_scopes(["a".to_owned(), "b".to_owned()]),
-        )
-        .unwrap();
-        assert!(scoped.ends_with("scope=\"a b\"") && scoped.contains("insufficient_scope"));
-        assert_eq!(challenge(Denial::new(Reason::NoRoute, "")), None);
     }
 }

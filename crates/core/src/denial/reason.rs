@@ -33,7 +33,7 @@ pub enum Reason {
     InvalidCertificate,
     /// The token is bound to a key, and the request does not prove that the client has it.
     ProofRequired,
-    /// The token is bound to another key than that of the client.
+    /// The token is bound to another key than that of the client, or the proof of it is wrong.
     InvalidProof,
     /// The token is bound in a way that is not supported.
     UnsupportedConfirmation,
@@ -199,11 +199,13 @@ impl Reason {
             Self::ProofRequired => of(
                 "proof_required",
                 401,
-                "the token is bound to a client certificate, and the connection has none",
+                "the token is bound to a key of the client, and the request has no proof of it",
             ),
-            Self::InvalidProof => {
-                of("invalid_proof", 401, "the token is bound to another client certificate")
-            }
+            Self::InvalidProof => of(
+                "invalid_proof",
+                401,
+                "the request does not prove that the client has the key of its token",
+            ),
             Self::UnsupportedConfirmation => of(
                 "unsupported_confirmation",
                 401,

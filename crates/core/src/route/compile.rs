@@ -340,6 +340,7 @@ fn route(
     let has_kinds = context.api_keys.is_some() || context.accepts_certificates || cookie.is_some();
     let accepted =
         has_kinds.then(|| AcceptedCredentials::new(credentials, context.api_keys, cookie));
+    let algs = context.algs.filter(|_| credentials.contains(CredentialKind::Jwt)).cloned();
     Route {
         name: config.name().to_owned(),
         public: config.public,
@@ -358,6 +359,7 @@ fn route(
         audience,
         ambient: config.ambient,
         accepted,
+        algs,
         forward_credential: config.forward_credential,
         upstream_key,
         from_preset,
@@ -379,10 +381,11 @@ fn audience(
         );
         errors.push_presuming(&path.key("audience"), &[root.key("issuers")], message);
     }
+    let algs = context.algs.map(|algs| &**algs);
     let resources = &mut context.resources;
     let known = resources.iter().position(|known| known.resource == audience);
     let place = known.unwrap_or_else(|| {
-        resources.push(ResourceMetadata::new(audience, context.issuers));
+        resources.push(ResourceMetadata::new(audience, context.issuers, algs));
         resources.len() - 1
     });
     if let (Some(scopes), Some(resource)) = (&config.scopes, resources.get_mut(place)) {

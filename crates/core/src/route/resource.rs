@@ -22,11 +22,14 @@ pub struct ResourceMetadata {
     pub scopes_supported: BTreeSet<String>,
     /// How a token is sent (RFC 6750 section 2.1).
     pub bearer_methods_supported: [&'static str; 1],
+    /// The algorithms of proofs of DPoP, where they are accepted.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub dpop_signing_alg_values_supported: Vec<String>,
 }
 
 impl ResourceMetadata {
     /// Creates the metadata of a resource of which no route is known.
-    pub(crate) fn new(resource: &str, issuers: &Issuers) -> Self {
+    pub(crate) fn new(resource: &str, issuers: &Issuers, algs: Option<&str>) -> Self {
         let issuers = issuers.list().iter().filter(|issuer| issuer.admits_audience(resource));
         // The identifier of an authorization server is an https URL (RFC 8414 section 2).
         let servers = issuers.filter(|issuer| issuer.name.starts_with("https://"));
@@ -35,6 +38,9 @@ impl ResourceMetadata {
             authorization_servers: servers.map(|issuer| issuer.name.to_string()).collect(),
             scopes_supported: BTreeSet::new(),
             bearer_methods_supported: ["header"],
+            dpop_signing_alg_values_supported: algs
+                .map(|algs| algs.split(' ').map(str::to_owned).collect())
+                .unwrap_or_default(),
         }
     }
 
@@ -96,7 +102,7 @@ mod tests {
     #[test]
     fn the_metadata_of_a_resource_has_the_path_of_its_url() {
         let fit = |resource: &str, host: &str, target: &str| {
-            ResourceMetadata::new(resource, &Issuers::default()).fit(host, target)
+            ResourceMetadata::new(resource, &Issuers::default(), None).fit(host, target)
         };
         const HOST: &str = "api.example.com";
         for (resource, target) in [
@@ -131,7 +137,7 @@ mod tests {
 
     #[test]
     fn a_list_without_elements_is_left_out() {
-        let metadata = ResourceMetadata::new("https://api.example.com", &Issuers::default());
+        let metadata = ResourceMetadata::new("https://api.example.com", &Issuers::default(), None);
         let expected = serde_json::json!({
             "resource": "https://api.example.com",
             "bearer_methods_supported": ["header"],

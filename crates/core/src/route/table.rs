@@ -363,6 +363,7 @@ mod tests {
                 audience: None,
                 ambient: false,
                 accepted: None,
+                algs: None,
                 forward_credential: false,
                 upstream_key: None,
                 from_preset: false,

@@ -90,6 +90,7 @@ impl Asked {
             api_keys: Vec::new(),
             authorities: None,
             reservation_keys: None,
+            nonce_keys: None,
         };
         let token =
             signed(Signer::Hs256(SECRET), Members::header("HS256", "k").json(), self.claims.json());

@@ -35,6 +35,7 @@ fn snapshot(routes: &str) -> Snapshot {
         api_keys: Vec::new(),
         authorities: None,
         reservation_keys: None,
+        nonce_keys: None,
     }
 }
 

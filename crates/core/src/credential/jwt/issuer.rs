@@ -6,7 +6,7 @@ use std::{collections::HashMap, sync::Arc};
 
 pub use self::config::{
     AlgorithmName, Audiences, ClaimChoice, ClaimList, ClaimsConfig, IdTokens, IssuerConfig,
-    JwksConfig, KidRule,
+    JwksConfig, KidRule, TokenProfile,
 };
 pub(super) use self::config::{CLIENT_CLAIMS, ClaimSource, ClaimSources, SubjectSource};
 use super::algorithm::Algorithm;
@@ -48,6 +48,7 @@ pub struct Issuer {
     pub(super) claims: ClaimSources,
     pub(super) tenant: Option<String>,
     pub(super) accepts_id_tokens: bool,
+    pub(super) profile: Option<TokenProfile>,
 }
 
 impl Issuer {
@@ -159,6 +160,9 @@ fn compile(config: &IssuerConfig, index: usize, path: &Path, errors: &mut Errors
         _ => {}
     }
     check_visible(config, path, errors);
+    if config.profile == Some(TokenProfile::Rfc9068) {
+        check_rfc9068(config, path, errors);
+    }
     let algorithms: Vec<Algorithm> =
         config.algorithms.iter().map(|AlgorithmName(algorithm)| *algorithm).collect();
     if algorithms.is_empty() {
@@ -203,12 +207,29 @@ fn compile(config: &IssuerConfig, index: usize, path: &Path, errors: &mut Errors
         algorithms,
         source,
         kid_required: config.secret.is_none() && config.kid != Some(KidRule::Optional),
-        required_claims: config.required_claims.clone(),
+        required_claims: config.every_required_claim(),
         leeway: config.leeway,
         max_lifetime: config.max_lifetime,
         claims: ClaimSources::of(&config.claims),
         tenant: config.tenant.clone(),
         accepts_id_tokens: config.id_tokens == IdTokens::Accepted,
+        profile: config.profile,
+    }
+}
+
+/// Checks that no other key contradicts the profile of access tokens (RFC 9068 section 4).
+fn check_rfc9068(config: &IssuerConfig, path: &Path, errors: &mut Errors) {
+    for (key, is_contrary, what) in [
+        ("issuer", config.issuer == "absent", "its tokens have an `iss`"),
+        ("audiences", config.audiences == Audiences::Any, "its tokens are for one of a list"),
+        ("audience_claim", config.audience_claim != "aud", "its audience is in `aud`"),
+        ("id_tokens", config.id_tokens == IdTokens::Accepted, "an ID token is none of it"),
+    ] {
+        if is_contrary {
+            let message =
+                format!("it contradicts `profile: rfc9068`: {what}; change one of the two");
+            errors.push_presuming(&path.key(key), &[path.key("profile")], message);
+        }
     }
 }
 

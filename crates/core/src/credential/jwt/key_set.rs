@@ -11,6 +11,7 @@ mod misfit;
 use jsonwebtoken::DecodingKey;
 use thiserror::Error;
 
+pub(in crate::credential) use self::jwk::{client_key, private_member, thumbprint_of};
 pub(super) use self::key::MAX_KID;
 pub use self::{
     document::{MAX_BYTES, MAX_KEYS},

@@ -38,6 +38,8 @@ pub struct IssuerConfig {
     /// is verified with the keys that fit its algorithm, at most four, and a token with a `kid` that
     /// no key has with the keys that have none. Not allowed with `secret`, which has no name.
     pub kid: Option<KidRule>,
+    /// The profile that its tokens have to follow. Default: none, as many issuers follow no profile.
+    pub profile: Option<TokenProfile>,
     /// Claims that a token must have besides `exp`, `iss`, the subject and the audience. Default
     /// `[iat]`: without it, a revocation cannot distinguish older tokens from newer ones. Add `jti`
     /// if the issuer sets it, and `sub` if no machine may be without it.
@@ -62,6 +64,36 @@ pub struct IssuerConfig {
     /// accepted.
     #[serde(default)]
     pub id_tokens: IdTokens,
+}
+
+/// `profile`: the profile of an issuer's tokens.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum TokenProfile {
+    /// JWT access tokens (RFC 9068): the `typ` of the header is `at+jwt` or `application/at+jwt`, and
+    /// `iss`, `exp`, `aud`, `sub`, `client_id`, `iat` and `jti` are required.
+    Rfc9068,
+}
+
+/// The claims that RFC 9068 section 2.2 requires.
+const OF_ACCESS_TOKENS: [&str; 7] = ["iss", "exp", "aud", "sub", "client_id", "iat", "jti"];
+
+impl IssuerConfig {
+    /// Returns the claims that a token must have: those of the list, and those of the profile.
+    pub(in crate::credential::jwt) fn every_required_claim(&self) -> Vec<String> {
+        let of_profile: &[&str] = match self.profile {
+            Some(TokenProfile::Rfc9068) => &OF_ACCESS_TOKENS,
+            None => &[],
+        };
+        let is_new = |name: &&&str| !self.required_claims.iter().any(|known| known == **name);
+        let added = of_profile.iter().filter(is_new).map(|name| (*name).to_owned());
+        self.required_claims.iter().cloned().chain(added).collect()
+    }
+
+    /// Whether a token must have a claim.
+    pub(crate) fn requires(&self, claim: &str) -> bool {
+        self.every_required_claim().iter().any(|name| name == claim)
+    }
 }
 
 /// `id_tokens`: whether ID tokens are accepted.
@@ -415,7 +447,7 @@ impl JsonSchema for ClaimList {
 
 /// An algorithm by its JOSE name (RFC 7518 section 3.1, RFC 8037, RFC 9864).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct AlgorithmName(pub(super) Algorithm);
+pub struct AlgorithmName(pub(in crate::credential) Algorithm);
 
 impl<'de> Deserialize<'de> for AlgorithmName {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {

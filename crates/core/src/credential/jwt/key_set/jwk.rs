@@ -78,12 +78,70 @@ pub(super) fn read(raw: &str, algorithms: &[Algorithm]) -> Entry {
 
 /// Returns the digest of the public half of a key, whatever its other members are.
 fn public_digest(members: &Json) -> Option<[u8; 32]> {
+    Some(material(&public_half(members)?).ok()?.thumbprint)
+}
+
+/// Returns the public half of a key, without its other members.
+fn public_half(members: &Json) -> Option<Jwk> {
     let public = ["kty", "crv", "n", "e", "x", "y"].into_iter().filter_map(|name| {
         let text = members.get(name)?.text()?;
         Some((name.to_owned(), text.into()))
     });
-    let jwk: Jwk = serde_json::from_value(serde_json::Value::Object(public.collect())).ok()?;
-    Some(material(&jwk).ok()?.thumbprint)
+    serde_json::from_value(serde_json::Value::Object(public.collect())).ok()
+}
+
+/// Returns the name of a member of the private part of a key, or of a shared secret.
+pub(in crate::credential) fn private_member(members: &Json) -> Option<&'static str> {
+    PRIVATE.into_iter().chain(["k"]).find(|name| members.get(name).is_some())
+}
+
+/// Returns the SHA-256 thumbprint of a public key (RFC 7638 section 3); `None` for a key of another
+/// type, and for one without its members.
+pub(in crate::credential) fn thumbprint_of(members: &Json) -> Option<[u8; 32]> {
+    let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_');
+    let member = |name: &str| {
+        let text = members.get(name)?.text()?;
+        (!text.is_empty() && text.bytes().all(is_plain)).then_some(text)
+    };
+    let canonical = match member("kty")? {
+        "RSA" => format!(r#"{{"e":"{}","kty":"RSA","n":"{}"}}"#, member("e")?, member("n")?),
+        "EC" => {
+            let (curve, x, y) = (member("crv")?, member("x")?, member("y")?);
+            format!(r#"{{"crv":"{curve}","kty":"EC","x":"{x}","y":"{y}"}}"#)
+        }
+        "OKP" => format!(r#"{{"crv":"{}","kty":"OKP","x":"{}"}}"#, member("crv")?, member("x")?),
+        _ => return None,
+    };
+    Some(sha256(canonical.as_bytes()))
+}
+
+/// The most bytes of the modulus of a client's key: a larger one costs more time for each request.
+const MAX_CLIENT_MODULUS: usize = 512;
+
+/// Reads the public key of a client, for one algorithm.
+pub(in crate::credential) fn client_key(
+    members: &Json,
+    algorithm: Algorithm,
+) -> Result<Key, Unusable> {
+    let text = |name: &str| members.get(name).and_then(Json::text);
+    if members.get("use").is_some() && text("use") != Some("sig") {
+        return Err("its use is not sig".into());
+    }
+    let named = text("alg").map(Algorithm::parse);
+    if members.get("alg").is_some() && named != Some(Some(algorithm)) {
+        return Err("its alg is not that of the signature".into());
+    }
+    if let Some(modulus) = text("n")
+        && decode(modulus)?.len() > MAX_CLIENT_MODULUS
+    {
+        return Err("its modulus has more than 4096 bits".into());
+    }
+    let jwk = public_half(members).ok_or("its type or curve is not supported")?;
+    let Parsed { fitting, key, thumbprint } = material(&jwk)?;
+    if !fitting.contains(&algorithm) {
+        return Err("the algorithm of the signature does not fit its type".into());
+    }
+    Ok(Key::new(vec![algorithm], true, thumbprint, key))
 }
 
 /// A key with the algorithms that fit its type.
