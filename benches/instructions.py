@@ -28,7 +28,25 @@ SLACK = 0.03
 MOST_OF_A_KEY = 1.1
 
 
-def total(program, tool, tokens, text, count):
+#: A certificate of a client, to which tokens may be bound. What is in a certificate is public.
+CERTIFICATE = """-----BEGIN CERTIFICATE-----
+MIIBUzCB+aADAgECAgQAwP/uMAoGCCqGSM49BAMCMBIxEDAOBgNVBAMMB2NsaWVu
+dHMwHhcNMjUxMjAxMDAwMDAwWhcNMjYxMjAxMDAwMDAwWjAAMFkwEwYHKoZIzj0C
+AQYIKoZIzj0DAQcDQgAEHrGEh6+Dv2368fRjJAB+iTx/cZd1oODX162x/6CurjhJ
+YVP0cKU+3h5N8Xu79eSkgPw+MfIbMXgWxzbIgcMW3KNPME0wDgYDVR0PAQH/BAQD
+AgeAMBMGA1UdJQQMMAoGCCsGAQUFBwMCMCYGA1UdEQEB/wQcMBqCGGFwcDEuY2xp
+ZW50cy5leGFtcGxlLmNvbTAKBggqhkjOPQQDAgNJADBGAiEAr8h0lj6p7rGCPD/k
+d3KBkt+sL0UWkkEu14A6G+ilnNECIQC0mGaXigvbqVhGdIrFSjsMCzD/lOTkOZ3M
+/HMqIZhRaw==
+-----END CERTIFICATE-----
+"""
+#: A policy that reads proofs. One is as old as the run is long.
+DPOP = """dpop: { origins: ["https://api.example.com"], max_age: 5m, max_proofs: 100000 }
+store: { memory: { single_replica: true } }
+"""
+
+
+def total(program, tool, tokens, text, count, more=()):
     """All instructions of one run that answers so many checks."""
     ops = servers.free_port()
     path = DIR / "counted.yaml"
@@ -39,7 +57,7 @@ def total(program, tool, tokens, text, count):
         server = rig.start(f"counted-{count}", command, output=null)
         server.wait_for("readiness", lambda: servers.answers(f"http://127.0.0.1:{ops}/readyz"))
         load = [tool, "check", "--target", f"unix:{DIR}/counted-{count}.sock", "--tokens", tokens, "--distinct", TOKENS]
-        measure.run([*load, "--in-flight", 16, "--requests", count])
+        measure.run([*load, *more, "--in-flight", 16, "--requests", count])
         server.process.send_signal(signal.SIGTERM)
         server.process.wait(60)
         found = re.search(r"Collected : (\d+)", server.log.read_text(errors="replace"))
@@ -90,6 +108,17 @@ def api_keys(program, tokens):
     return records, keys
 
 
+def bound_tokens(tool, tokens):
+    """Tokens that are bound to the key of a client, with a proof for each check; and tokens that are bound to a certificate."""
+    mint = [tool, "tokens", "--keys", tokens.keys, "--algorithm", "RS256", "--count", TOKENS, "--issuer", measure.ISSUER]
+    bound, proofs = tokens.keys / "bound.txt", tokens.keys / "proofs.txt"
+    measure.run([*mint, "--to", bound, "--proofs-to", proofs, "--proofs", MANY], 600)
+    to_certificate, certificate = tokens.keys / "bound-to-certificate.txt", tokens.keys / "client.pem"
+    certificate.write_text(CERTIFICATE)
+    measure.run([*mint, "--to", to_certificate, "--certificate", certificate], 600)
+    return (bound, ["--proofs", proofs]), (to_certificate, ["--certificate", certificate])
+
+
 def main():
     program, tool = measure.build()
     gates.clear()
@@ -103,8 +132,16 @@ def main():
     print(f"{each_key} user instructions a hot check with an API key: {each_key / each:.2f} of one with a token")
     if each_key > MOST_OF_A_KEY * each:
         raise measure.Failed(f"a check with an API key may take {MOST_OF_A_KEY} of one with a token")
+    def of(tokens, text, more):
+        return round((total(program, tool, tokens, text, MANY, more) - total(program, tool, tokens, text, FEW, more)) / (MANY - FEW))
+
+    by_key, by_certificate = bound_tokens(tool, tokens)
+    each_proof = of(by_key[0], DPOP + text, by_key[1])
+    each_certificate = of(by_certificate[0], "client_certificates: {}\n" + text, by_certificate[1])
+    for name, found in [("a token that is bound to a key, and its proof", each_proof), ("a token that is bound to a certificate", each_certificate)]:
+        print(f"{found} user instructions a hot check with {name}: {found / each:.2f} of one with a token")
     command = "make bench-instructions"
-    measure.save("instructions", command, {"each": each, "api_key": each_key, "valgrind": measure.first_line([servers.BIN / "valgrind", "--version"])})
+    measure.save("instructions", command, {"each": each, "api_key": each_key, "proof": each_proof, "certificate": each_certificate, "valgrind": measure.first_line([servers.BIN / "valgrind", "--version"])})
     hold(measure.PROFILE, each, "a check")
 
 

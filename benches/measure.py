@@ -91,7 +91,7 @@ class Tokens:
 
     def __init__(self, tool):
         self.tool, self.keys = tool, DIR / "keys"
-        if not (self.keys / "jwks.json").exists():
+        if not (self.keys / "client.der").exists():
             run([tool, "keys", self.keys])
 
     @property

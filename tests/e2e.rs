@@ -13,6 +13,7 @@ mod certificates;
 mod cli;
 mod cli_output;
 mod denials;
+mod dpop;
 mod drain;
 mod embedded;
 mod failover;

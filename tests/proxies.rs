@@ -55,6 +55,7 @@ mod bans;
 mod body;
 mod denials;
 mod doctor;
+pub(crate) mod dpop;
 mod nginx;
 mod parity;
 mod paths;

@@ -11,7 +11,7 @@ use serde::Serialize;
 use serde_json::json;
 
 use self::{
-    probes::{Probes, Protected},
+    probes::{BoundClient, Probes, Protected},
     wire::Target,
 };
 use super::{
@@ -82,6 +82,13 @@ pub struct Doctor {
     /// which proxies report certificates, and must not be accepted.
     #[arg(long, value_name = "FILE")]
     certificate: Option<PathBuf>,
+    /// A file with the private key that the token is bound to (DPoP), in PEM: proofs that are wrong in
+    /// one way, or are sent again, must not be accepted.
+    #[arg(long, value_name = "FILE", requires = "token")]
+    dpop_key: Option<String>,
+    /// The origin in those proofs, as in `dpop.origins`. Default: that of the URL, with --host.
+    #[arg(long, value_name = "ORIGIN", requires = "dpop_key")]
+    dpop_origin: Option<String>,
     /// The form of the output.
     #[arg(long, value_enum, default_value_t)]
     output: Output,
@@ -163,6 +170,8 @@ impl Doctor {
         let certificate = certificate.map(|path| argument::file(path, secrets::MAX)).transpose()?;
         let certificate = certificate.map(String::from_utf8).transpose();
         let certificate = certificate.context("the certificate is not text")?;
+        let key = self.dpop_key.as_deref();
+        let bound = key.map(|path| BoundClient::read(path, token.as_deref())).transpose()?;
         let marker = format!("doctor-{:016x}", rand::random::<u64>());
         let mut probes = Probes {
             target: &target,
@@ -171,6 +180,7 @@ impl Doctor {
             marker,
             token,
             certificate,
+            bound,
             findings: Vec::new(),
             progress: Progress::stderr(),
         };

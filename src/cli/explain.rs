@@ -60,7 +60,7 @@ pub struct Explain {
     #[command(flatten)]
     config: OptionalConfigFile,
     /// A file of cases, in the format of `tests/cases`, instead of a request.
-    #[arg(long, value_name = "FILE", conflicts_with_all = ["method", "path", "host", "scheme", "header", "body", "token", "address", "certificate"])]
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["method", "path", "host", "scheme", "header", "body", "token", "dpop", "address", "certificate"])]
     case: Option<PathBuf>,
     /// Only the cases of the file whose names contain this text.
     #[arg(long, value_name = "TEXT", requires = "case", conflicts_with = "path")]
@@ -87,6 +87,10 @@ pub struct Explain {
     /// file.
     #[arg(long, value_name = "TOKEN|-|@FILE")]
     token: Option<String>,
+    /// The proof of a token that is bound to a key (DPoP): `-` reads it from standard input, `@FILE` from
+    /// a file. The token is then sent as `Authorization: DPoP`.
+    #[arg(long, value_name = "PROOF|-|@FILE", requires = "token")]
+    dpop: Option<String>,
     /// A file with the certificate of the client, in PEM.
     #[arg(long, value_name = "FILE")]
     certificate: Option<PathBuf>,
@@ -153,10 +157,13 @@ impl Explain {
             .map(|(name, value)| (name.clone(), value.clone().into_bytes()))
             .collect();
         if let Some(token) = &self.token {
-            headers.push((
-                "authorization".into(),
-                [b"Bearer ", argument::token(token)?.expose()].concat(),
-            ));
+            let scheme = if self.dpop.is_some() { "DPoP " } else { "Bearer " };
+            let token = argument::token(token)?;
+            let value = [scheme.as_bytes(), token.expose()].concat();
+            headers.push(("authorization".into(), value));
+        }
+        if let Some(proof) = &self.dpop {
+            headers.push(("dpop".into(), argument::token(proof)?.expose().to_vec()));
         }
         let certificate = self.certificate.as_deref();
         let certificate = certificate.map(|path| argument::file(path, secrets::MAX)).transpose()?;

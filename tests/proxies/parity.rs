@@ -59,8 +59,9 @@ fn places(dialect: &str) -> [&'static str; 5] {
 const FRAMING: [&str; 6] =
     ["content-length", "transfer-encoding", "connection", "host", "te", "trailer"];
 
-/// The headers, besides `Authorization`, that may hold an API key: proxies copy them from the answer.
-const KEY_HEADERS: [&str; 2] = ["x-api-key", "api-key"];
+/// The headers, besides `Authorization`, that may hold an API key or a proof: proxies copy them from the
+/// answer.
+const CREDENTIAL_HEADERS: [&str; 3] = ["x-api-key", "api-key", "dpop"];
 
 struct ProxyCheck {
     config: ForwardAuthConfig,
@@ -197,7 +198,7 @@ fn observed_by_the_proxy(sent: &ProxyCheck, reply: ProxyResponse) -> Observed {
         .filter(|(name, value)| {
             let copied = name.starts_with("x-tollgate-")
                 || name == "authorization"
-                || KEY_HEADERS.contains(&&**name)
+                || CREDENTIAL_HEADERS.contains(&&**name)
                 || name == PROTOCOLS
                 || name == STREAM_DURATION;
             copied && !value.is_empty()
@@ -212,7 +213,7 @@ fn observed_by_the_proxy(sent: &ProxyCheck, reply: ProxyResponse) -> Observed {
             None => {
                 let known = IDENTITY.into_iter().chain(["authorization"]);
                 let protocols = sent.parts.headers.contains_key(PROTOCOLS).then_some(PROTOCOLS);
-                let keys = KEY_HEADERS.into_iter();
+                let keys = CREDENTIAL_HEADERS.into_iter();
                 let keys = keys.filter(|name| sent.parts.headers.contains_key(*name));
                 let known = known.chain(protocols).chain(keys);
                 removed.extend(
@@ -223,7 +224,7 @@ fn observed_by_the_proxy(sent: &ProxyCheck, reply: ProxyResponse) -> Observed {
     }
     // A credential that is set to its own value is forwarded unchanged.
     set.retain(|(name, value)| {
-        let is_credential = name == "authorization" || KEY_HEADERS.contains(&&**name);
+        let is_credential = name == "authorization" || CREDENTIAL_HEADERS.contains(&&**name);
         let own = sent.parts.headers.get(name).and_then(|value| value.to_str().ok());
         !is_credential || Some(value.as_str()) != own
     });

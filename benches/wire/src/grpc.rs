@@ -6,6 +6,7 @@
 use std::{
     io::{ErrorKind, Read as _, Write as _},
     os::fd::{AsFd, BorrowedFd},
+    path::PathBuf,
 };
 
 use anyhow::{Context as _, bail, ensure};
@@ -14,7 +15,7 @@ use clap::Args;
 use crate::{
     address::Stream,
     drive::{Connection, Load},
-    message::{self, Packing, Source, Which},
+    message::{self, Packing, Possession, Source, Which},
     verdict::Verdict,
 };
 
@@ -53,13 +54,23 @@ pub(crate) struct Check {
     /// The encoding of the client's headers.
     #[arg(long, value_enum, default_value = "raw")]
     headers: Packing,
+    /// The certificate of the client, in PEM.
+    #[arg(long)]
+    certificate: Option<PathBuf>,
 }
 
 impl Check {
     pub(crate) fn run(self) -> anyhow::Result<()> {
         let body = message::chat(self.body);
-        let source = Source::new(&self.which, |token| {
-            message::framed(&message::check_request(token, &body, self.headers))
+        let certificate = self.certificate.as_ref().map(std::fs::read_to_string).transpose()?;
+        // As Envoy encodes it.
+        let certificate = certificate.map(|pem| {
+            pem.replace('\n', "%0A").replace(' ', "%20").replace('+', "%2B").replace('=', "%3D")
+        });
+        let certificate = certificate.as_deref();
+        let source = Source::new(&self.which, |token, proof| {
+            let possession = Possession { proof, certificate };
+            message::framed(&message::check_request(token, &body, self.headers, possession))
         })?;
         let room = self.load.in_flight.div_ceil(self.load.connections);
         let connections = (0..self.load.connections)

@@ -39,7 +39,7 @@ impl Http {
     pub(crate) fn run(mut self) -> anyhow::Result<()> {
         let body = message::chat(self.body);
         let (method, path) = (&self.method, &self.path);
-        let source = Source::new(&self.which, |token| {
+        let source = Source::new(&self.which, |token, _| {
             let length = body.len();
             let mut request = format!(
                 "{method} {path} HTTP/1.1\r\nhost: api.example.com\r\naccept: application/json\r\nauthorization: Bearer {token}\r\n\

@@ -9,6 +9,9 @@ use anyhow::Context as _;
 use clap::{Args, ValueEnum};
 use tollgate_testkit::{KeyPair, KeyType, jwk_set};
 
+/// The file with the key of a client, to which tokens may be bound.
+pub(crate) const CLIENT: &str = "client.der";
+
 /// Makes the keys.
 #[derive(Debug, Args)]
 pub(crate) struct Keys {
@@ -70,6 +73,8 @@ impl Keys {
             published.push(key.jwk(algorithm.kid(), algorithm.jws())?);
         }
         fs::write(self.directory.join("jwks.json"), jwk_set(published).to_string())?;
+        let client = KeyPair::generate(KeyType::P256)?;
+        fs::write(self.directory.join(CLIENT), client.to_pkcs8()?)?;
         Ok(())
     }
 }

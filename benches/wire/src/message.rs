@@ -45,6 +45,9 @@ pub(crate) struct Which {
     /// Make the signatures invalid.
     #[arg(long, value_enum)]
     spoil: Option<Spoil>,
+    /// A file of proofs for the tokens in turn, each of which is sent once.
+    #[arg(long)]
+    pub(crate) proofs: Option<PathBuf>,
 }
 
 /// An endless source of messages, which differ in their token.
@@ -52,14 +55,20 @@ pub(crate) struct Which {
 pub(crate) struct Source {
     before: Vec<u8>,
     after: Vec<u8>,
+    /// What is between token and proof, and the proofs; empty without them.
+    between: Vec<u8>,
+    proofs: Vec<String>,
     tokens: Vec<String>,
     spoil: Option<Spoil>,
     sent: usize,
 }
 
 impl Source {
-    /// Creates a source from a function that returns the message for a token.
-    pub(crate) fn new(which: &Which, message: impl Fn(&str) -> Vec<u8>) -> anyhow::Result<Self> {
+    /// Creates a source from a function that returns the message for a token and its proof.
+    pub(crate) fn new(
+        which: &Which,
+        message: impl Fn(&str, Option<&str>) -> Vec<u8>,
+    ) -> anyhow::Result<Self> {
         let mut tokens = tokens::read(&which.tokens)?;
         if let Some(count) = which.distinct {
             ensure!(
@@ -71,16 +80,19 @@ impl Source {
             tokens.truncate(count);
         }
         let token = tokens.first().context("no tokens")?;
-        let whole = message(token);
-        let at = whole
-            .windows(token.len())
-            .position(|part| part == token.as_bytes())
-            .context("no token in the message")?;
-        let (before, rest) = whole.split_at(at);
-        let after = rest.get(token.len()..).unwrap_or_default();
+        let proofs = which.proofs.as_deref().map(tokens::read).transpose()?.unwrap_or_default();
+        let proof = proofs.first();
+        let whole = message(token, proof.map(String::as_str));
+        let (before, after) = split(&whole, token).context("no token in the message")?;
+        let (between, after) = match proof {
+            Some(proof) => split(after, proof).context("no proof behind the token")?,
+            None => (&[][..], after),
+        };
         Ok(Self {
             before: before.to_vec(),
             after: after.to_vec(),
+            between: between.to_vec(),
+            proofs,
             tokens,
             spoil: which.spoil,
             sent: 0,
@@ -94,12 +106,15 @@ impl Source {
 
     /// Returns the size of one message in bytes.
     pub(crate) fn len(&self) -> usize {
-        self.before.len() + self.tokens.first().map_or(0, String::len) + self.after.len()
+        let fixed = self.before.len() + self.between.len() + self.after.len();
+        let length = |list: &[String]| list.first().map_or(0, String::len);
+        fixed + length(&self.tokens) + length(&self.proofs)
     }
 
     /// Appends the next message.
     pub(crate) fn write(&mut self, into: &mut Vec<u8>) {
         let index = self.sent % self.tokens.len();
+        let proof = self.sent.checked_rem(self.proofs.len()).and_then(|at| self.proofs.get(at));
         self.sent += 1;
         into.extend_from_slice(&self.before);
         into.extend_from_slice(self.tokens.get(index).map(String::as_bytes).unwrap_or_default());
@@ -108,8 +123,16 @@ impl Source {
             Some(Spoil::Repeated) => spoil(into, 0),
             Some(Spoil::Distinct) => spoil(into, self.sent),
         }
+        into.extend_from_slice(&self.between);
+        into.extend_from_slice(proof.map(String::as_bytes).unwrap_or_default());
         into.extend_from_slice(&self.after);
     }
+}
+
+/// Returns what is before and after the first occurrence of a text.
+fn split<'a>(whole: &'a [u8], text: &str) -> Option<(&'a [u8], &'a [u8])> {
+    let at = whole.windows(text.len()).position(|part| part == text.as_bytes())?;
+    Some((whole.get(..at)?, whole.get(at + text.len()..)?))
 }
 
 /// Writes a number over eight characters near the end of a token, inside its signature.
@@ -131,11 +154,27 @@ pub(crate) enum Packing {
     Map,
 }
 
+/// What proves that a client may use its token.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Possession<'a> {
+    /// The header `DPoP`, for a token that is sent with this scheme.
+    pub(crate) proof: Option<&'a str>,
+    /// The certificate of the client, as Envoy reports it.
+    pub(crate) certificate: Option<&'a str>,
+}
+
 /// Returns a chat request as Envoy 1.40 encodes it with the shipped configuration (`noop --show`
-/// prints what Envoy sends): 25 headers in their order, pseudo-headers included.
-pub(crate) fn check_request(token: &str, body: &[u8], packing: Packing) -> CheckRequest {
+/// prints what Envoy sends): 25 headers in their order, pseudo-headers included; and one with a proof.
+pub(crate) fn check_request(
+    token: &str,
+    body: &[u8],
+    packing: Packing,
+    possession: Possession<'_>,
+) -> CheckRequest {
     let length = body.len().to_string();
-    let authorization = format!("Bearer {token}");
+    let scheme = if possession.proof.is_some() { "DPoP" } else { "Bearer" };
+    let authorization = format!("{scheme} {token}");
+    let proof = possession.proof.map(|proof| ("dpop", proof));
     let headers = [
         (":authority", "api.example.com"),
         (":path", "/v1/chat/completions"),
@@ -174,9 +213,13 @@ pub(crate) fn check_request(token: &str, body: &[u8], packing: Packing) -> Check
                 raw_value: value.as_bytes().to_vec(),
                 ..HeaderValue::default()
             };
-            list = Some(HeaderMap { headers: headers.map(packed).to_vec() });
+            let headers = headers.into_iter().chain(proof).map(packed).collect();
+            list = Some(HeaderMap { headers });
         }
-        Packing::Map => map.extend(headers.map(|(key, value)| (key.to_owned(), value.to_owned()))),
+        Packing::Map => {
+            let headers = headers.into_iter().chain(proof);
+            map.extend(headers.map(|(key, value)| (key.to_owned(), value.to_owned())));
+        }
     }
     let http = HttpRequest {
         id: "4437181724829736183".to_owned(),
@@ -193,7 +236,10 @@ pub(crate) fn check_request(token: &str, body: &[u8], packing: Packing) -> Check
     };
     let time = Timestamp { seconds: 1_795_327_200, nanos: 123_456_000 };
     let attributes = AttributeContext {
-        source: Some(peer("10.1.2.3", 51034)),
+        source: Some(Peer {
+            certificate: possession.certificate.unwrap_or_default().to_owned(),
+            ..peer("10.1.2.3", 51034)
+        }),
         destination: Some(peer("10.4.5.6", 8080)),
         request: Some(Request { time: Some(time), http: Some(http) }),
         metadata_context: Some(Metadata::default()),
@@ -262,6 +308,26 @@ mod tests {
     }
 
     #[test]
+    fn a_proof_is_inserted_behind_its_token() {
+        let dir = std::env::temp_dir().join(format!("tollgate-proofs-{}", std::process::id()));
+        std::fs::create_dir_all(&dir).unwrap();
+        let (tokens, proofs) = (dir.join("tokens"), dir.join("proofs"));
+        std::fs::write(&tokens, "t-1\nt-2\n").unwrap();
+        std::fs::write(&proofs, "p--1\np--2\np--3\n").unwrap();
+        let which =
+            Which { tokens, distinct: None, once: false, spoil: None, proofs: Some(proofs) };
+        let mut source = Source::new(&which, |token, proof| {
+            format!("<{token}|{}>", proof.unwrap_or_default()).into_bytes()
+        })
+        .unwrap();
+        let mut written = Vec::new();
+        (0..4).for_each(|_| source.write(&mut written));
+        assert_eq!(written, b"<t-1|p--1><t-2|p--2><t-1|p--3><t-2|p--1>");
+        assert_eq!(source.len(), 10);
+        std::fs::remove_dir_all(dir).unwrap();
+    }
+
+    #[test]
     fn a_check_request_has_the_size_of_a_real_one() {
         let token = "t".repeat(803);
         for (body, packing, size) in [
@@ -269,7 +335,7 @@ mod tests {
             (0, Packing::Map, 1800..2100),
             (4096, Packing::Raw, 5700..6200),
         ] {
-            let check = check_request(&token, &chat(body), packing);
+            let check = check_request(&token, &chat(body), packing, Possession::default());
             let size_found = check.encoded_len();
             assert!(size.contains(&size_found), "{size_found}");
             let http = check.attributes.and_then(|attributes| attributes.request?.http).unwrap();

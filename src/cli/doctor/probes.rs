@@ -1,12 +1,14 @@
 //! The probes: requests that a Tollgate behind a well configured proxy never lets through, or
 //! answers in one way only, and the meaning of each answer.
 
+mod bound_tokens;
 mod bursts;
 mod certificates;
 mod large_headers;
 
 use std::time::{Duration, Instant};
 
+pub(super) use self::bound_tokens::BoundClient;
 use super::{
     Doctor, Finding, Verdict,
     wire::{Reply, Target},
@@ -24,6 +26,8 @@ pub(super) struct Probes<'a> {
     pub(super) token: Option<String>,
     /// The certificate of a client, in PEM.
     pub(super) certificate: Option<String>,
+    /// A client whose token is bound to a key.
+    pub(super) bound: Option<BoundClient>,
     pub(super) findings: Vec<Finding>,
     pub(super) progress: Progress,
 }
@@ -72,6 +76,7 @@ impl Probes<'_> {
         self.progress.now("6/10: two credentials");
         self.credentials().await?;
         self.certificates().await?;
+        self.bound_tokens().await?;
         self.progress.now("7/10: a body that is too large");
         self.body_limit().await?;
         self.progress.now("8/10: requests that stay open");

@@ -522,8 +522,14 @@ fn a_bound_token_needs_its_certificate() {
     }
     assert_eq!(found(&none, &good, &pem), Err(Reason::ProofRequired));
     for (cnf, reason) in [
-        (r#"{"jkt":"x"}"#.to_owned(), Reason::UnsupportedConfirmation),
-        (format!(r#"{{"x5t#S256":"{thumbprint}","jkt":"x"}}"#), Reason::UnsupportedConfirmation),
+        // Without the section `dpop` no proof is read.
+        (format!(r#"{{"jkt":"{thumbprint}"}}"#), Reason::UnsupportedConfirmation),
+        (
+            format!(r#"{{"x5t#S256":"{thumbprint}","jkt":"{thumbprint}"}}"#),
+            Reason::UnsupportedConfirmation,
+        ),
+        (format!(r#"{{"x5t#S256":"{thumbprint}","jku":"x"}}"#), Reason::UnsupportedConfirmation),
+        (r#"{"jkt":"x"}"#.to_owned(), Reason::InvalidClaim),
         (r#"{"x5t":"x"}"#.to_owned(), Reason::UnsupportedConfirmation),
         ("{}".to_owned(), Reason::UnsupportedConfirmation),
         (r#"{"x5t#S256":"short"}"#.to_owned(), Reason::InvalidClaim),
@@ -534,6 +540,33 @@ fn a_bound_token_needs_its_certificate() {
     ] {
         assert_eq!(found(&section, &bound(&cnf), &pem), Err(reason), "{cnf}");
     }
+}
+
+#[test]
+fn a_token_that_is_bound_to_a_certificate_and_a_key_needs_both() {
+    let sections = "client_certificates: {}\ndpop: { origins: ['https://api.example'] }";
+    let snapshot = snapshot(sections, None);
+    let pem = Authority::new(|_| {}).named(vec![dns("x")]);
+    let other = Authority::new(|_| {}).named(vec![dns("x")]);
+    let certificate = tollgate_testkit::base64url(sha256(&der(&pem)));
+    let key = tollgate_testkit::KeyPair::generate(tollgate_testkit::KeyType::P256).unwrap();
+    let jkt = tollgate_testkit::thumbprint(&key).unwrap();
+    let cnf = format!(r#"{{"x5t#S256":"{certificate}","jkt":"{jkt}"}}"#);
+    let token = token(&Members::claims("https://many.example").with("cnf", &cnf));
+    let target = ("GET", "https://api.example/token");
+    let proof = tollgate_testkit::proof(&key, target, &token, NOW, "one").unwrap();
+    let (proof, bound) = (proof.sign(&key).unwrap(), format!("DPoP {token}"));
+    let bearer = format!("Bearer {token}");
+    let found = |headers: &[(&str, &str)], pem: &str| {
+        let found = check_at(&snapshot, "/token", headers, pem, NOW);
+        found.map(|_| ()).map_err(|(reason, _)| reason)
+    };
+    let both = [("authorization", bound.as_str()), ("dpop", proof.as_str())];
+    assert_eq!(found(&both, &pem), Ok(()));
+    assert_eq!(found(&both, &other), Err(Reason::InvalidProof));
+    assert_eq!(found(&both, ""), Err(Reason::ProofRequired));
+    assert_eq!(found(&both[..1], &pem), Err(Reason::ProofRequired));
+    assert_eq!(found(&[("authorization", &bearer), both[1]], &pem), Err(Reason::ProofRequired));
 }
 
 fn der(pem: &str) -> Vec<u8> {

@@ -261,3 +261,74 @@ fn check_times(claims: &Json, expected: &Expected<'_>, config: &Dpop) -> Result<
         _ => Ok(()),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        config::{Document, Errors, Path},
+        credential::dpop::DpopConfig,
+    };
+
+    fn config(text: &str) -> Dpop {
+        let document = Document::parse(text, &|_| None).unwrap();
+        let config: DpopConfig = document.read().unwrap();
+        config.compile(&Path::root(), &mut Errors::default())
+    }
+
+    fn digest(text: &str) -> [u8; 32] {
+        URL_SAFE_NO_PAD.decode(text).unwrap().try_into().unwrap()
+    }
+
+    /// The token, the proof and the thumbprint of RFC 9449, figures 12 and 13 and section 6.1.
+    #[test]
+    fn the_example_of_the_rfc_is_accepted() {
+        let proof = "eyJ0eXAiOiJkcG9wK2p3dCIsImFsZyI6IkVTMjU2IiwiandrIjp7Imt0eSI6IkVDIiwieCI6Imw4\
+            dEZyaHgtMzR0VjNoUklDUkRZOXpDa0RscEJoRjQyVVFVZldWQVdCRnMiLCJ5IjoiOVZFNGpmX09rX282NHpiVF\
+            RsY3VOSmFqSG10NnY5VERWclUwQ2R2R1JEQSIsImNydiI6IlAtMjU2In19.eyJqdGkiOiJlMWozVl9iS2ljOC1M\
+            QUVCIiwiaHRtIjoiR0VUIiwiaHR1IjoiaHR0cHM6Ly9yZXNvdXJjZS5leGFtcGxlLm9yZy9wcm90ZWN0ZWRyZX\
+            NvdXJjZSIsImlhdCI6MTU2MjI2MjYxOCwiYXRoIjoiZlVIeU8ycjJaM0RaNTNFc05yV0JiMHhXWG9hTnk1OUlp\
+            S0NBcWtzbVFFbyJ9.2oW9RP35yRqzhrtNP86L-Ey71EOptxRimPPToA1plemAgR6pxHF8y6-yqyVnmcw6Fy1dqd\
+            -jfxSYoMxhAJpLjA";
+        let thumbprint = digest("0ZcOCORZNYy-DWpqq30jZyJGHTN0d2HglBV3uiguA4I");
+        let expected = Expected {
+            method: "GET",
+            path: "/protectedresource",
+            token: b"Kz~8mXK1EalYznwH-LC-1fBAo.4Ljp~zsPE_NeO.gxU",
+            thumbprint: &thumbprint,
+            nonces: None,
+            now: Timestamp::from_secs(1_562_262_620),
+        };
+        let config = config("origins: ['https://resource.example.org']");
+        let verified = verify(proof.as_bytes(), &expected, &config).unwrap();
+        assert_eq!(verified.next_nonce, None);
+        let late = Expected { now: Timestamp::from_secs(1_562_262_679), ..expected };
+        assert!(verify(proof.as_bytes(), &late, &config).unwrap_err().cause.contains("older than"));
+    }
+
+    #[test]
+    fn a_key_of_more_than_4096_bits_is_refused_before_it_is_used() {
+        for (bytes, cause) in [(512, "signature"), (513, "more than 4096 bits"), (200, "2048")] {
+            let modulus = URL_SAFE_NO_PAD.encode(vec![0xff; bytes]);
+            let canonical = format!(r#"{{"e":"AQAB","kty":"RSA","n":"{modulus}"}}"#);
+            let header = format!(r#"{{"typ":"dpop+jwt","alg":"RS256","jwk":{canonical}}}"#);
+            let ath = URL_SAFE_NO_PAD.encode(sha256(b"t"));
+            let claims = format!(
+                r#"{{"jti":"1","htm":"GET","htu":"https://a.example/x","iat":1000,"ath":"{ath}"}}"#
+            );
+            let [header, claims] = [header, claims].map(|part| URL_SAFE_NO_PAD.encode(part));
+            let proof = format!("{header}.{claims}.AAAA");
+            let expected = Expected {
+                method: "GET",
+                path: "/x",
+                token: b"t",
+                thumbprint: &sha256(canonical.as_bytes()),
+                nonces: None,
+                now: Timestamp::from_secs(1000),
+            };
+            let config = config("origins: ['https://a.example']");
+            let refused = verify(proof.as_bytes(), &expected, &config).unwrap_err();
+            assert!(refused.cause.contains(cause), "{bytes}: {}", refused.cause);
+        }
+    }
+}
