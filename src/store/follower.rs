@@ -93,6 +93,16 @@ pub(super) fn spawn(source: Weak<Redis>, copy: impl Copied, stop: CancellationTo
     tokio::spawn(async move { stop.run_until_cancelled(follower.run()).await });
 }
 
+/// Logs that the changes of a copy do not go on from the last one that was read: Redis lost its data,
+/// or had more changes than it keeps. What Redis lost, the copy loses with the next read.
+pub(super) fn warn_of_gap(content: &str) {
+    tracing::warn!(
+        "store.redis: the changes of the {content} do not go on from the last one that was read; \
+         everything is read again. If Redis was emptied or replaced, what it lost is lost here too: \
+         compare its lists with what you expect"
+    );
+}
+
 struct Follower<C> {
     source: Weak<Redis>,
     copy: C,
@@ -120,7 +130,7 @@ impl<C: Copied> Follower<C> {
                     "store.redis: the copy of the {} is not refreshed ({}): {}",
                     self.copy.content(),
                     outage.label(),
-                    source.last_error()
+                    source.cause(outage)
                 );
             }
             failing = result.is_err();

@@ -15,7 +15,7 @@ use super::{
 };
 use crate::store::{
     Redis,
-    follower::{Copied, Freshness},
+    follower::{self, Copied, Freshness},
     redis::{BATCH, ChangeSubscription, Cursor},
 };
 
@@ -81,7 +81,7 @@ impl KeyCopy {
             tracing::warn!(
                 "store.redis: imported API keys beyond `api_keys.replicate.max` are refused, \
                  because their digests cannot be read: {}; grant `+hscan` to the ACL user",
-                source.last_error()
+                source.cause(Outage::Refused)
             );
         }
     }
@@ -133,6 +133,7 @@ impl Copied for KeyCopy {
             // Taken before the query: a change may be made while the answer is on its way.
             let queried = Instant::now();
             let Some(changes) = source.key_changes(cursor).await? else {
+                follower::warn_of_gap(self.content());
                 self.cursor = None;
                 continue;
             };

@@ -303,9 +303,9 @@ impl Redis {
         Ok(Some(changes))
     }
 
-    /// The error of the last call that failed, for the operator.
-    pub(in crate::store) fn last_error(&self) -> String {
-        self.home.last_error().unwrap_or_default()
+    /// The cause of an outage, in words for the operator.
+    pub(in crate::store) fn cause(&self, outage: Outage) -> String {
+        self.home.cause(outage)
     }
 }
 

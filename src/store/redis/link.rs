@@ -13,6 +13,7 @@ use super::{
     admit_call::{ScriptRequest, ScriptResponse},
     attended::{Expiry, within},
     connection::{CircuitBreaker, Connection, Dialer, Servers, Unanswered},
+    error::ConnectionError,
     keys::Tag,
     script::Scripts,
     settling::ReservationCounts,
@@ -121,6 +122,17 @@ impl Link {
     /// The last error.
     pub(super) fn last_error(&self) -> Option<String> {
         self.breaker.last_error()
+    }
+
+    /// The cause of an outage, in words for the operator. The last error may be missing, or of an
+    /// earlier outage, where the call itself had no answer.
+    pub(super) fn cause(&self, outage: Outage) -> String {
+        let address = Arc::clone(self.dialer.shown());
+        match outage {
+            Outage::Deadline => ConnectionError::Timeout { address }.to_string(),
+            Outage::Starved => format!("this process was too busy for the answer of {address}"),
+            _ => self.last_error().unwrap_or_else(|| format!("no connection to {address}")),
+        }
     }
 
     /// The server in use.

@@ -85,7 +85,7 @@ impl Dialer {
     }
 
     /// The servers as messages show them.
-    pub(super) fn shown(&self) -> &Arc<str> {
+    pub(in crate::store::redis) fn shown(&self) -> &Arc<str> {
         &self.servers.shown
     }
 
