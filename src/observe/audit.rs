@@ -266,7 +266,8 @@ impl Audit {
     pub(crate) fn reserve(&self) -> Result<Option<Slot<'_>>, QueueFull> {
         match &self.open {
             Some(open) if open.on_full == OnFull::Deny => {
-                open.queue.reserve().map(Some).ok_or(QueueFull)
+                let slot = open.queue.reserve().map(Some);
+                slot.ok_or(QueueFull).inspect_err(|_| open.queue.count_refused())
             }
             _ => Ok(None),
         }

@@ -31,6 +31,8 @@ pub(super) struct Queue {
     closing: AtomicBool,
     full: AtomicU64,
     write: AtomicU64,
+    /// Checks that found no free slot with `on_full: deny`.
+    refused: AtomicU64,
 }
 
 /// Lines that wait, or that are being written.
@@ -64,6 +66,7 @@ impl Queue {
             closing: AtomicBool::new(false),
             full: AtomicU64::new(0),
             write: AtomicU64::new(0),
+            refused: AtomicU64::new(0),
         }
     }
 
@@ -80,9 +83,28 @@ impl Queue {
         self.free.load(Relaxed)
     }
 
-    /// Counts a line that found no free slot.
+    /// Counts a line that found no free slot. It is logged at powers of two.
     pub(super) fn count_full(&self) {
-        self.full.fetch_add(1, Relaxed);
+        let count = self.full.fetch_add(1, Relaxed) + 1;
+        if count.is_power_of_two() {
+            tracing::warn!(
+                count,
+                "audit lines are dropped: `audit.queue` is full, because the log is not written \
+                 fast enough; start its reader, or find out why it is slow"
+            );
+        }
+    }
+
+    /// Counts a check that is denied because it found no free slot. It is logged at powers of two.
+    pub(super) fn count_refused(&self) {
+        let count = self.refused.fetch_add(1, Relaxed) + 1;
+        if count.is_power_of_two() {
+            tracing::warn!(
+                count,
+                "checks are denied: `audit.queue` is full, because the log is not written fast \
+                 enough, and `audit.on_full` is `deny`; start its reader, or find out why it is slow"
+            );
+        }
     }
 
     /// Counts lines that could not be written.
