@@ -98,8 +98,10 @@ impl Tls {
         let files = TlsFiles { key: key.to_owned(), config: config.clone(), alpn };
         let pem = files.read()?;
         let looks = Looks { in_use: pem.digest(), last: None };
+        let current = files.compile(&pem)?;
+        files.warn_of(&current);
         Ok(Self {
-            current: Arc::new(ArcSwap::from_pointee(files.compile(&pem)?)),
+            current: Arc::new(ArcSwap::from_pointee(current)),
             looks: Arc::new(Mutex::new(looks)),
             files: Arc::new(files),
             handshakes: Arc::new(Semaphore::new(limits.max_handshakes)),
@@ -132,8 +134,9 @@ impl Tls {
     /// their maximum age.
     ///
     /// # Errors
-    /// When the files cannot be used; the previous certificates stay in use. Files that are
-    /// replaced one after the other cause this for a moment.
+    /// When the files cannot be used, or their certificate is not valid now and the one in use is;
+    /// the previous certificates stay in use. Files that are replaced one after the other cause
+    /// this for a moment.
     pub fn reload(&self) -> Result<(), TlsError> {
         let pem = self.files.read()?;
         self.put_in_use(&pem, &mut self.looks())
@@ -160,9 +163,25 @@ impl Tls {
     }
 
     fn put_in_use(&self, pem: &Pem, looks: &mut Looks) -> Result<(), TlsError> {
-        self.current.store(Arc::new(self.files.compile(pem)?));
+        let new = self.files.compile(pem)?;
+        self.refuse_lapsed(&new)?;
+        self.files.warn_of(&new);
+        self.current.store(Arc::new(new));
         looks.in_use = pem.digest();
         Ok(())
+    }
+
+    /// Refuses a certificate that is not valid now, while the one in use is.
+    fn refuse_lapsed(&self, new: &Current) -> Result<(), TlsError> {
+        let now = now();
+        let lapse = |current: &Current| current.validity.and_then(|validity| validity.lapse(now));
+        match (lapse(new), lapse(&self.current.load())) {
+            (Some(lapse), None) => {
+                let path = self.files.config.cert.clone();
+                Err(self.files.error("cert", TlsProblem::Lapsed { path, lapse }))
+            }
+            _ => Ok(()),
+        }
     }
 
     fn looks(&self) -> MutexGuard<'_, Looks> {
@@ -220,16 +239,20 @@ impl TlsFiles {
             self.error("key", TlsProblem::of_pem(key.clone(), "private key", error))
         })?;
         let validity = Validity::of_chain(&chain);
-        if let Some(warning) = validity.and_then(|validity| validity.warning(now())) {
+        let mut server = builder.with_single_cert(chain, private).map_err(in_pair)?;
+        server.alpn_protocols = self.alpn.iter().map(|name| name.to_vec()).collect();
+        Ok(Current { config: Arc::new(server), validity })
+    }
+
+    /// Warns of a certificate that is not valid now, or not much longer.
+    fn warn_of(&self, current: &Current) {
+        if let Some(warning) = current.validity.and_then(|validity| validity.warning(now())) {
             warn!(
                 "{}.tls.cert: the certificate in `{}` {warning}; replace the file",
                 self.key,
                 self.config.cert.display()
             );
         }
-        let mut server = builder.with_single_cert(chain, private).map_err(in_pair)?;
-        server.alpn_protocols = self.alpn.iter().map(|name| name.to_vec()).collect();
-        Ok(Current { config: Arc::new(server), validity })
     }
 
     fn certificates(

@@ -86,6 +86,17 @@ pub enum TlsProblem {
         /// The error of rustls.
         error: rustls::Error,
     },
+    /// The certificate is not valid now.
+    #[error(
+        "the certificate in `{}` {lapse}, and the one in use is valid; replace the file",
+        .path.display()
+    )]
+    Lapsed {
+        /// The file of the certificate.
+        path: PathBuf,
+        /// What is wrong with its period.
+        lapse: String,
+    },
     /// Authorities that cannot be loaded.
     #[error(transparent)]
     Authorities(RootsError),

@@ -64,15 +64,21 @@ impl Validity {
         })
     }
 
+    /// Why the chain is not valid at the time `now`; `None` where it is.
+    pub(super) fn lapse(&self, now: Duration) -> Option<String> {
+        if let Some(age) = now.checked_sub(self.not_after) {
+            return Some(format!("expired {} hours ago", age.as_secs() / 3600));
+        }
+        let ahead = self.not_before.checked_sub(now).filter(|ahead| !ahead.is_zero())?;
+        Some(format!("is not valid for another {} hours", ahead.as_secs() / 3600))
+    }
+
     /// What is wrong with the period at the time `now`, if anything. An expired certificate is
     /// served all the same: some clients do not verify it, and for them a listener with it is
     /// better than none.
     pub(super) fn warning(&self, now: Duration) -> Option<String> {
-        if let Some(age) = now.checked_sub(self.not_after) {
-            let hours = age.as_secs() / 3600;
-            return Some(format!(
-                "expired {hours} hours ago: clients that verify it refuse to connect"
-            ));
+        if let Some(lapse) = self.lapse(now) {
+            return Some(format!("{lapse}: clients that verify it refuse to connect"));
         }
         let rest = self.not_after.saturating_sub(now);
         let period = self.not_after.saturating_sub(self.not_before);
@@ -121,6 +127,8 @@ mod tests {
             (DAY, 7 * 3600, None),
             (DAY, 5 * 3600, Some("expires in 5 hours: ")),
             (DAY, 0, Some("expired 0 hours ago: ")),
+            (DAY, DAY, None),
+            (DAY, DAY + 900, Some("is not valid for another 0 hours: ")),
         ] {
             let validity = Validity {
                 not_before: Duration::from_secs(1000),
