@@ -43,6 +43,11 @@ test-all: ## Both in one run
 	@echo "test-all: building the tests (the first build takes several minutes), then running them"
 	$(CARGO) test --workspace -- --include-ignored
 
+.PHONY: chaos
+chaos: ## Every failure of the matrix in docs/operations.md, caused and recovered from, as a table (writes nothing)
+	@tools/parts toolchain redis >/dev/null
+	@TOLLGATE_CHAOS=1 $(CARGO) test --quiet -p tollgate --test main -- --ignored --exact degraded::chaos --nocapture
+
 .PHONY: fuzz
 fuzz: ## The readers of what clients send, against others, on whatever libFuzzer makes up (FUZZ_SECONDS=30 for each)
 	@tools/parts toolchain >/dev/null

@@ -16,7 +16,7 @@ mod denials;
 mod dpop;
 mod drain;
 mod embedded;
-mod failover;
+pub(crate) mod failover;
 mod files;
 mod head_check;
 mod key_rotation;

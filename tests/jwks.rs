@@ -10,5 +10,5 @@ mod pace;
 mod redirect;
 mod reload;
 mod rig;
-mod server;
+pub(crate) mod server;
 mod tls;

@@ -10,6 +10,7 @@
 
 mod architecture;
 mod corpus;
+mod degraded;
 mod deploy;
 mod docs;
 mod e2e;

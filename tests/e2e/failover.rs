@@ -10,7 +10,7 @@ use crate::{
 };
 
 /// A server that copies another one.
-fn replica_of(primary: &Server) -> Server {
+pub(crate) fn replica_of(primary: &Server) -> Server {
     let port = primary.port().to_string();
     let replica = redis_server::start(&["--replicaof", "127.0.0.1", &port]);
     until("the copy", || {

@@ -94,16 +94,20 @@ impl Drop for KeyServer {
 impl KeyServer {
     /// Starts a server over plain http.
     pub(crate) async fn start() -> Self {
-        Self::serve(None).await
+        Self::start_at(([127, 0, 0, 1], 0)).await
+    }
+
+    /// As [`Self::start`], at this address.
+    pub(crate) async fn start_at(address: impl Into<SocketAddr>) -> Self {
+        Self::serve(TcpListener::bind(address.into()).await.unwrap(), None)
     }
 
     /// Starts a server over TLS.
     pub(crate) async fn start_tls(acceptor: TlsAcceptor) -> Self {
-        Self::serve(Some(acceptor)).await
+        Self::serve(TcpListener::bind(("127.0.0.1", 0)).await.unwrap(), Some(acceptor))
     }
 
-    async fn serve(tls: Option<TlsAcceptor>) -> Self {
-        let listener = TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
+    fn serve(listener: TcpListener, tls: Option<TlsAcceptor>) -> Self {
         let address = listener.local_addr().unwrap();
         let shared = Arc::new(Shared::default());
         let scheme = if tls.is_some() { "https" } else { "http" };

@@ -67,7 +67,8 @@ impl Request {
         all(&self.headers, name)
     }
 
-    fn bytes(&self) -> Vec<u8> {
+    /// The request as it is sent.
+    pub(crate) fn bytes(&self) -> Vec<u8> {
         let mut text = format!("{} {} HTTP/1.1\r\n", self.method, self.path);
         for (name, value) in &self.headers {
             text.push_str(&format!("{name}: {value}\r\n"));

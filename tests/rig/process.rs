@@ -81,6 +81,11 @@ impl Process {
         format!("/proc/{}/{file}", self.child.id()).into()
     }
 
+    /// Its process id.
+    pub(crate) fn id(&self) -> u32 {
+        self.child.id()
+    }
+
     pub(crate) fn signal(&self, signal: Signal) {
         kill(Pid::from_raw(i32::try_from(self.child.id()).unwrap()), signal).unwrap();
     }
@@ -118,7 +123,9 @@ impl Process {
     }
 
     fn logs(&self) -> String {
-        format!("{}\n{}", tail(&self.err()), tail(&self.out()))
+        // The directory may be gone while a test fails.
+        let end = |path| tail(&String::from_utf8_lossy(&std::fs::read(path).unwrap_or_default()));
+        format!("{}\n{}", end(&self.err), end(&self.out))
     }
 }
 

@@ -112,12 +112,7 @@ impl Tollgate {
 
     /// The sum of the series of `name` that have all of `labels`.
     pub(crate) fn metric(&self, name: &str, labels: &[&str]) -> f64 {
-        let text = self.metrics();
-        let series = text.lines().filter(|line| {
-            line.strip_prefix(name).is_some_and(|rest| rest.starts_with(['{', ' ']))
-                && labels.iter().all(|label| line.contains(label))
-        });
-        series.map(|line| line.rsplit_once(' ').unwrap().1.parse::<f64>().unwrap()).sum()
+        sum_of_series(&self.metrics(), name, labels)
     }
 
     /// Waits for a metric to have a value.
@@ -150,6 +145,15 @@ impl Tollgate {
     pub(crate) fn admin(&self, request: Request) -> Reply {
         request.bearer(ADMIN_TOKEN).send(self.admin)
     }
+}
+
+/// The sum of the series of `name` that have all of `labels`, in the text of `/metrics`.
+pub(crate) fn sum_of_series(text: &str, name: &str, labels: &[&str]) -> f64 {
+    let series = text.lines().filter(|line| {
+        line.strip_prefix(name).is_some_and(|rest| rest.starts_with(['{', ' ']))
+            && labels.iter().all(|label| line.contains(label))
+    });
+    series.map(|line| line.rsplit_once(' ').unwrap().1.parse::<f64>().unwrap()).sum()
 }
 
 /// Runs a subcommand to its end.
