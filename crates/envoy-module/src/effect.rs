@@ -70,9 +70,11 @@ impl Effect {
         match &answered.answer {
             Answer::Allow(answer) => {
                 let set = HeaderList::of(|list| answer.set(list));
-                let removed = answer.removed().filter(|name| head.has(name));
+                let names = Names::of(head.lines().map(|(name, _)| name));
+                let has = |name: &str| names.may_have(name) && head.has(name);
+                let removed = answer.removed().filter(|name| has(name));
                 Self::Allow(Box::new(Allow {
-                    present: set.iter().map(|(name, _)| head.has(name)).collect(),
+                    present: set.names().map(has).collect(),
                     credential: answer.upstream_credential.cloned(),
                     removed: removed.map(std::borrow::Cow::into_owned).collect(),
                     set,
@@ -99,6 +101,26 @@ impl Effect {
     }
 }
 
+/// One bit for each header of a list, by the length and the last byte of its name: most names that
+/// are absent are known to be so without a search.
+#[derive(Clone, Copy)]
+struct Names(u64);
+
+impl Names {
+    fn of<'n>(names: impl Iterator<Item = &'n [u8]>) -> Self {
+        Self(names.fold(0, |bits, name| bits | Self::bit(name)))
+    }
+
+    fn may_have(self, name: &str) -> bool {
+        self.0 & Self::bit(name.as_bytes()) != 0
+    }
+
+    fn bit(name: &[u8]) -> u64 {
+        let last = name.last().copied().unwrap_or_default();
+        1 << ((name.len() + 7 * usize::from(last)) % 64)
+    }
+}
+
 fn copy(answer: &DeniedAnswer) -> DeniedAnswer {
     DeniedAnswer {
         reason: answer.reason,
@@ -121,8 +143,8 @@ impl Allow {
     /// Changes the headers of the request, and writes the facts.
     pub(crate) fn apply(&self, stream: &mut Stream) {
         write_facts(stream, &self.facts);
-        for ((name, value), is_present) in self.set.iter().zip(&self.present) {
-            write(stream, HeaderMap::Request, (name, value.as_bytes()), *is_present);
+        for (header, is_present) in self.set.bytes().zip(&self.present) {
+            write(stream, HeaderMap::Request, header, *is_present);
         }
         if let Some(credential) = &self.credential {
             write(stream, HeaderMap::Request, ("authorization", credential.expose()), true);
@@ -176,11 +198,14 @@ pub(crate) const fn grpc_status(status: u16) -> &'static [u8] {
 pub(crate) fn write_response(stream: &mut Stream, response: &HeaderList) {
     let present: Vec<bool> = {
         let headers = stream.headers(HeaderMap::Response);
-        let has = |name: &str| headers.iter().any(|(header, _)| header == name.as_bytes());
-        response.iter().map(|(name, _)| has(name)).collect()
+        let names = Names::of(headers.iter().map(|(name, _)| name));
+        let has = |name: &str| {
+            names.may_have(name) && headers.iter().any(|(header, _)| header == name.as_bytes())
+        };
+        response.names().map(has).collect()
     };
-    for ((name, value), is_present) in response.iter().zip(present) {
-        write(stream, HeaderMap::Response, (name, value.as_bytes()), is_present);
+    for (header, is_present) in response.bytes().zip(present) {
+        write(stream, HeaderMap::Response, header, is_present);
     }
 }
 
@@ -199,4 +224,19 @@ fn write_facts(stream: &mut Stream, facts: &Facts) {
     }
     let facts: Vec<(&str, &str)> = facts.iter().map(|(name, value)| (*name, &**value)).collect();
     stream.set_metadata(NAMESPACE, &facts);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_header_that_is_there_is_never_taken_for_absent() {
+        let lists: [&[&str]; 3] = [&[], &["host"], &["x-tollgate-subject", "accept", "", "é"]];
+        for list in lists {
+            let names = Names::of(list.iter().map(|name| name.as_bytes()));
+            assert!(list.iter().all(|name| names.may_have(name)), "{list:?}");
+        }
+        assert!(!Names::of([&b"accept"[..]].into_iter()).may_have("x-tollgate-subject"));
+    }
 }

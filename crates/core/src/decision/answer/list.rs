@@ -39,12 +39,21 @@ impl HeaderList {
 
     /// Names and values, in order.
     pub fn iter(&self) -> impl Iterator<Item = (&'static str, &str)> {
+        self.bytes().map(|(name, value)| (name, std::str::from_utf8(value).unwrap_or_default()))
+    }
+
+    /// Names and values in bytes, in order.
+    pub fn bytes(&self) -> impl Iterator<Item = (&'static str, &[u8])> {
         self.names.iter().scan(0, |from, (name, end)| {
-            let value =
-                self.text.get(*from..*end).and_then(|value| std::str::from_utf8(value).ok());
+            let value = self.text.get(*from..*end).unwrap_or_default();
             *from = *end;
-            Some((*name, value.unwrap_or_default()))
+            Some((*name, value))
         })
+    }
+
+    /// The names, in order.
+    pub fn names(&self) -> impl Iterator<Item = &'static str> {
+        self.names.iter().map(|(name, _)| *name)
     }
 
     /// The number of headers.
