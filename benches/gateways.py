@@ -86,9 +86,10 @@ class Envoy:
         path.write_text(config)
         command = [*on_core(core), *wrapper, BIN / "envoy-1.40.0", "-c", path, "--disable-hot-restart", "--concurrency", "1"]
         self.server = rig.start(name, [*command, "--log-level", "error"], env=environment)
-        self.server.wait_for("readiness", lambda: servers.answers(f"http://127.0.0.1:{admin}/ready"))
+        within = 600 if wrapper else servers.START_DEADLINE  # under valgrind it starts fifty times slower
+        self.server.wait_for("readiness", lambda: servers.answers(f"http://127.0.0.1:{admin}/ready"), within)
         if module:
-            self.server.wait_for("readiness of the module", lambda: servers.answers(f"http://127.0.0.1:{module.ops}/readyz"))
+            self.server.wait_for("readiness of the module", lambda: servers.answers(f"http://127.0.0.1:{module.ops}/readyz"), within)
         self.address = f"127.0.0.1:{self.port}"
 
 

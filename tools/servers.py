@@ -86,15 +86,15 @@ class Server:
         if (status := self.process.poll()) is not None:
             raise Failed(f"{self.name} ended with status {status}; the end of its log:\n{self.tail()}")
 
-    def wait_for(self, what, condition):
+    def wait_for(self, what, condition, within=START_DEADLINE):
         """Polls until `condition` gives a true value, and returns that."""
-        deadline = time.monotonic() + START_DEADLINE
+        deadline = time.monotonic() + within
         while time.monotonic() < deadline:
             self.check()
             if found := condition():
                 return found
             time.sleep(0.05)
-        raise Failed(f"{self.name}: no {what} after {START_DEADLINE} s; the end of its log:\n{self.tail()}")
+        raise Failed(f"{self.name}: no {what} after {within} s; the end of its log:\n{self.tail()}")
 
     def tail(self):
         lines = self.log.read_text(errors="replace").splitlines()[-20:]

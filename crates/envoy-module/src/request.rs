@@ -196,15 +196,18 @@ fn read<'a>(
         if count >= MAX_ENTRIES {
             return Err(malformed("the request has more than 256 headers"));
         }
-        match name {
-            b":method" => method = value,
-            b":authority" => host = value,
-            b":path" => path = value,
-            PARTIAL_BODY => continue,
-            name if !name.is_ascii() && std::str::from_utf8(name).is_err() => {
-                return Err(malformed("the name of a header is not UTF-8"));
+        if name.first() == Some(&b':') {
+            match name {
+                b":method" => method = value,
+                b":authority" => host = value,
+                b":path" => path = value,
+                _ => {}
             }
-            _ => {}
+        } else if name == PARTIAL_BODY {
+            continue;
+        }
+        if !name.is_ascii() && std::str::from_utf8(name).is_err() {
+            return Err(malformed("the name of a header is not UTF-8"));
         }
         headers.push_bytes(name, value);
     }
