@@ -225,8 +225,21 @@ def soak(data):
 
 def instructions(data):
     at_most("user instructions a check, no body (callgrind)", 55_000, [data["each"]], "", 0)
-    each = f"{data['each']:,.0f}".replace(",", " ")
-    return how(data) + f"\nUser instructions of a hot check without a body, counted with callgrind: {each}.\n"
+    def shown(count):
+        return f"{count:,.0f}".replace(",", " ")
+
+    rows = [
+        [label, shown(data[key]), f"{data[key] / data['each']:.2f}"]
+        for key, label in [
+            ("each", "a token"),
+            ("api_key", "an API key"),
+            ("certificate", "a token that is bound to a certificate (`x5t#S256`)"),
+            ("proof", "a token that is bound to a key, and a proof by ES256 that is new for each check (DPoP)"),
+        ]
+        if key in data
+    ]
+    each = f"\nUser instructions of a hot check without a body, counted with callgrind: {shown(data['each'])}.\n"
+    return how(data) + each + ("\n" + table(["with", "user instructions", "of those with a token"], rows) if "proof" in data else "")
 
 
 def proxied(data, labels, parts, alone=None):

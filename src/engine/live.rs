@@ -151,10 +151,10 @@ impl Live {
     ) {
         let _turn = self.writing.lock().unwrap_or_else(PoisonError::into_inner);
         let tokens = Arc::new(TokenCache::new(&self.token_cache, Arc::clone(&self.lookups)));
-        let reservation_keys = self.state.load().snapshot.reservation_keys.clone();
+        let Snapshot { reservation_keys, nonce_keys, .. } = self.state.load().snapshot.clone();
         let snapshot = snapshot(policy, &sources, files, &api_keys);
         self.state.store(Arc::new(State {
-            snapshot: Snapshot { reservation_keys, ..snapshot },
+            snapshot: Snapshot { reservation_keys, nonce_keys, ..snapshot },
             sources,
             api_keys,
             tokens,
@@ -167,14 +167,12 @@ impl Live {
     pub fn refresh_keys(&self) {
         let _turn = self.writing.lock().unwrap_or_else(PoisonError::into_inner);
         let state = self.state.load();
-        let Snapshot { policy, upstream_keys, authorities, reservation_keys, .. } =
-            state.snapshot.clone();
-        let files = FileCredentials { upstream: upstream_keys, authorities };
         let (sources, tokens) = (state.sources.clone(), Arc::clone(&state.tokens));
+        let keys = sources.iter().map(|source| source.current()).collect();
         let api_keys = state.api_keys.clone();
-        let snapshot = snapshot(policy, &sources, files, &api_keys);
+        let tables = api_keys.tables(&state.snapshot.policy);
         self.state.store(Arc::new(State {
-            snapshot: Snapshot { reservation_keys, ..snapshot },
+            snapshot: Snapshot { keys, api_keys: tables, ..state.snapshot.clone() },
             sources,
             api_keys,
             tokens,

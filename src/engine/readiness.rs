@@ -99,9 +99,13 @@ impl Readiness {
                 .extend(sources.map(|source| format!("the API keys in {source} cannot be used")));
         }
         unusable.extend(uncopied_keys(&state));
-        let Snapshot { policy, reservation_keys, .. } = &state.snapshot;
+        let Snapshot { policy, reservation_keys, nonce_keys, .. } = &state.snapshot;
         if policy.metering.is_some() && reservation_keys.is_none() {
             unusable.push("no secret of `metering.secrets` can be used".to_owned());
+        }
+        let has_nonces = policy.dpop.as_ref().is_some_and(|section| section.nonce.is_some());
+        if has_nonces && nonce_keys.is_none() {
+            unusable.push("no secret of `dpop.nonce.secrets` can be used".to_owned());
         }
         if upstream_keys.iter().any(Option::is_some) {
             let files = key_files(&state).into_iter();

@@ -96,7 +96,7 @@ fn the_schema_refuses_wrong_values() {
 }
 
 /// Values that are valid each, but not together; and the words that the message contains.
-const UNFIT: [(&str, &str); 21] = [
+const UNFIT: [(&str, &str); 22] = [
     ("mode=sidecar", "name the image of the inference server"),
     ("SERVICE,serviceMonitor.enabled=true", "name Prometheus' pods there"),
     ("mode=service", "name the proxies that call Tollgate"),
@@ -124,6 +124,10 @@ const UNFIT: [(&str, &str); 21] = [
     ("SIDECAR,envoy.resources.limits.memory=1G", "write a size such as 1Gi"),
     ("SIDECAR,envoy.resources.limits.memory=64Mi", "Envoy needs 256Mi or more"),
     ("SERVICE,prometheusRule.enabled=true", "prometheusRule.enabled needs serviceMonitor.enabled"),
+    (
+        "SERVICE,replicaCount=2,config.dpop.origins[0]=https://a",
+        "config.dpop with several replicas needs config.store.redis",
+    ),
 ];
 
 #[test]

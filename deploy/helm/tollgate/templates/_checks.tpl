@@ -90,6 +90,9 @@
 {{- include "tollgate.checkSecrets" (dict "value" .Values.config "at" "config" "root" .) -}}
 {{- include "tollgate.checkSecrets" (dict "value" .Values.extraListen "at" "extraListen" "root" .) -}}
 {{- include "tollgate.checkPorts" . -}}
+{{- if and .Values.config.dpop (not (dig "store" "redis" "url" "" .Values.config)) (gt (int .Values.replicaCount) 1) -}}
+{{- fail "config.dpop with several replicas needs config.store.redis, as each would accept a proof once: set config.store.redis.url, or replicaCount to 1" -}}
+{{- end -}}
 {{- if .Values.networkPolicy.enabled -}}
 {{- if and (eq .Values.mode "service") (not .Values.networkPolicy.from) -}}
 {{- fail "networkPolicy.from is empty: name the proxies that call Tollgate, such as [{ namespaceSelector: { matchLabels: { kubernetes.io/metadata.name: envoy-gateway-system } } }], or write `from: all`" -}}
