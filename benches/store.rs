@@ -290,6 +290,7 @@ fn reservation(round: u64, n: usize) -> Reservation {
         issued: now,
         life: Span::from_secs(600),
         histories: None,
+        shard: None,
         holds: vec![
             hold("day", Counter::Budget { limit: 1 << 50, ends }, 4000),
             hold("minute", Counter::Bucket { interval: 1, burst: 1 << 40 }, 4000),

@@ -273,6 +273,7 @@ fn compile_document(document: &Document, digest: TextDigest) -> Result<Loaded, V
     errors.extend(omitted.without_consequences(found));
     match (server.value, policy.value, compiled) {
         (Some(server), Some(policy), Some(compiled)) if errors.is_empty() => {
+            let compiled = compiled.with_shards(server.store.shard_by());
             Ok(Loaded { file: File { server, policy }, policy: compiled, digest })
         }
         _ => {

@@ -71,7 +71,7 @@ pub type AdmitFuture<'a> =
 /// use tollgate::store::{Memory, MemoryConfig, Store};
 /// use tollgate_core::{
 ///     admission::{AdmitRequest, AdmitResponse},
-///     limit::Charge,
+///     limit::{Charge, shard::CountedWithin},
 /// };
 ///
 /// # #[tokio::main(flavor = "current_thread")]
@@ -86,6 +86,7 @@ pub type AdmitFuture<'a> =
 ///     cost: 1,
 ///     by_principal: true,
 ///     lease: None,
+///     within: CountedWithin::default(),
 /// };
 /// let request = AdmitRequest { charges: vec![charge], ..AdmitRequest::default() };
 /// for admitted in [true, true, false] {

@@ -31,5 +31,6 @@ mod requests;
 mod reservations;
 mod sentinels;
 mod settlements;
+mod shards;
 mod shares;
 mod starvation;

@@ -139,6 +139,7 @@ mod tests {
             cost: 1,
             by_principal,
             lease: None,
+            within: tollgate_core::limit::shard::CountedWithin::default(),
         }
     }
 

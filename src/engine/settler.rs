@@ -216,6 +216,7 @@ mod tests {
             issued: now,
             life: Span::from_secs(60),
             histories: None,
+            shard: None,
             holds: vec![Hold {
                 limit: "day".into(),
                 counter_id: "alice".into(),

@@ -6,7 +6,7 @@ use schemars::JsonSchema;
 use serde::Deserialize;
 use tollgate_core::{
     config::{Errors, Path},
-    limit::escrow::EscrowConfig,
+    limit::{escrow::EscrowConfig, shard::ShardBy},
     policy::Policy,
     secret::SecretSource,
     time::Span,
@@ -82,6 +82,15 @@ pub struct RedisConfig {
     pub tls_name: Option<String>,
     /// The login of the Sentinels, where they require one. It is never that of the primary.
     pub sentinel: Option<SentinelConfig>,
+    /// Spreads the counters over the nodes of a cluster, by the tenant or the subject of the credential:
+    /// what is counted for one of them is on one node. Requires `redis+cluster://` and
+    /// `replicate_revocations`. Every limit of the policy counts by this attribute (or by `token` or
+    /// `key`, which belong to one), or has a `lease`. A change begins all counters again. Default: the
+    /// counters of all are on one node.
+    pub shard: Option<ShardBy>,
+    /// The number of shards, 2 to 64: a multiple of the number of primaries divides them evenly. A
+    /// change begins all counters again. Default 12.
+    pub shards: Option<u64>,
     /// The time limit for the answer to a check, 1ms to 1s. Beyond it the route's `on_outage`
     /// decides. Time in which Tollgate itself is too busy to read the answer does not count: half a
     /// second later such a check is denied as `overloaded`. Default 100ms: a hundred times the time
@@ -172,6 +181,14 @@ fn max_buckets() -> u64 {
 }
 
 impl StoreConfig {
+    /// What decides the shard of a request, if the counters are in shards.
+    pub fn shard_by(&self) -> Option<ShardBy> {
+        match self {
+            Self::Memory(_) => None,
+            Self::Redis(config) => config.shard,
+        }
+    }
+
     /// Checks the section, by itself and with the policy (`None` if that has errors of its own),
     /// and records every error.
     pub fn validate(&self, policy: Option<&Policy>, path: &Path, errors: &mut Errors) {
@@ -212,6 +229,9 @@ impl StoreConfig {
                         "`revocation.foreign` names keys of another service, which are only in Redis; remove one of the two",
                     );
                 }
+                if let (Some(by), Some(policy)) = (config.shard, policy) {
+                    check_shards(by, policy, errors);
+                }
                 if foreign && config.url.is_cluster() {
                     let message = "`revocation.foreign` names keys of another service, and on a cluster they are on other nodes than those of a check; remove one of the two";
                     errors.push_presuming(&path.key("url"), std::slice::from_ref(&path), message);
@@ -229,7 +249,29 @@ fn has_redis_keys(policy: &Policy) -> bool {
     policy.api_keys.as_ref().is_some_and(|keys| keys.redis.is_some())
 }
 
+/// The number of shards, and the most.
+const SHARDS: u64 = 12;
+const MOST_SHARDS: u64 = 64;
+
+/// Records an error for each limit that counts for several shards at once.
+fn check_shards(by: ShardBy, policy: &Policy, errors: &mut Errors) {
+    for (path, limit) in &policy.limit_places {
+        if policy.limits.iter().any(|one| one.name() == *limit && !one.fits_shards(by)) {
+            let by = by.label();
+            let message = format!(
+                "`store.redis.shard: {by}` counts what belongs to one {by} on one node, and `{limit}` counts for several; add `{by}` to `by`, or give a `rate` a `lease: {{ slice: N }}`: R replicas then admit at most R times N requests more than the limit, in any span of time"
+            );
+            errors.push(&path.key("by"), message);
+        }
+    }
+}
+
 impl RedisConfig {
+    /// The number of shards.
+    pub(super) fn shard_count(&self) -> usize {
+        usize::try_from(self.shards.unwrap_or(SHARDS).clamp(1, MOST_SHARDS)).unwrap_or(1)
+    }
+
     /// The section with a URL and the defaults.
     pub fn at(url: RedisUrl) -> Self {
         Self {
@@ -239,6 +281,8 @@ impl RedisConfig {
             tls_ca: None,
             tls_name: None,
             sentinel: None,
+            shard: None,
+            shards: None,
             deadline: deadline(),
             replicate_revocations: None,
             local: None,
@@ -272,6 +316,32 @@ impl RedisConfig {
                 let message =
                     format!("only `rediss` uses TLS; write it in `url`, or remove `{key}`");
                 errors.push(&path.key(key), message);
+            }
+        }
+        if let Some(by) = self.shard {
+            let by = by.label();
+            if !self.url.is_cluster() {
+                let message = "only a cluster has several nodes; write `redis+cluster://` in `url`, or remove this";
+                errors.push(&path.key("shard"), message);
+            }
+            if self.replicate_revocations.is_none() {
+                let message = format!(
+                    "with `shard: {by}` revocations are on another node than the counters of a check; add `replicate_revocations: {{}}`"
+                );
+                errors.push_presuming(
+                    &path.key("shard"),
+                    &[path.key("replicate_revocations")],
+                    message,
+                );
+            }
+        }
+        if let Some(shards) = self.shards {
+            if !(2..=MOST_SHARDS).contains(&shards) {
+                errors.push(&path.key("shards"), format!("must be 2 to {MOST_SHARDS}"));
+            }
+            if self.shard.is_none() {
+                let message = "there are shards only with `shard`; add `shard: tenant` or `shard: subject`, or remove this";
+                errors.push_presuming(&path.key("shards"), &[path.key("shard")], message);
             }
         }
         if let Some(sentinel) = &self.sentinel {
@@ -358,6 +428,17 @@ mod tests {
     const FOREIGN: &str =
         "revocation: { foreign: ['b:{sub}'] }\nroutes: [{ match: { paths: [/a] }, public: true }]";
 
+    const SHARDED: &str =
+        "redis: { url: 'redis+cluster://r', shard: tenant, shards: 3, replicate_revocations: {} }";
+    const WITHIN: &str = "issuers: [{ issuer: 'https://i', audiences: any, algorithms: [ES256], jwks: { file: /k } }]\n\
+        metering: { secrets: ['file:/s'] }\n\
+        limits: [{ name: a, by: [model, tenant], rate: 9/1s }, { name: b, by: [token], concurrent: 3 }, { name: c, by: [tenant], requests: 9/day }, { name: d, by: [key], rate: 9/1s }]\n\
+        routes: [{ match: { methods: [POST], paths: [/a] }, scopes: [], limits: [c] }]";
+    const ACROSS: &str = "limits: [{ name: l, by: [route], rate: 9/1s }]\n\
+        routes: [{ match: { paths: [/a] }, public: true, limits: [l] }]";
+    const ACROSS_HELD: &str = "limits: [{ name: m, by: [route], requests: 9/day }]\n\
+        routes: [{ match: { paths: [/a] }, public: true, limits: [m] }]";
+
     #[test]
     fn good_sections() {
         for (store, policy) in [
@@ -384,6 +465,9 @@ mod tests {
                 PLAIN,
             ),
             ("redis: { url: 'redis+cluster://a,b', username: u, password: p }", KEYS),
+            (SHARDED, PLAIN),
+            (SHARDED, LEASED),
+            (SHARDED, WITHIN),
             ("redis: { url: 'redis://r', replicate_revocations: { max_staleness: 1s } }", PLAIN),
         ] {
             assert_eq!(errors(store, policy), Vec::<String>::new(), "{store}");
@@ -448,6 +532,32 @@ mod tests {
                 PLAIN,
                 "store.redis.sentinel.username",
                 "add one",
+            ),
+            (SHARDED, ACROSS, "limits[0].by", "add `tenant` to `by`, or give a `rate` a `lease"),
+            (SHARDED, ACROSS_HELD, "limits[0].by", "`m` counts for several"),
+            (
+                "redis: { url: 'redis+sentinel://r/m', shard: subject, replicate_revocations: {} }",
+                PLAIN,
+                "store.redis.shard",
+                "write `redis+cluster://` in `url`",
+            ),
+            (
+                "redis: { url: 'redis+cluster://r', shard: subject }",
+                PLAIN,
+                "store.redis.shard",
+                "add `replicate_revocations: {}`",
+            ),
+            (
+                "redis: { url: 'redis+cluster://r', shards: 3 }",
+                PLAIN,
+                "store.redis.shards",
+                "add `shard: tenant`",
+            ),
+            (
+                "redis: { url: 'redis+cluster://r', shard: subject, shards: 65, replicate_revocations: {} }",
+                PLAIN,
+                "store.redis.shards",
+                "must be 2 to 64",
             ),
             (
                 "redis: { url: 'redis+cluster://r' }",

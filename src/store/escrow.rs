@@ -68,7 +68,7 @@ impl EscrowTable {
 
     /// Notes what the store answered to a check that holds.
     pub(super) fn note(&self, reservation: &Reservation, verdicts: &[Verdict], clock: &Clock) {
-        if self.lock().note(&reservation.holds, verdicts, clock.now()) {
+        if self.lock().note(reservation, verdicts, clock.now()) {
             self.wake.notify_one();
         }
     }

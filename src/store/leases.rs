@@ -39,6 +39,8 @@ pub(super) struct Leases {
 struct BucketLease {
     lease: Lease,
     limit: Arc<str>,
+    /// The shard of the bucket; `None` in none.
+    shard: Option<usize>,
     /// The interval of the bucket that the units were taken from. A bucket with another interval
     /// under the same key takes none of them.
     interval: u64,
@@ -63,6 +65,8 @@ pub(super) enum ChargeStep {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct ReturnedUnits {
     pub(super) key: String,
+    /// The shard of the bucket; `None` in none.
+    pub(super) shard: Option<usize>,
     /// By how much the units moved the TAT of the bucket, in microseconds.
     pub(super) micros: u64,
 }
@@ -90,19 +94,19 @@ impl Leases {
         u64::try_from(since.as_micros()).unwrap_or(u64::MAX)
     }
 
-    /// Takes leased units for each charge, where there are some.
-    pub(super) fn take(&self, charges: &[Charge]) -> Vec<ChargeStep> {
+    /// Takes leased units for each charge, where there are some. Their buckets are in one shard.
+    pub(super) fn take(&self, charges: &[Charge], shard: Option<usize>) -> Vec<ChargeStep> {
         let now = self.now();
-        charges.iter().map(|charge| self.take_one(charge, now)).collect()
+        charges.iter().map(|charge| self.take_one(charge, shard, now)).collect()
     }
 
-    fn take_one(&self, charge: &Charge, now: u64) -> ChargeStep {
+    fn take_one(&self, charge: &Charge, shard: Option<usize>, now: u64) -> ChargeStep {
         let Some(terms) = charge.lease.filter(|_| !self.closed.load(Ordering::Relaxed)) else {
             return ChargeStep::Exact;
         };
-        let Some(shard) = self.shard(charge.bucket) else { return ChargeStep::Exact };
-        let mut shard = shard.lock().unwrap_or_else(PoisonError::into_inner);
-        let entry = match shard.get_mut(&charge.bucket) {
+        let Some(part) = self.shard(charge.bucket) else { return ChargeStep::Exact };
+        let mut part = part.lock().unwrap_or_else(PoisonError::into_inner);
+        let entry = match part.get_mut(&charge.bucket) {
             Some(entry) if entry.interval == charge.interval && entry.terms == terms => entry,
             Some(_) => return ChargeStep::Exact,
             None if self.count.load(Ordering::Relaxed) >= MOST => return ChargeStep::Exact,
@@ -111,10 +115,11 @@ impl Leases {
                 let new = BucketLease {
                     lease: Lease::default(),
                     limit: Arc::clone(&charge.limit),
+                    shard,
                     interval: charge.interval,
                     terms,
                 };
-                shard.entry(charge.bucket).or_insert(new)
+                part.entry(charge.bucket).or_insert(new)
             }
         };
         match entry.lease.take(now, charge.cost, terms) {
@@ -160,6 +165,11 @@ impl Leases {
         self.with(charge.bucket, |entry| entry.lease.settle(charge.cost, spent));
     }
 
+    /// Takes back units of a check that was refused by a limit in another shard.
+    pub(super) fn put_back(&self, charge: &Charge) {
+        self.with(charge.bucket, |entry| entry.lease.put_back(charge.cost));
+    }
+
     fn with(&self, bucket: BucketId, change: impl FnOnce(&mut BucketLease)) {
         if let Some(shard) = self.shard(bucket)
             && let Some(entry) =
@@ -188,6 +198,7 @@ impl Leases {
                 if units > 0 {
                     returned.push(ReturnedUnits {
                         key: bucket.key(&entry.limit),
+                        shard: entry.shard,
                         micros: units.saturating_mul(entry.interval),
                     });
                 }

@@ -21,6 +21,7 @@ mod pages;
 mod replication;
 pub(super) mod script;
 mod settling;
+mod shards;
 mod slot;
 
 use std::{future::Future, net::IpAddr, sync::Arc, time::Duration};
@@ -36,7 +37,7 @@ use tollgate_core::{
 };
 
 use self::{
-    admit_call::{ScriptRequest, ScriptResponse},
+    admit_call::ScriptRequest,
     attended::GRACE,
     connection::Servers,
     keys::{CHANGES, FORMAT_KEY, INDEX, Key, NOTES, Tag, check_format},
@@ -44,6 +45,7 @@ use self::{
     pages::{Listed, MemberPage},
     script::Scripts,
     settling::ReservationCounts,
+    shards::Shards,
 };
 pub use self::{
     api_keys::{KeyPage, KeyWrite, StoredKey},
@@ -72,7 +74,9 @@ pub const ACL_RULE: &str = "~{tollgate}:* -@all +eval +evalsha +time +mget +exis
 /// A store in Redis.
 pub struct Redis {
     /// The link to the keys that are in no shard.
-    home: Link,
+    home: Arc<Link>,
+    /// The links to the shards of the counters, if there are some.
+    shards: Option<Shards>,
     scripts: Arc<Scripts>,
     replication: Option<Replication>,
     leases: Arc<Leases>,
@@ -122,10 +126,14 @@ impl Redis {
         let scripts = Arc::new(Scripts::new());
         let reservations = Arc::<ReservationCounts>::default();
         let servers = Servers::new(config, Arc::clone(&scripts))?;
-        let home =
-            Link::start(servers, Tag::home(), &scripts, deadline, &reservations, alive.clone());
+        let start = |tag| {
+            Link::start(servers.clone(), tag, &scripts, deadline, &reservations, alive.clone())
+        };
+        let home = start(Tag::home());
+        let shards = config.shard.map(|by| Shards::start(by, config.shard_count(), start));
         Ok(Self {
             home,
+            shards,
             scripts,
             replication,
             leases: Arc::default(),
@@ -136,33 +144,39 @@ impl Redis {
     }
 
     async fn decide(&self, request: &AdmitRequest) -> Result<AdmitResponse, Outage> {
+        if let Some(shards) = &self.shards {
+            return self.decide_in_shards(shards, request).await;
+        }
         match self.look_up(request) {
             Lookup::Denied(response) => Ok(response),
             Lookup::NotRevoked => {
                 let (revocation, address) = (None, None);
                 let counted = AdmitRequest { revocation, address, ..request.clone() };
-                self.query(counted).await
+                self.query(counted, None).await
             }
-            Lookup::Unknown => self.query(request.clone()).await,
+            Lookup::Unknown => self.query(request.clone(), None).await,
             // INVARIANT: an outage never forgets a revocation or a ban that is known. Redis may have
             // removed it since, so it is queried first.
-            Lookup::OnceDenied(response) => self.query(request.clone()).await.or(Ok(response)),
+            Lookup::OnceDenied(response) => {
+                self.query(request.clone(), None).await.or(Ok(response))
+            }
         }
     }
 
-    async fn query(&self, request: AdmitRequest) -> Result<AdmitResponse, Outage> {
+    /// Queries the server of a shard, unless leased units suffice.
+    async fn query(
+        &self,
+        request: AdmitRequest,
+        shard: Option<usize>,
+    ) -> Result<AdmitResponse, Outage> {
         if request.is_empty() {
             return Ok(AdmitResponse::Counted(Vec::new()));
         }
         if request.charges.iter().any(|charge| charge.lease.is_some()) {
-            return self.decide_leased(request).await;
+            return self.decide_leased(request, shard).await;
         }
-        self.send(ScriptRequest::exact(request)).await.map(|response| response.response)
-    }
-
-    /// Makes the one round trip of a check.
-    async fn send(&self, request: ScriptRequest) -> Result<ScriptResponse, Outage> {
-        self.home.send(request).await
+        let response = self.link(shard).send(ScriptRequest::exact(request)).await;
+        response.map(|response| response.response)
     }
 
     /// Whether the bans were read once, or could not be read.
@@ -303,7 +317,9 @@ impl Store for Redis {
     /// one in use.
     fn longest_wait(&self) -> Duration {
         let deadlines = if self.home.dialer.has_replacements() { 3 } else { 2 };
-        self.deadline * deadlines + GRACE
+        // With shards, the home may be queried before.
+        let calls = if self.has_shards() { 2 } else { 1 };
+        (self.deadline * deadlines + GRACE) * calls
     }
 
     fn revoke<'a>(&'a self, revocation: &'a Revocation) -> BoxFuture<'a, Result<(), Outage>> {
@@ -368,14 +384,17 @@ impl Store for Redis {
     }
 
     fn status(&self) -> StoreStatus {
-        let circuit = self.home.circuit();
+        let links = || self.places().map(|shard| (shard, self.link(shard)));
+        let circuit = links().map(|(_, link)| link.circuit()).max().unwrap_or(Circuit::Closed);
+        let failing = links().find(|(_, link)| link.circuit() != Circuit::Closed);
+        let last_error = failing.and_then(|(_, link)| link.last_error());
         StoreStatus {
             remote: true,
             up: circuit == Circuit::Closed,
             circuit,
-            connections: self.home.connections(),
-            last_error: self.home.last_error(),
-            nodes: vec![self.home.node(None)],
+            connections: links().map(|(_, link)| link.connections()).sum(),
+            last_error: last_error.or_else(|| self.home.last_error()),
+            nodes: links().map(|(shard, link)| link.node(shard)).collect(),
             buckets: None,
             revocations: None,
             replica: self.replication.as_ref().and_then(

@@ -5,7 +5,7 @@ use std::time::Duration;
 use tollgate_core::ban::Kind;
 
 /// The state of the circuit breaker of a store.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Circuit {
     /// Requests are sent.
     Closed,

@@ -298,6 +298,7 @@ fn reservation(amount: u64, life: Span) -> Reservation {
         issued: now,
         life,
         histories: None,
+        shard: None,
         holds: vec![Hold {
             limit: "day".into(),
             counter_id: "alice".into(),

@@ -217,6 +217,7 @@ async fn windows_of_requests_have_shares_and_holds_of_tokens_need_an_escrow() {
             life: Span::from_secs(30),
             holds: vec![hold],
             histories: None,
+            shard: None,
         };
         AdmitRequest { reservation: Some(Box::new(reservation)), ..AdmitRequest::default() }
     };

@@ -96,6 +96,7 @@ pub(super) fn charge(key: &str, interval: u64, burst: u64) -> Charge {
         cost: 1,
         by_principal: true,
         lease: None,
+        within: tollgate_core::limit::shard::CountedWithin::default(),
     }
 }
 

@@ -313,6 +313,7 @@ fn reservation(random: &mut StdRng, id: u8, counters: &[Counter], now: u64) -> R
         life: Span::from_secs(30),
         holds,
         histories: None,
+        shard: None,
     }
 }
 

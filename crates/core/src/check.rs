@@ -451,7 +451,8 @@ fn authorize(
         let (tokens, histories) =
             request_tokens(&permit, &subject, |history| hooks.learnt_usage(history));
         let held = holds(&permit, &subject, tokens, now, &mut evidence.limits)?;
-        let reservation = reserve(&held, histories, snapshot, now, || hooks.reservation_id())?;
+        let reservation =
+            reserve(&held, histories, &subject, snapshot, now, || hooks.reservation_id())?;
         (held, reservation)
     };
     let revocation = permit.principal().map(|principal| Arc::clone(principal.revocation()));

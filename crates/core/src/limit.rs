@@ -24,6 +24,7 @@ mod requests;
 pub mod reservation;
 mod selector;
 pub mod settlement;
+pub mod shard;
 mod sizes;
 mod tokens;
 pub mod usage_history;
@@ -32,7 +33,6 @@ mod window;
 
 use std::sync::Arc;
 
-use self::lease::LeaseTerms;
 pub use self::{
     bucket::BucketId,
     counted_by::{By, ChargeSubject},
@@ -47,6 +47,7 @@ pub(crate) use self::{
     entry::compile,
     hold_limit::{TOKEN_BUDGET, token_budget},
 };
+use self::{lease::LeaseTerms, shard::CountedWithin};
 use crate::time::Span;
 
 /// One charge of a check: take `cost` units from a bucket.
@@ -68,6 +69,8 @@ pub struct Charge {
     /// The terms on which a replica may take units ahead of need. `None`: the shared bucket is
     /// queried for every check.
     pub lease: Option<LeaseTerms>,
+    /// What the requests that the bucket counts have in common: whether it is in their shard.
+    pub within: CountedWithin,
 }
 
 impl Charge {

@@ -19,6 +19,7 @@ use crate::{
         self, Limit, TOKEN_BUDGET,
         config::{self as limit_config, LimitConfig},
         metering::MeteringConfig,
+        shard::ShardBy,
     },
     request::HeaderNames,
     revocation::{ExternalDenylist, RevocationConfig},
@@ -130,6 +131,11 @@ pub struct Policy {
     pub on_outage: Vec<OnOutage>,
     /// Whether some route counts in memory during an outage.
     pub uses_local: bool,
+    /// The place and the name of each limit, in the order of the file.
+    pub limit_places: Vec<(Path, String)>,
+    /// What decides the shard of a request, where the store has shards
+    /// ([`with_shards`](Self::with_shards)).
+    pub shard_by: Option<ShardBy>,
     /// The place of the first limit with a lease.
     pub leased: Option<Path>,
     /// The place of the first limit whose holds end with a report of the proxy.
@@ -137,6 +143,12 @@ pub struct Policy {
 }
 
 impl Policy {
+    /// The policy for a store with shards, if `by` is one.
+    #[must_use]
+    pub fn with_shards(self, by: Option<ShardBy>) -> Self {
+        Self { shard_by: by, ..self }
+    }
+
     /// Returns the longest time for which a credential that is accepted now may still be accepted:
     /// the largest of all issuers and of API keys, or of any policy where there are none.
     pub fn longest_life(&self) -> Span {
@@ -279,6 +291,13 @@ impl Policy {
             body_routes: compiled.body_routes,
             uses_local,
             settled,
+            shard_by: None,
+            limit_places: config
+                .limits
+                .iter()
+                .enumerate()
+                .map(|(index, limit)| (root.key("limits").index(index), limit.name.clone()))
+                .collect(),
             leased: config
                 .limits
                 .iter()

@@ -43,6 +43,7 @@ fn reservation(counter: Counter) -> Reservation {
         issued: Timestamp::from_secs(1_800_000_000),
         life: Span::from_secs(30),
         histories: None,
+        shard: None,
         holds: vec![Hold {
             limit: "day".into(),
             counter_id: "alice".into(),

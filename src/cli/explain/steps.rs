@@ -614,7 +614,8 @@ fn principal_facts(principal: &Principal, jti: Option<&Value>) -> Facts {
 
 fn limit_facts(admit_request: &AdmitRequest) -> Facts {
     let shown = |charge: &Charge| {
-        let Charge { limit, bucket: _, interval, burst, cost, by_principal: _, lease } = charge;
+        let Charge { limit, bucket: _, interval, burst, cost, by_principal: _, lease, within: _ } =
+            charge;
         let every = Span::from_micros(*interval);
         let lease =
             lease.map_or(String::new(), |terms| format!(", leased by {} at most", terms.slice));

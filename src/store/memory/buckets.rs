@@ -229,6 +229,7 @@ mod tests {
             cost: 1,
             by_principal: true,
             lease: None,
+            within: tollgate_core::limit::shard::CountedWithin::default(),
         }
     }
 

@@ -174,7 +174,7 @@ fn write_holds(
     list: &mut PackedList,
     reservation: Option<&Reservation>,
 ) -> usize {
-    let Some(Reservation { id, issued, life, holds, histories: _ }) = reservation else {
+    let Some(Reservation { id, issued, life, holds, histories: _, shard: _ }) = reservation else {
         list.push(0);
         return 0;
     };
@@ -312,6 +312,7 @@ mod tests {
             cost: 1,
             by_principal: true,
             lease,
+            within: tollgate_core::limit::shard::CountedWithin::default(),
         };
         let terms = LeaseTerms { slice: 2, life: 9 };
         AdmitRequest {
@@ -403,6 +404,7 @@ mod tests {
             issued: Timestamp::from_micros(5),
             life: Span::from_micros(6),
             histories: None,
+            shard: None,
             holds: vec![
                 hold(Counter::Budget { limit: 7, ends }, 2),
                 hold(Counter::Slots { limit: 3 }, 1),
@@ -485,6 +487,7 @@ mod tests {
             life: Span::from_micros(6),
             holds: vec![slot],
             histories: None,
+            shard: None,
         };
         let request = AdmitRequest {
             charges: request().charges[..1].to_vec(),

@@ -4,7 +4,7 @@ use std::{io::Write as _, sync::Arc};
 
 use ::redis::{RedisError, RedisWrite, ToRedisArgs, make_extension_error};
 
-use super::slot::slot_of;
+use super::slot::{SLOTS, slot_of};
 
 /// The format of the data that this version reads and writes. A new kind of key does not change
 /// it; a new meaning of an existing key does. See docs/operations.md, "Versions side by side".
@@ -71,6 +71,20 @@ impl Tag {
     /// The tag of everything that is not in a shard.
     pub(super) fn home() -> Self {
         Self(HOME.into())
+    }
+
+    /// The tag of the shard `index` of `count`: `{tollgate.N}` with the smallest N whose slot is in
+    /// the middle half of this part of all slots. Primaries that have equal parts of the slots have
+    /// equally many shards, if their number divides `count`.
+    pub(super) fn shard(index: usize, count: usize) -> Self {
+        let part = 4 * usize::from(SLOTS);
+        let is_inside = |tag: &str| {
+            // All slots are `count` parts, so that a slot is 4 * `count` long.
+            let place = 4 * count * usize::from(slot_of(tag.as_bytes()));
+            (index * part + part / 4..(index + 1) * part - part / 4).contains(&place)
+        };
+        let mut tags = (0_u32..).map(|n| format!("{{tollgate.{n}}}"));
+        Self(tags.find(|tag| is_inside(tag)).unwrap_or_default().into())
     }
 
     /// The slot of the keys with this tag.
@@ -168,6 +182,21 @@ mod tests {
             include_str!("../scripts/revoke.lua")
                 .contains(&format!("redis.call('SET', KEYS[5], '{FORMAT}')"))
         );
+    }
+
+    #[test]
+    fn the_tags_of_shards_are_a_contract_and_divide_the_slots_evenly() {
+        let tags =
+            |count: usize| -> Vec<Tag> { (0..count).map(|n| Tag::shard(n, count)).collect() };
+        let names: Vec<_> = tags(3).iter().map(|tag| tag.0.to_string()).collect();
+        assert_eq!(names, ["{tollgate.13}", "{tollgate.0}", "{tollgate.1}"]);
+        for (count, primaries) in [(12, 3), (12, 4), (12, 12), (64, 16), (2, 2)] {
+            let mut shards = vec![0; primaries];
+            for tag in tags(count) {
+                shards[usize::from(tag.slot()) * primaries / usize::from(SLOTS)] += 1;
+            }
+            assert_eq!(shards, vec![count / primaries; primaries], "{count} on {primaries}");
+        }
     }
 
     #[test]

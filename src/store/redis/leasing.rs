@@ -16,6 +16,8 @@ use tollgate_core::{
 use super::{
     Redis,
     admit_call::{ScriptRequest, ScriptResponse},
+    link::Link,
+    script::Scripts,
 };
 use crate::store::leases::{ChargeStep, Leases, ReturnedUnits};
 
@@ -30,11 +32,12 @@ impl Redis {
     pub(super) async fn decide_leased(
         &self,
         request: AdmitRequest,
+        shard: Option<usize>,
     ) -> Result<AdmitResponse, Outage> {
-        let steps = self.leases.take(&request.charges);
+        let steps = self.leases.take(&request.charges, shard);
         for (charge, step) in request.charges.iter().zip(&steps) {
             if let ChargeStep::Taken(_, ahead @ 1..) = step {
-                self.request_ahead(charge, *ahead);
+                self.request_ahead(charge, shard, *ahead);
             }
         }
         let is_known =
@@ -48,13 +51,13 @@ impl Redis {
             return Ok(check.decide_here());
         }
         check.request_refused();
-        let response = self.send(check.script_request(&request)).await;
+        let response = self.link(shard).send(check.script_request(&request)).await;
         check.conclude(response)
     }
 
     /// Requests units ahead of need, while the units of the lease are spent.
-    fn request_ahead(&self, charge: &Charge, want: u64) {
-        let Some(connection) = self.home.connected() else {
+    fn request_ahead(&self, charge: &Charge, shard: Option<usize>, want: u64) {
+        let Some(connection) = self.link(shard).connected() else {
             return self.leases.forget(charge.bucket, want);
         };
         let (leases, charge) = (Arc::clone(&self.leases), charge.clone());
@@ -81,29 +84,38 @@ impl Redis {
 
     /// Returns expired units to Redis; with `closing`, all of them.
     pub(super) async fn give_back(&self, closing: bool) {
-        let returned = self.leases.reclaim(closing).await;
-        for chunk in returned.chunks(CHUNK) {
-            // Units that cannot be returned come back with time, as the bucket fills.
-            let _lost = self.give_back_chunk(chunk).await;
+        let mut returned = self.leases.reclaim(closing).await;
+        returned.sort_by_key(|units| units.shard);
+        for of_shard in returned.chunk_by(|one, next| one.shard == next.shard) {
+            let link = self.link(of_shard.first().and_then(|units| units.shard));
+            for chunk in of_shard.chunks(CHUNK) {
+                // Units that cannot be returned come back with time, as the bucket fills.
+                let _lost = give_back_chunk(link, &self.scripts, chunk).await;
+            }
         }
     }
+}
 
-    async fn give_back_chunk(&self, chunk: &[ReturnedUnits]) -> Result<(), Outage> {
-        let tag = self.home.tag();
-        self.call(|mut connection| async move {
-            let reply = self.scripts.give_back.run(&mut connection, chunk.len() + 1, |cmd| {
-                for ReturnedUnits { key, .. } in chunk {
-                    cmd.arg(tag.bucket(key));
-                }
-                cmd.arg(tag.format());
-                for ReturnedUnits { micros, .. } in chunk {
-                    cmd.arg(*micros);
-                }
-            });
-            reply.await.map(|_: Value| ())
-        })
-        .await
-    }
+/// Returns units of buckets of one shard.
+pub(super) async fn give_back_chunk(
+    link: &Link,
+    scripts: &Scripts,
+    chunk: &[ReturnedUnits],
+) -> Result<(), Outage> {
+    let tag = link.tag();
+    link.call(|mut connection| async move {
+        let reply = scripts.give_back.run(&mut connection, chunk.len() + 1, |cmd| {
+            for ReturnedUnits { key, .. } in chunk {
+                cmd.arg(tag.bucket(key));
+            }
+            cmd.arg(tag.format());
+            for ReturnedUnits { micros, .. } in chunk {
+                cmd.arg(*micros);
+            }
+        });
+        reply.await.map(|_: Value| ())
+    })
+    .await
 }
 
 /// Starts the task that returns expired units, until `stop` or until the store is dropped.

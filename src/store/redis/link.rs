@@ -36,7 +36,7 @@ impl Link {
         deadline: Duration,
         reservations: &Arc<ReservationCounts>,
         stop: CancellationToken,
-    ) -> Self {
+    ) -> Arc<Self> {
         let dialer = Arc::new(Dialer::new(servers, tag));
         let breaker = CircuitBreaker::start(
             Arc::clone(&dialer),
@@ -45,7 +45,7 @@ impl Link {
             Arc::clone(reservations),
             stop,
         );
-        Self { breaker, dialer, deadline }
+        Arc::new(Self { breaker, dialer, deadline })
     }
 
     /// The tag of its keys.

@@ -1,14 +1,16 @@
 //! Reports of usage: applied in batches, and the sweep that charges reservations without one.
 
 use std::{
+    collections::BTreeMap,
     sync::{
-        Weak,
+        Mutex, PoisonError, Weak,
         atomic::{AtomicBool, AtomicU64, Ordering},
     },
     time::Duration,
 };
 
 use ::redis::Cmd;
+use futures_util::future::{join_all, try_join_all};
 use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 use tollgate_core::{
@@ -35,7 +37,8 @@ const KEYS: usize = 1000;
 /// The reservations that this process knows of.
 #[derive(Debug, Default)]
 pub(super) struct ReservationCounts {
-    open: AtomicU64,
+    /// The number of open ones of each link.
+    open: Mutex<BTreeMap<Option<usize>, u64>>,
     expired: AtomicU64,
     /// Whether this process has reserved or settled.
     used: AtomicBool,
@@ -49,14 +52,15 @@ impl ReservationCounts {
         self.expired.fetch_add(count, Ordering::Relaxed);
     }
 
-    fn set_open(&self, open: u64) {
-        self.open.store(open, Ordering::Relaxed);
+    fn set_open(&self, shard: Option<usize>, open: u64) {
+        self.open.lock().unwrap_or_else(PoisonError::into_inner).insert(shard, open);
     }
 
     pub(super) fn status(&self) -> ReservationStatus {
         let used = self.used.load(Ordering::Relaxed);
         ReservationStatus {
-            open: used.then(|| self.open.load(Ordering::Relaxed)),
+            open: used
+                .then(|| self.open.lock().unwrap_or_else(PoisonError::into_inner).values().sum()),
             expired: self.expired.load(Ordering::Relaxed),
         }
     }
@@ -68,6 +72,32 @@ impl Redis {
         &self,
         settlements: &[Settlement],
     ) -> Result<Vec<Settled>, Outage> {
+        if !self.has_shards() {
+            return self.settle_in(None, settlements).await;
+        }
+        let mut by_shard = BTreeMap::<_, (Vec<usize>, Vec<Settlement>)>::new();
+        for (place, settlement) in settlements.iter().enumerate() {
+            let shard = self.index_of(settlement.reservation.shard);
+            let (places, settlements) = by_shard.entry(shard).or_default();
+            places.push(place);
+            settlements.push(settlement.clone());
+        }
+        let calls = by_shard.iter().map(|(shard, (_, batch))| self.settle_in(*shard, batch));
+        let mut settled: Vec<(usize, Settled)> = Vec::with_capacity(settlements.len());
+        for (answers, (places, _)) in try_join_all(calls).await?.into_iter().zip(by_shard.values())
+        {
+            settled.extend(places.iter().copied().zip(answers));
+        }
+        settled.sort_by_key(|(place, _)| *place);
+        Ok(settled.into_iter().map(|(_, settled)| settled).collect())
+    }
+
+    /// Applies reports whose counters are in one shard.
+    async fn settle_in(
+        &self,
+        shard: Option<usize>,
+        settlements: &[Settlement],
+    ) -> Result<Vec<Settled>, Outage> {
         let (mut rest, mut settled) = (settlements, Vec::with_capacity(settlements.len()));
         while !rest.is_empty() {
             let mut keys = 0;
@@ -76,33 +106,42 @@ impl Redis {
                 keys <= KEYS
             });
             let (batch, after) = rest.split_at(fitting.count().max(1));
-            settled.extend(self.settle_batch(batch).await?);
+            settled.extend(self.settle_batch(shard, batch).await?);
             rest = after;
         }
         Ok(settled)
     }
 
-    async fn settle_batch(&self, batch: &[Settlement]) -> Result<Vec<Settled>, Outage> {
+    async fn settle_batch(
+        &self,
+        shard: Option<usize>,
+        batch: &[Settlement],
+    ) -> Result<Vec<Settled>, Outage> {
+        let link = self.link(shard);
         let keys = batch.iter().map(|one| one.reservation.holds.len() + 2).sum::<usize>() + 2;
-        let reply: Vec<u8> = self
+        let reply: Vec<u8> = link
             .call(|mut connection| async move {
-                let write = |cmd: &mut Cmd| write(cmd, self.home.tag(), batch);
+                let write = |cmd: &mut Cmd| write(cmd, link.tag(), batch);
                 self.scripts.settle.run(&mut connection, keys, write).await
             })
             .await?;
         let mut reply = PackedNumbers::new(&reply);
         self.reservations.count_expired(reply.next());
-        self.reservations.set_open(reply.next().and_then(number).ok_or(Outage::Refused)?);
+        self.reservations.set_open(shard, reply.next().and_then(number).ok_or(Outage::Refused)?);
         let settled = batch.iter().map(|_| settled(reply.next()?, reply.next().and_then(number)?));
         settled.collect::<Option<_>>().ok_or(Outage::Refused)
     }
 
     /// Charges reservations that are due, until none is. Reads the number of open ones.
     async fn sweep(&self) {
+        join_all(self.places().map(|shard| self.sweep_in(shard))).await;
+    }
+
+    async fn sweep_in(&self, shard: Option<usize>) {
         loop {
             let before = self.reservations.status().expired;
             // What is not charged now is charged later.
-            let swept = self.settle_batch(&[]).await;
+            let swept = self.settle_batch(shard, &[]).await;
             if swept.is_err() || self.reservations.status().expired == before {
                 return;
             }

@@ -22,6 +22,11 @@ local reservations, changed_reservations = {}, {}
 local expiries = {}
 local expired = 0
 
+-- The id of a reservation: what follows the last colon of its key.
+local function id_of(key)
+  return string.match(key, '[^:]*$')
+end
+
 local function whole(number)
   return string.format('%.0f', number)
 end
@@ -153,7 +158,7 @@ local function open_reservation(key, first, holds, list, at, issued, life, used,
     size = size + 6
   end
   write_reservation(key, reservation)
-  expiries[string.sub(key, 24)] = now + life
+  expiries[id_of(key)] = now + life
 end
 
 -- Renews the holds of an open reservation whose check is retried.
@@ -161,7 +166,7 @@ local function renew(key, life)
   local reservation = reservations[key]
   reservation[4] = math.max(reservation[4], now + life)
   write_reservation(key, reservation)
-  expiries[string.sub(key, 24)] = reservation[4]
+  expiries[id_of(key)] = reservation[4]
 end
 
 -- Charges an open reservation whose life has passed.
@@ -175,7 +180,7 @@ local function expire(key, reservation)
     if count == nil then count = read_count(counter, redis.call('GET', counter)) end
     replace(counter, count, kind, reservation[n + 2], reservation[n + 3], spent, held, charge, rest)
   end
-  expiries[string.sub(key, 24)] = false
+  expiries[id_of(key)] = false
   write_reservation(key, not forgets(issued) and { 2, issued, used } or false)
   expired = expired + 1
 end
@@ -184,7 +189,8 @@ end
 local function expire_due(index)
   local due = redis.call('ZRANGEBYSCORE', index, '-inf', whole(now), 'LIMIT', 0, EXPIRED_AT_ONCE)
   for i = 1, #due do
-    local key = '{tollgate}:reservation:' .. due[i]
+    -- Its key is that of the index, without the `s` at its end, and the id.
+    local key = string.sub(index, 1, -2) .. ':' .. due[i]
     local reservation = read_reservation(key, redis.call('GET', key))
     if is_open(reservation) and reservation[4] <= now then
       expire(key, reservation)

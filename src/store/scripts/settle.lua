@@ -63,7 +63,7 @@ local function report(record, holds, member, issued, life, usage, tokens)
   end
   if known then
     write_reservation(record, false)
-    expiries[string.sub(record, 24)] = false
+    expiries[id_of(record)] = false
   end
   if not forgets(issued) then
     if not settled[set] then

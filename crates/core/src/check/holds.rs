@@ -112,6 +112,7 @@ fn too_large(name: &str, most: u64, size: Option<RequestSize>, tokens: u64) -> D
 pub(super) fn reserve(
     held: &[Held],
     histories: Option<HistoryIds>,
+    subject: &ChargeSubject<'_>,
     snapshot: &Snapshot,
     now: Timestamp,
     id: impl FnOnce() -> Option<ReservationId>,
@@ -124,7 +125,9 @@ pub(super) fn reserve(
     })?;
     let holds = held.iter().map(|held| held.hold.clone()).collect();
     let life = snapshot.policy.metering.as_ref().map_or(Span::from_secs(0), |it| it.life);
-    let reservation = Reservation { id, issued: now, life, holds, histories };
+    let shard = snapshot.policy.shard_by.zip(subject.principal);
+    let shard = shard.map(|(by, principal)| by.shard(principal.revocation()));
+    let reservation = Reservation { id, issued: now, life, holds, histories, shard };
     if reservation.is_settled() && snapshot.reservation_keys.is_none() {
         let cause =
             "no secret of `metering.secrets` can be used, so that no usage could be reported";

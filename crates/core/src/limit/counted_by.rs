@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use schemars::JsonSchema;
 use serde::Deserialize;
 
-use super::bucket::BucketId;
+use super::{bucket::BucketId, shard::CountedWithin};
 use crate::{
     config::{Errors, Path},
     denial::{Denial, Reason},
@@ -124,6 +124,14 @@ impl CountedBy {
     /// Whether the model is one of the attributes.
     pub(super) fn needs_model(&self) -> bool {
         self.by.contains(&By::Model)
+    }
+
+    /// What the requests that one counter counts have in common. A token, and a key by its record, is
+    /// one of one subject and one tenant.
+    pub(super) fn within(&self) -> CountedWithin {
+        let is_one =
+            |of: By| self.by.iter().any(|by| *by == of || matches!(by, By::Token | By::Key));
+        CountedWithin { tenant: is_one(By::Tenant), subject: is_one(By::Subject) }
     }
 
     /// Whether a part of the identity is one of the attributes.

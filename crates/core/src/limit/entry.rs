@@ -6,6 +6,7 @@ use super::{
     config::{LimitConfig, SizeKeys},
     hold_limit::{HoldLimit, TOKEN_BUDGET},
     rate::RateLimit,
+    shard::ShardBy,
 };
 use crate::{
     config::{Errors, Path},
@@ -69,6 +70,15 @@ impl Limit {
         match self {
             Self::Rate(limit) => &limit.name,
             Self::Hold(limit) => &limit.name,
+        }
+    }
+
+    /// Whether what the limit counts is in the shard of each request, or need not be: a limit that
+    /// counts nothing, or whose units are leased.
+    pub fn fits_shards(&self, by: ShardBy) -> bool {
+        match self {
+            Self::Rate(limit) => by.has(limit.within()) || limit.is_leased(),
+            Self::Hold(limit) => limit.within().is_none_or(|within| by.has(within)),
         }
     }
 

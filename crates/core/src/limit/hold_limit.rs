@@ -12,6 +12,7 @@ use super::{
     kind::LimitKind,
     requests::RequestWindows,
     selector::Selector,
+    shard::CountedWithin,
     sizes::Sizes,
     tokens::{TokenSize, Tokens},
     window::{Window, Windows},
@@ -99,6 +100,14 @@ impl HoldLimit {
     /// Whether the limit counts by an attribute of the credential.
     pub fn needs_principal(&self) -> bool {
         self.counted_by.needs_principal()
+    }
+
+    /// What the requests that one counter counts have in common; `None` where nothing is counted.
+    pub(super) fn within(&self) -> Option<CountedWithin> {
+        match self.kind {
+            Kind::PerRequest(_) => None,
+            Kind::Requests(_) | Kind::Tokens(_) | Kind::Slots(_) => Some(self.counted_by.within()),
+        }
     }
 
     /// Whether the limit counts by the model.

@@ -189,6 +189,11 @@ impl Lease {
         }
     }
 
+    /// Takes back `cost` units that were spent for a check that another limit then refused.
+    pub fn put_back(&mut self, cost: u64) {
+        self.units += cost;
+    }
+
     /// Removes and returns the units that have expired; on shutdown (`closing`), all units.
     pub fn reclaim(&mut self, now: u64, closing: bool) -> u64 {
         if now >= self.expires_at || closing { std::mem::take(&mut self.units) } else { 0 }

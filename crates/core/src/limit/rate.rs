@@ -8,6 +8,7 @@ use super::{
     config::{LimitConfig, SizeKeys},
     counted_by::{ChargeSubject, CountedBy},
     lease::LeaseTerms,
+    shard::CountedWithin,
     sizes::{Size, Sizes},
 };
 use crate::{
@@ -46,6 +47,7 @@ pub struct RateLimit {
     counted_by: CountedBy,
     sizes: Sizes<BucketSize>,
     lease: Option<LeaseTerms>,
+    within: CountedWithin,
 }
 
 impl RateLimit {
@@ -76,7 +78,18 @@ impl RateLimit {
         let sizes = Sizes::<BucketSize>::compile(config, path, errors)?;
         let burst = sizes.of_policy().burst;
         let lease = config.lease.map(|lease| lease.compile(burst, &path.key("lease"), errors));
-        Some(Self { name: config.name.as_str().into(), counted_by, sizes, lease })
+        let within = counted_by.within();
+        Some(Self { name: config.name.as_str().into(), counted_by, sizes, lease, within })
+    }
+
+    /// What the requests that one bucket counts have in common.
+    pub(super) const fn within(&self) -> CountedWithin {
+        self.within
+    }
+
+    /// Whether units may be leased.
+    pub(super) const fn is_leased(&self) -> bool {
+        self.lease.is_some()
     }
 
     /// Whether the limit counts by an attribute of the credential.
@@ -117,6 +130,7 @@ impl RateLimit {
             cost: 1,
             by_principal: self.needs_principal(),
             lease,
+            within: self.within,
         })
     }
 }

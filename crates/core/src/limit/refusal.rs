@@ -62,7 +62,7 @@ impl Refusal {
     ///
     /// ```
     /// use tollgate_core::{
-    ///     limit::{Charge, Verdict, refusal::Refusal},
+    ///     limit::{Charge, Verdict, refusal::Refusal, shard::CountedWithin},
     ///     time::Timestamp,
     /// };
     ///
@@ -74,6 +74,7 @@ impl Refusal {
     ///     cost: 1,
     ///     by_principal: true,
     ///     lease: None,
+    ///     within: CountedWithin::default(),
     /// };
     /// let refused = Verdict { admitted: false, remaining: 0, retry_after: 800_000, reset: 1_800_000 };
     /// let now = Timestamp::from_secs(1_800_000_000);
@@ -123,6 +124,7 @@ mod tests {
             cost,
             by_principal: true,
             lease: None,
+            within: crate::limit::shard::CountedWithin::default(),
         }
     }
 

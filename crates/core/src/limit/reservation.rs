@@ -11,7 +11,7 @@ use base64::{Engine as _, prelude::BASE64_URL_SAFE_NO_PAD};
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
-use super::{Hold, usage_history::HistoryIds};
+use super::{Hold, shard::Shard, usage_history::HistoryIds};
 use crate::{
     secret::Secret,
     text::hex,
@@ -59,6 +59,9 @@ pub struct Reservation {
     /// `None` without a hold that is an estimate.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub histories: Option<HistoryIds>,
+    /// The shard that the counters are in; `None` in a store without shards.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub shard: Option<Shard>,
 }
 
 /// The secrets that authenticate reservations. The first one signs, all of them verify.
@@ -201,6 +204,7 @@ mod tests {
             issued: Timestamp::from_micros(1_799_999_999_000_001),
             life: Span::from_secs(30),
             histories: Some(HistoryIds { own: "alice".into(), shared: "all".into() }),
+            shard: None,
             holds: vec![
                 hold("minute", Counter::Bucket { interval: 5, burst: 9 }),
                 hold("day", Counter::Budget { limit: 9, ends }),

@@ -198,6 +198,7 @@ impl World {
             life: REQUEST_LIFE,
             holds: vec![hold(self.counter, amount)],
             histories: None,
+            shard: None,
         };
         let answer = if self.is_cut(replica) {
             None
@@ -212,8 +213,7 @@ impl World {
         let now = self.time();
         let admitted = match answer {
             Some(verdicts) => {
-                let holds = &reservation.holds;
-                self.replicas[replica].escrows.note(holds, &verdicts, now);
+                self.replicas[replica].escrows.note(&reservation, &verdicts, now);
                 if !verdicts[0].admitted {
                     self.check_refusal(amount);
                 }

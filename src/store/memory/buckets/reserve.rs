@@ -111,6 +111,7 @@ mod tests {
             life: Span::from_secs(30),
             holds: holds.to_vec(),
             histories: None,
+            shard: None,
         }
     }
 
@@ -186,6 +187,7 @@ mod tests {
             cost: 1,
             by_principal: true,
             lease: None,
+            within: tollgate_core::limit::shard::CountedWithin::default(),
         };
         let never = Hold { counter: Counter::Slots { limit: 0 }, ..slots("never", true) };
         let held = |holds: &[Hold]| Some(Box::new(reservation(1, holds)));

@@ -173,6 +173,7 @@ impl Dialer {
             cost: 1,
             by_principal: true,
             lease: None,
+            within: tollgate_core::limit::shard::CountedWithin::default(),
         };
         let probe =
             ScriptRequest::exact(AdmitRequest { charges: vec![charge], ..AdmitRequest::default() });

@@ -36,6 +36,7 @@ fn reservation(id: u8, issued: u64, holds: &[Hold]) -> Reservation {
         life: Span::from_micros(LIFE),
         holds: holds.to_vec(),
         histories: None,
+        shard: None,
     }
 }
 

@@ -11,6 +11,7 @@ use crate::{
         BucketId, Counter, Hold, Verdict,
         reservation::{Reservation, ReservationId},
         settlement::{Settlement, Usage},
+        shard::Shard,
     },
     time::{Span, Timestamp},
 };
@@ -49,6 +50,8 @@ pub struct Escrows {
 struct Tracked {
     /// The smallest hold of a request in this period.
     hold: Hold,
+    /// The shard of the counter.
+    shard: Option<Shard>,
     /// The units that were left when the store last answered, beside the escrow.
     remaining: u64,
     /// The units that requests held in the last period, a life long, and in this one.
@@ -91,7 +94,12 @@ impl Escrows {
 
     /// Notes what the store answered to a reservation: one verdict for each hold. Returns whether an
     /// escrow has to be released now, because the store had no room beside it.
-    pub fn note(&mut self, holds: &[Hold], verdicts: &[Verdict], now: Timestamp) -> bool {
+    pub fn note(
+        &mut self,
+        Reservation { holds, shard, .. }: &Reservation,
+        verdicts: &[Verdict],
+        now: Timestamp,
+    ) -> bool {
         let is_admitted = verdicts.iter().all(|verdict| verdict.admitted);
         let mut leaves = false;
         for (hold, verdict) in holds.iter().zip(verdicts) {
@@ -103,7 +111,7 @@ impl Escrows {
             let tracked = match self.counters.get_mut(&key) {
                 Some(tracked) => tracked,
                 None if is_full => continue,
-                None => self.counters.entry(key).or_insert_with(|| Tracked::new(hold, now)),
+                None => self.counters.entry(key).or_insert_with(|| Tracked::new(hold, *shard, now)),
             };
             tracked.remaining = verdict.remaining;
             if is_admitted {
@@ -239,8 +247,9 @@ impl Escrows {
             }
             let hold = Hold { amount, unreported: amount, ..tracked.hold.clone() };
             let life = self.terms.life;
+            let (holds, shard) = (vec![hold], tracked.shard);
             let reservation =
-                Reservation { id: id(), issued: now, life, holds: vec![hold], histories: None };
+                Reservation { id: id(), issued: now, life, holds, histories: None, shard };
             takes.push(reservation.clone());
             tracked.escrow = Some(Escrow { reservation, confirmed: None, is_used: false });
         }
@@ -332,10 +341,10 @@ impl Escrows {
 }
 
 impl Tracked {
-    fn new(hold: &Hold, now: Timestamp) -> Self {
+    fn new(hold: &Hold, shard: Option<Shard>, now: Timestamp) -> Self {
         let start = Timestamp::from_micros(0);
         let hold = hold.clone();
-        Self { hold, remaining: 0, held: [0, 0], since: now, retry_at: start, escrow: None }
+        Self { hold, shard, remaining: 0, held: [0, 0], since: now, retry_at: start, escrow: None }
     }
 
     fn is_confirmed(&self) -> bool {

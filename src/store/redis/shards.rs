@@ -1,0 +1,165 @@
+//! Shards: the counters of a cluster, spread over its nodes by an attribute of the credential.
+//!
+//! What a check counts within its tenant, or within its subject, is in one shard, and is one script
+//! call on one node. Everything else is at home, in the slot of `{tollgate}`: revocations, bans and API
+//! keys, which are copied, and limits that count for several tenants, whose units are leased. Home is
+//! queried before the shard, and only where the copy is too old or a lease is used up.
+
+use std::sync::Arc;
+
+use tollgate_core::{
+    admission::{AdmitRequest, AdmitResponse, Outage},
+    limit::{
+        Charge, Verdict,
+        shard::{Shard, ShardBy},
+    },
+};
+
+use super::{Lookup, Redis, keys::Tag, link::Link};
+use crate::store::leases::ReturnedUnits;
+
+/// The links to all shards.
+pub(super) struct Shards {
+    by: ShardBy,
+    links: Vec<Arc<Link>>,
+}
+
+impl Shards {
+    /// Starts a link to each shard.
+    pub(super) fn start(by: ShardBy, count: usize, start: impl Fn(Tag) -> Arc<Link>) -> Self {
+        Self { by, links: (0..count).map(|index| start(Tag::shard(index, count))).collect() }
+    }
+
+    /// The number of the shard of a request: that of its reservation, or of its credential.
+    fn of(&self, request: &AdmitRequest) -> Option<usize> {
+        let held = request.reservation.as_ref().and_then(|reservation| reservation.shard);
+        let of_credential = || request.revocation.as_ref().map(|keys| self.by.shard(keys));
+        Some(held.or_else(of_credential)?.index(self.links.len()))
+    }
+
+    /// The verdicts in the order of the request: those of the charges, then those of the holds.
+    fn merged(
+        &self,
+        request: &AdmitRequest,
+        others: Vec<Verdict>,
+        owns: Vec<Verdict>,
+    ) -> AdmitResponse {
+        let (mut others, mut owns) = (others.into_iter(), owns.into_iter());
+        let of_charges = request.charges.iter().filter_map(|charge| {
+            if self.by.has(charge.within) { owns.next() } else { others.next() }
+        });
+        let mut verdicts: Vec<Verdict> = of_charges.collect();
+        verdicts.extend(owns);
+        AdmitResponse::Counted(verdicts)
+    }
+}
+
+impl Redis {
+    /// Whether the counters are spread over shards.
+    pub(super) fn has_shards(&self) -> bool {
+        self.shards.is_some()
+    }
+
+    /// The number of a shard; `None` is home.
+    pub(super) fn index_of(&self, shard: Option<Shard>) -> Option<usize> {
+        Some(shard?.index(self.shards.as_ref()?.links.len()))
+    }
+
+    /// The link to a shard, or home.
+    pub(super) fn link(&self, shard: Option<usize>) -> &Arc<Link> {
+        let links = self.shards.as_ref().map(|shards| &shards.links);
+        links.zip(shard).and_then(|(links, shard)| links.get(shard)).unwrap_or(&self.home)
+    }
+
+    /// Home, and every shard.
+    pub(super) fn places(&self) -> impl Iterator<Item = Option<usize>> {
+        let count = self.shards.as_ref().map_or(0, |shards| shards.links.len());
+        std::iter::once(None).chain((0..count).map(Some))
+    }
+
+    /// Decides a check: at home what cannot be decided here, and then in the shard of the request.
+    pub(super) async fn decide_in_shards(
+        &self,
+        shards: &Shards,
+        request: &AdmitRequest,
+    ) -> Result<AdmitResponse, Outage> {
+        let (is_known, once_denied) = match self.look_up(request) {
+            Lookup::Denied(response) => return Ok(response),
+            Lookup::NotRevoked => (true, None),
+            // The bans of a network are known from the copy, as for a public route without limits.
+            Lookup::Unknown => (request.revocation.is_none(), None),
+            Lookup::OnceDenied(response) => (false, Some(response)),
+        };
+        let (own, other): (Vec<Charge>, Vec<Charge>) =
+            request.charges.iter().cloned().partition(|charge| shards.by.has(charge.within));
+        let at_home = AdmitRequest {
+            revocation: request.revocation.clone().filter(|_| !is_known),
+            address: request.address.filter(|_| !is_known),
+            proof: None,
+            charges: other,
+            reservation: None,
+        };
+        let others = match self.query(at_home, None).await {
+            Ok(AdmitResponse::Counted(verdicts)) => verdicts,
+            Ok(denied) => return Ok(denied),
+            // INVARIANT: an outage never forgets a revocation or a ban that is known.
+            Err(outage) => return once_denied.ok_or(outage),
+        };
+        let reservation = request.reservation.clone();
+        let holds = reservation.as_ref().map_or(0, |reservation| reservation.holds.len());
+        let shard = shards.of(request);
+        if others.iter().any(|verdict| !verdict.admitted) {
+            // A proof is used up, whatever the limits decide.
+            let proof = AdmitRequest { proof: request.proof.clone(), ..AdmitRequest::default() };
+            if let denied @ AdmitResponse::Proof(_) = self.query(proof, shard).await? {
+                return Ok(denied);
+            }
+            let unqueried = vec![NOT_QUERIED; own.len() + holds];
+            return Ok(shards.merged(request, others, unqueried));
+        }
+        // Every field by name: a new one does not compile until it is sent.
+        let in_shard = AdmitRequest {
+            revocation: None,
+            address: None,
+            proof: request.proof.clone(),
+            charges: own,
+            reservation,
+        };
+        let owns = match self.query(in_shard, shard).await? {
+            AdmitResponse::Counted(verdicts) => verdicts,
+            denied => {
+                self.put_back(shards, request);
+                return Ok(denied);
+            }
+        };
+        if owns.iter().any(|verdict| !verdict.admitted) {
+            self.put_back(shards, request);
+        }
+        Ok(shards.merged(request, others, owns))
+    }
+
+    /// Puts units back that a check took at home, and that its shard refused: they are leased again.
+    fn put_back(&self, shards: &Shards, request: &AdmitRequest) {
+        let others = request.charges.iter().filter(|charge| !shards.by.has(charge.within));
+        let mut exact = Vec::new();
+        for charge in others {
+            if charge.lease.is_some() {
+                self.leases.put_back(charge);
+            } else {
+                let micros = charge.cost.saturating_mul(charge.interval);
+                exact.push(ReturnedUnits { key: charge.key(), shard: None, micros });
+            }
+        }
+        if !exact.is_empty() {
+            let (home, scripts) = (Arc::clone(&self.home), Arc::clone(&self.scripts));
+            tokio::spawn(async move {
+                // Units that cannot be returned come back with time, as the bucket fills.
+                let _lost = super::leasing::give_back_chunk(&home, &scripts, &exact).await;
+            });
+        }
+    }
+}
+
+/// The verdict of a limit whose shard was not queried, as another limit refuses the request. What is left
+/// of it is not known.
+const NOT_QUERIED: Verdict = Verdict { admitted: true, remaining: 0, retry_after: 0, reset: 0 };
