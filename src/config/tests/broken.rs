@@ -261,7 +261,7 @@ const ROWS: [Row; 58] = [
         "store: { redis: { url: 'http://redis' } }\n\
          routes: [{ match: { paths: [/health] }, public: true }]",
         &[
-            "line 1: store.redis.url: this is not the URL of a Redis; write `redis://host:port/db`, `rediss://host:port/db` or `unix:///path?db=0`",
+            "line 1: store.redis.url: this is not the URL of a Redis; write `redis://host:port/db`, `rediss://host:port/db`, `unix:///path?db=0`, `redis+sentinel://host:port,host:port/primary/db` or `redis+cluster://host:port,host:port`, where `rediss+` is TLS",
         ],
     ),
     (

@@ -14,7 +14,7 @@ use crate::revocation::Keys;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum ShardBy {
-    /// The tenant.
+    /// The tenant of the credential.
     Tenant,
     /// Issuer and subject.
     Subject,
