@@ -8,12 +8,13 @@ use tollgate::store::{
     self, ACL_RULE, KeyUpdate, NewBan, Opened, Redis, RedisConfig, Revocation, Store, StoreConfig,
 };
 use tollgate_core::{
-    admission::Usage,
+    admission::{AdmitRequest, AdmitResponse, Usage},
     ban,
+    credential::dpop::ProofUse,
     identity::Principal,
     limit::{Counter, lease::LeaseTerms},
     network::Network,
-    revocation::Target,
+    revocation::{Fingerprint, Target},
     secret::{Secret, SecretSource},
     time::{Span, Timestamp},
 };
@@ -84,11 +85,15 @@ async fn use_everything(redis: &Redis) {
     ];
     assert!(settlements::outcome(redis, &leased, &held).await.0);
     settlements::settle(redis, &held, Usage::Running(1)).await;
+    let holder = Fingerprint::from_halves([1, 2]);
+    let proof = ProofUse { id: [1; 16], holder, life: Span::from_secs(600), most: 9 };
+    let proven = AdmitRequest { proof: Some(Box::new(proof)), ..AdmitRequest::default() };
+    assert_eq!(redis.admit(&proven).await, Ok(AdmitResponse::Counted(Vec::new())));
     redis.close().await;
 }
 
 /// Every kind of key that docs/operations.md lists for a store without shards.
-const KINDS: [&str; 18] = [
+const KINDS: [&str; 19] = [
     "revoked:",
     "revocations",
     "revocations:notes",
@@ -106,6 +111,7 @@ const KINDS: [&str; 18] = [
     "reservation:",
     "reservations",
     "settled:",
+    "proofs:",
     "format",
 ];
 

@@ -9,6 +9,7 @@ use tollgate::store::{
 };
 use tollgate_core::{
     admission::{AdmitRequest, AdmitResponse, Settled, Settlement, Usage},
+    credential::dpop::{ProofRefusal, ProofUse},
     identity::Principal,
     limit::{
         Charge, Counter,
@@ -16,7 +17,7 @@ use tollgate_core::{
         reservation::Reservation,
         shard::{CountedWithin, ShardBy},
     },
-    revocation::Target,
+    revocation::{Fingerprint, Target},
     secret::{Secret, SecretSource},
     time::{Span, Timestamp},
 };
@@ -188,6 +189,33 @@ async fn a_limit_of_all_tenants_is_leased_at_home_and_refused_checks_cost_nothin
     assert_eq!(outcome(&store, &request(&one, &[within("own", 3)])).await, [(true, 1)]);
     let at_home: Vec<String> = cluster.keys().into_iter().map(|(_, key)| key).collect();
     assert!(at_home.iter().any(|key| key.starts_with("{tollgate}:rate:limit:")), "{at_home:?}");
+}
+
+#[tokio::test]
+async fn a_proof_is_used_once_in_the_shard_of_its_credential() {
+    let cluster = cluster();
+    let (_opened, store) = open(&cluster);
+    until_copied(&store).await;
+    let of = of_tenant(1);
+    let proof = |id: u8| {
+        let holder = Fingerprint::from_halves([1, 2]);
+        Some(Box::new(ProofUse { id: [id; 16], holder, life: Span::from_secs(600), most: 9 }))
+    };
+    let used = Ok(AdmitResponse::Proof(ProofRefusal::Used));
+    let check = |id, charges: &[Charge]| AdmitRequest { proof: proof(id), ..request(&of, charges) };
+    let room = [within("own", 9), leased("all", 50)];
+    assert!(outcome(&store, &check(1, &room)).await.iter().all(|one| one.0));
+    assert_eq!(store.admit(&check(1, &room)).await, used);
+    // A proof is used up by a request that a limit refuses, in the shard or at home.
+    for (id, full) in [(2, within("full", 0)), (3, leased("none", 0))] {
+        assert!(!outcome(&store, &check(id, std::slice::from_ref(&full))).await[0].0);
+        assert_eq!(store.admit(&check(id, &room)).await, used, "{id}");
+    }
+    let keys: Vec<String> = cluster.keys().into_iter().map(|(_, key)| key).collect();
+    let proofs: Vec<&String> = keys.iter().filter(|key| key.contains(":proofs:")).collect();
+    let [proofs] = proofs[..] else { panic!("{keys:?}") };
+    let own = keys.iter().find(|key| key.contains(":rate:limit:") && key.starts_with("{tollgate."));
+    assert_eq!(proofs.split(':').next(), own.unwrap().split(':').next());
 }
 
 #[tokio::test]
