@@ -167,7 +167,7 @@ impl Held {
         let socket =
             HeldSocket::start(&dir.path().join("held.sock"), &dir.path().join("redis.sock"));
         let keys = "url: \"unix:${DIR}/held.sock\", password: \"file:${DIR}/redis.password\", \
-                    deadline: 1s";
+                    deadline: 500ms";
         let rig = Rig::start_in(dir, &on_redis(keys));
         until("the connection", || rig.allows("/deny", &rig.token("first")));
         Self { rig, socket, _redis: redis }
