@@ -22,6 +22,7 @@ mod error_text;
 pub mod health;
 pub mod listener;
 mod log_list;
+mod network_budget;
 pub mod observe;
 pub mod policy_test;
 #[doc(hidden)]

@@ -13,7 +13,7 @@ use std::{
 /// For each module of the root package, the modules it may import. A file belongs to the longest
 /// name here that its module path begins with. Each permission is used, and there is no cycle. The
 /// core may be imported by all.
-const MAY: [(&str, &[&str]); 30] = [
+const MAY: [(&str, &[&str]); 31] = [
     ("lib", &[]),
     ("main", &["cli"]),
     (
@@ -82,6 +82,7 @@ const MAY: [(&str, &[&str]); 30] = [
     (
         "engine::check",
         &[
+            "credential",
             "engine::body_pool",
             "engine::deadline",
             "engine::live",
@@ -105,6 +106,7 @@ const MAY: [(&str, &[&str]); 30] = [
             "byte_size",
             "error_text",
             "log_list",
+            "network_budget",
             "secrets",
             "tls_roots",
         ],
@@ -114,7 +116,8 @@ const MAY: [(&str, &[&str]); 30] = [
         "observe",
         &["bounded_body", "error_text", "log_list", "proto", "secrets", "store", "tls_roots"],
     ),
-    ("store", &["bounded_file", "error_text", "secrets", "tls_roots"]),
+    ("store", &["bounded_file", "error_text", "network_budget", "secrets", "tls_roots"]),
+    ("network_budget", &[]),
     ("tls_roots", &["bounded_file", "error_text"]),
     ("secrets", &["bounded_file"]),
     ("bounded_body", &[]),

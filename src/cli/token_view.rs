@@ -44,7 +44,12 @@ pub(super) fn format_error(token: &str, now: Timestamp) -> Option<String> {
     headers.push("authorization", value.as_bytes());
     let token_sent = match authenticate::extract(&headers, None) {
         Ok(Credential::Jwt(token)) => token,
-        Ok(Credential::ApiKey(_) | Credential::Certificate(_) | Credential::Cookie(_)) => {
+        Ok(
+            Credential::ApiKey(_)
+            | Credential::Certificate(_)
+            | Credential::Cookie(_)
+            | Credential::Opaque(_),
+        ) => {
             return None;
         }
         Err(denial) => return Some(denial.cause.into_owned()),

@@ -67,6 +67,13 @@ impl Check {
         for (index, issuer) in policy.issuers.iter().enumerate() {
             let path = Path::root().key("issuers").index(index);
             self.secret(issuer.secret.as_ref(), &path.key("secret"));
+            if let Some(section) = &issuer.introspection {
+                let path = path.key("introspection");
+                self.file(section.ca.as_ref(), &path.key("ca"));
+                self.secret(section.client_secret.as_ref(), &path.key("client_secret"));
+                self.secret(section.bearer.as_ref(), &path.key("bearer"));
+                self.secret(section.proxy.as_ref(), &path.key("proxy"));
+            }
             if let Some(jwks) = &issuer.jwks {
                 self.file(jwks.file.as_ref(), &path.key("jwks").key("file"));
                 self.file(jwks.ca.as_ref(), &path.key("jwks").key("ca"));

@@ -13,10 +13,10 @@
 //! [istio#58101]: https://github.com/istio/istio/issues/58101
 
 mod cache;
-mod fetch;
-mod guard;
+pub(in crate::credential) mod fetch;
+pub(in crate::credential) mod guard;
 mod load;
-mod plan;
+pub(in crate::credential) mod plan;
 mod proxy;
 mod refresh;
 mod refresh_budget;

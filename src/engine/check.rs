@@ -259,7 +259,8 @@ impl Checker {
     /// call, which may name the trace that the check belongs to.
     ///
     /// There is one wait at most, for a remote store, and before it one for the record of an API key
-    /// that is not copied: the request is read and prepared again then. Temporaries are dropped
+    /// that is not copied, or for what the issuer of an opaque token states: the request is read and
+    /// prepared again then. Temporaries are dropped
     /// before a wait, to keep the future small.
     pub async fn check<'a, T>(
         &'a self,
@@ -308,9 +309,9 @@ impl Checker {
                 let mut hooks = Hooks { state: &state, store: &*self.store, trace: None };
                 let (head, _) = raw.split();
                 match prepare_head(&state.snapshot, head, (self.clock)(), &mut hooks) {
-                    // The record of its key is looked up for the request with its body.
+                    // What is missing is looked up for the request with its body.
                     PreparedHead::Complete(Prepared::Decided(outcome))
-                        if outcome.evidence.missing_record().is_some() =>
+                        if outcome.evidence.is_incomplete() =>
                     {
                         let route = outcome.evidence.route.as_ref();
                         return Err(PassedHead::of(route.is_some_and(|route| route.reads_body())));
@@ -392,7 +393,7 @@ impl Checker {
         let mut state = self.live.load();
         let mut began = record.started();
         let prepared = match self.prepare(&state, call, &read, &mut record) {
-            Prepared::Decided(done) if done.evidence.missing_record().is_some() => {
+            Prepared::Decided(done) if done.evidence.is_incomplete() => {
                 let again = self.prepare_with_record(done, &mut state, call, &read, &mut record);
                 let prepared = Box::pin(again).await;
                 began = Instant::now();
@@ -654,11 +655,11 @@ impl CheckHooks for Hooks<'_> {
 
     fn verify(
         &mut self,
-        snapshot: &Snapshot,
+        _snapshot: &Snapshot,
         credential: Credential<'_>,
         now: Timestamp,
     ) -> Verified {
-        self.state.tokens.verify(snapshot, credential, now)
+        self.state.verify(credential, now)
     }
 
     fn has_refusals(&self, now: Timestamp) -> bool {

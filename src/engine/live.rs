@@ -5,16 +5,19 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use arc_swap::ArcSwap;
 use tollgate_core::{
-    credential::{api_key::KeyTable, certificate::Authorities, dpop::NonceKeys},
+    authenticate::Verified,
+    credential::{Credential, api_key::KeyTable, certificate::Authorities, dpop::NonceKeys},
     limit::reservation::ReservationKeys,
     policy::Policy,
     secret::Secret,
     snapshot::Snapshot,
+    time::Timestamp,
 };
 
 use super::{refusals::Refusals, usage_histories::UsageHistories};
 use crate::{
     credential::{
+        introspection::Introspection,
         jwks::Source,
         token_cache::{Lookups, TokenCache, TokenCacheConfig},
     },
@@ -62,10 +65,22 @@ pub struct State {
     pub api_keys: ApiKeySources,
     /// The cache of tokens that were verified under this policy.
     pub tokens: Arc<TokenCache>,
+    /// What the issuers of opaque tokens state under this policy.
+    pub introspection: Arc<Introspection>,
     /// The refusals of this policy's limits.
     pub(super) refusals: Arc<Refusals>,
     /// What requests used before.
     pub(super) histories: Arc<UsageHistories>,
+}
+
+impl State {
+    /// Verifies a credential, or returns the result that is remembered.
+    pub(super) fn verify(&self, credential: Credential<'_>, now: Timestamp) -> Verified {
+        match credential {
+            Credential::Opaque(token) => self.introspection.verify(&self.snapshot, token, now),
+            other => self.tokens.verify(&self.snapshot, other, now),
+        }
+    }
 }
 
 /// Contains the state in force.
@@ -91,6 +106,7 @@ impl Live {
         let snapshot = snapshot(policy, &sources, files, &api_keys);
         let lookups = Arc::new(Lookups::default());
         let tokens = Arc::new(TokenCache::new(&token_cache, Arc::clone(&lookups)));
+        let introspection = Arc::new(Introspection::new(&snapshot.policy));
         let refusals = Arc::new(Refusals::new());
         let histories = Arc::<UsageHistories>::default();
         let state = State {
@@ -98,6 +114,7 @@ impl Live {
             sources,
             api_keys,
             tokens,
+            introspection,
             refusals,
             histories: Arc::clone(&histories),
         };
@@ -113,6 +130,7 @@ impl Live {
             sources: Vec::new(),
             api_keys: ApiKeySources::default(),
             tokens: Arc::new(TokenCache::disabled()),
+            introspection: Arc::default(),
             refusals: Arc::new(Refusals::new()),
             histories: Arc::clone(&histories),
         };
@@ -152,12 +170,14 @@ impl Live {
         let _turn = self.writing.lock().unwrap_or_else(PoisonError::into_inner);
         let tokens = Arc::new(TokenCache::new(&self.token_cache, Arc::clone(&self.lookups)));
         let Snapshot { reservation_keys, nonce_keys, .. } = self.state.load().snapshot.clone();
+        let introspection = Arc::new(Introspection::new(&policy));
         let snapshot = snapshot(policy, &sources, files, &api_keys);
         self.state.store(Arc::new(State {
             snapshot: Snapshot { reservation_keys, nonce_keys, ..snapshot },
             sources,
             api_keys,
             tokens,
+            introspection,
             refusals: Arc::new(Refusals::new()),
             histories: Arc::clone(&self.histories),
         }));
@@ -176,6 +196,7 @@ impl Live {
             sources,
             api_keys,
             tokens,
+            introspection: Arc::clone(&state.introspection),
             refusals: Arc::clone(&state.refusals),
             histories: Arc::clone(&self.histories),
         }));
@@ -205,7 +226,9 @@ impl Live {
         let snapshot = Snapshot { api_keys: tables, ..state.snapshot.clone() };
         let (sources, tokens) = (state.sources.clone(), Arc::clone(&state.tokens));
         let (refusals, histories) = (Arc::clone(&state.refusals), Arc::clone(&self.histories));
-        let state = State { snapshot, sources, api_keys, tokens, refusals, histories };
+        let introspection = Arc::clone(&state.introspection);
+        let state =
+            State { snapshot, sources, api_keys, tokens, introspection, refusals, histories };
         self.state.store(Arc::new(state));
     }
 
@@ -237,7 +260,9 @@ impl Live {
         let (sources, tokens) = (state.sources.clone(), Arc::clone(&state.tokens));
         let (api_keys, refusals) = (state.api_keys.clone(), Arc::clone(&state.refusals));
         let histories = Arc::clone(&self.histories);
-        let state = State { snapshot, sources, api_keys, tokens, refusals, histories };
+        let introspection = Arc::clone(&state.introspection);
+        let state =
+            State { snapshot, sources, api_keys, tokens, introspection, refusals, histories };
         self.state.store(Arc::new(state));
     }
 }
@@ -260,13 +285,5 @@ fn snapshot(
     let FileCredentials { upstream: upstream_keys, authorities } = files;
     let api_keys = api_keys.tables(&policy);
     let keys = sources.iter().map(|source| source.current()).collect();
-    Snapshot {
-        policy,
-        keys,
-        upstream_keys,
-        api_keys,
-        authorities,
-        reservation_keys: None,
-        nonce_keys: None,
-    }
+    Snapshot { keys, upstream_keys, api_keys, authorities, ..Snapshot::without_keys(policy) }
 }

@@ -83,6 +83,7 @@ const CREDENTIALS: [&str; 1 + CredentialKind::ALL.len()] = [
     CredentialKind::ApiKey.label(),
     CredentialKind::Certificate.label(),
     CredentialKind::Cookie.label(),
+    CredentialKind::OpaqueToken.label(),
 ];
 
 /// The label of members that no table lists.

@@ -9,6 +9,9 @@ use tollgate_testkit::KeyError;
 /// The reason why a case, a key or a policy of a case file cannot be used.
 #[derive(Debug, Error)]
 pub enum CaseError {
+    /// No issuer of the policy introspects the token.
+    #[error("no issuer of the policy has `introspection` for the token `{0}`")]
+    NotIntrospected(String),
     /// The file has no policy.
     #[error("the case file has no `config`")]
     NoPolicy,

@@ -1,16 +1,22 @@
 //! A case file: it is read, its policy compiled, its keys made, and its cases completed from the
 //! defaults.
 
-use std::{cell::RefCell, collections::HashMap, sync::Arc};
+use std::{
+    cell::RefCell,
+    collections::{BTreeMap, HashMap},
+    sync::Arc,
+};
 
 use aws_lc_rs::rand::{SecureRandom as _, SystemRandom};
 use base64::{Engine as _, engine::general_purpose::STANDARD};
+use serde_json::Value;
 use tollgate_core::{
     config::{ConfigError, Document, Errors, Path},
     credential::{
         api_key::{KeyTable, PREFIX},
         certificate::Authorities,
         dpop::NonceKeys,
+        introspection::{OpaqueToken, TokenDigest},
         jwt::{
             issuer::{Issuer, KeySource},
             key_set::{KeySet, KeySetError, SkippedKey},
@@ -32,7 +38,7 @@ use super::{
     proof::{self, ProofContext},
     spec::{
         BannedSpec, BodyState, CaseSpec, EarlierSpec, FileSpec, ProofSpec, RequestSpec,
-        RevokedSpec, TokenSpec,
+        RevokedSpec, StatementSpec, TokenSpec,
     },
     values::Bytes,
 };
@@ -134,6 +140,7 @@ impl CaseFile {
         }
         snapshot.reservation_keys = stand_in_keys(policy);
         snapshot.nonce_keys = stand_in_nonce_keys(policy);
+        snapshot.statements = Arc::new(self.statements(policy)?);
         let section = policy.client_certificates.as_ref();
         if let Some(source) = section.and_then(|section| section.authorities.as_ref()) {
             let authorities = Authorities::from_pem(inline(source)?.expose())?;
@@ -146,6 +153,26 @@ impl CaseFile {
         Ok(snapshot)
     }
 
+    /// Returns what the endpoints of issuers answer about the opaque tokens of the file.
+    ///
+    /// # Errors
+    /// Returns [`CaseError`] for a token that no issuer of the policy introspects.
+    pub fn statements(&self, policy: &Policy) -> Result<BTreeMap<TokenDigest, String>, CaseError> {
+        let now = self.spec.now.map_or(NOW, Timestamp::from_secs);
+        let statement = |spec: &StatementSpec| {
+            let token = OpaqueToken::new(spec.token.as_bytes());
+            let (_, digest) = token
+                .identify(&policy.issuers)
+                .ok_or_else(|| CaseError::NotIntrospected(spec.token.clone()))?;
+            let answer = match &spec.text {
+                Some(text) => text.clone(),
+                None => Value::Object(mint::dated(&spec.answer, now)?).to_string(),
+            };
+            Ok((digest, answer))
+        };
+        self.spec.introspection.iter().map(statement).collect()
+    }
+
     /// Returns the keys of one issuer and the keys that are skipped, or the reason why none of them
     /// is usable; `None` if this file has no keys of the issuer.
     ///
@@ -156,6 +183,9 @@ impl CaseFile {
             KeySource::Secret(source) => {
                 let set = KeySet::from_secret(inline(source)?, &issuer.algorithms)?;
                 Ok(Some(Ok((set, Vec::new()))))
+            }
+            KeySource::Unsigned => {
+                Ok(Some(Ok((KeySet::from_secret(&Secret::new(""), &[])?, Vec::new()))))
             }
             KeySource::Jwks(_) => Ok(self
                 .jwks(spelled(issuer))

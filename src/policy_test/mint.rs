@@ -109,7 +109,10 @@ fn claims(spec: &TokenSpec, keys: &Keys, now: Timestamp) -> Result<Map<String, V
     Ok(claims)
 }
 
-fn dated(claims: &Map<String, Value>, now: Timestamp) -> Result<Map<String, Value>, CaseError> {
+pub(super) fn dated(
+    claims: &Map<String, Value>,
+    now: Timestamp,
+) -> Result<Map<String, Value>, CaseError> {
     let mut dated = claims.clone();
     for name in DATES {
         // Only a text that looks like an offset is one: a date claim may be a text on purpose.

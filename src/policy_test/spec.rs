@@ -30,9 +30,25 @@ pub(super) struct FileSpec {
     /// API keys, made when the file is read.
     #[serde(default)]
     pub(super) api_keys: BTreeMap<String, ApiKeySpec>,
+    /// What the endpoints of issuers answer about opaque tokens.
+    #[serde(default)]
+    pub(super) introspection: Vec<StatementSpec>,
     #[serde(default)]
     pub(super) defaults: DefaultsSpec,
     pub(super) cases: Vec<CaseSpec>,
+}
+
+/// The answer of an introspection endpoint about a token.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct StatementSpec {
+    /// The opaque token.
+    pub(super) token: String,
+    /// The members of the answer; `exp`, `nbf` and `iat` may be times such as `+5m`.
+    #[serde(default)]
+    pub(super) answer: Map<String, Value>,
+    /// The answer as text, instead.
+    pub(super) text: Option<String>,
 }
 
 /// The defaults of every case of the file.

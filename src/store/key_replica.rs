@@ -8,7 +8,6 @@
 //! where changes and revocations reach them as they reach every other record.
 
 mod cached_ids;
-mod lookup_budget;
 mod lookups;
 mod reading;
 mod records;

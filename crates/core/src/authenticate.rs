@@ -14,6 +14,7 @@ use crate::{
         api_key::{self, ApiKeys, KeyContext, PolicyNames},
         certificate::{self, ClientCertificates, PeerCertificate},
         cookie::Cookies,
+        introspection::{self, OpaqueToken},
         jwt,
     },
     denial::{Denial, Reason},
@@ -49,6 +50,27 @@ pub fn extract<'a>(
             })
         }),
         Some(keys) => credential::token_or_key(headers, keys),
+    }
+}
+
+/// Takes a token that has not the form of a JWT for an opaque one, where some issuer of the policy has
+/// such tokens. An API key of a foreign format is one only in a header of its own then.
+pub(crate) fn or_opaque<'a>(
+    found: Credential<'a>,
+    headers: &Headers<'a>,
+    keys: Option<&ApiKeys>,
+) -> Credential<'a> {
+    let mut names = keys.iter().flat_map(|keys| keys.headers.iter().copied());
+    match found {
+        Credential::Jwt(token) if introspection::is_opaque(token.bytes()) => {
+            Credential::Opaque(OpaqueToken::new(token.bytes()))
+        }
+        Credential::ApiKey(key)
+            if key.id().is_none() && !names.any(|name| headers.all(name).next().is_some()) =>
+        {
+            Credential::Opaque(OpaqueToken::new(key.bytes()))
+        }
+        other => other,
     }
 }
 
@@ -195,6 +217,7 @@ pub fn verify(snapshot: &Snapshot, credential: Credential<'_>, now: Timestamp) -
             &policy.denylists,
             now,
         ),
+        Credential::Opaque(token) => introspected(snapshot, token, now),
         Credential::ApiKey(key) => match &policy.api_keys {
             Some(keys) => api_key::verify(
                 key,
@@ -234,6 +257,17 @@ pub fn verify(snapshot: &Snapshot, credential: Credential<'_>, now: Timestamp) -
     }
 }
 
+/// Verifies an opaque token with what its issuer is known to state.
+fn introspected(snapshot: &Snapshot, token: OpaqueToken<'_>, now: Timestamp) -> Verified {
+    let policy = &snapshot.policy;
+    let known = token.identify(&policy.issuers).and_then(|(issuer, digest)| {
+        let response = snapshot.statements.get(&digest)?;
+        let (issuers, denylists) = (&policy.issuers, &policy.denylists);
+        introspection::read(token, issuer, response.as_bytes(), issuers, denylists, now).ok()
+    });
+    known.unwrap_or_else(|| Err(introspection::verify(token, &policy.issuers)))
+}
+
 /// The rejection of a credential of which the policy has no section.
 fn without_section(kind: CredentialKind, reason: Reason, cause: &'static str) -> Rejection {
     Rejection {
@@ -242,6 +276,7 @@ fn without_section(kind: CredentialKind, reason: Reason, cause: &'static str) ->
         check: Check::Issuer,
         refresh: None,
         record: None,
+        introspect: None,
         settled: None,
     }
 }
@@ -254,6 +289,7 @@ fn without_section(kind: CredentialKind, reason: Reason, cause: &'static str) ->
 pub fn cache_key<'a>(credential: &Credential<'a>) -> (CredentialKind, &'a [u8]) {
     let bytes = match credential {
         Credential::Jwt(token) | Credential::Cookie(token) => token.bytes(),
+        Credential::Opaque(token) => token.bytes(),
         Credential::ApiKey(key) => key.bytes(),
         Credential::Certificate(certificate) => certificate.bytes(),
         #[cfg(test)]
@@ -295,6 +331,9 @@ fn generation(snapshot: &Snapshot, kind: CredentialKind, source: usize) -> Optio
         }
         // A rejected key is never remembered, and an accepted one has its record.
         CredentialKind::ApiKey => None,
+        CredentialKind::OpaqueToken => {
+            snapshot.policy.issuers.list().get(source).map(|issuer| &issuer.statements)
+        }
         CredentialKind::Certificate => {
             snapshot.authorities.as_deref().map(certificate::Authorities::generation)
         }

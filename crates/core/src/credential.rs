@@ -5,6 +5,7 @@ pub mod api_key;
 pub mod certificate;
 pub mod cookie;
 pub mod dpop;
+pub mod introspection;
 pub mod jwt;
 mod rejection;
 #[cfg(test)]
@@ -14,6 +15,7 @@ pub use self::rejection::Rejection;
 use self::{
     api_key::{ApiKey, ApiKeys},
     certificate::PeerCertificate,
+    introspection::OpaqueToken,
 };
 use crate::{
     denial::{Denial, Reason},
@@ -35,6 +37,8 @@ pub enum Credential<'a> {
     Certificate(PeerCertificate<'a>),
     /// A signed JWT in a cookie.
     Cookie(jwt::Token<'a>),
+    /// A token whose issuer states what it is.
+    Opaque(OpaqueToken<'a>),
     /// The kind that only unit tests have.
     #[cfg(test)]
     Test(test_kind::Key<'a>),
@@ -53,6 +57,7 @@ impl Credential<'_> {
             Self::ApiKey(_) => CredentialKind::ApiKey,
             Self::Certificate(_) => CredentialKind::Certificate,
             Self::Cookie(_) => CredentialKind::Cookie,
+            Self::Opaque(_) => CredentialKind::OpaqueToken,
             #[cfg(test)]
             Self::Test(_) => CredentialKind::Test,
         }

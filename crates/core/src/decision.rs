@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use crate::{
     admission::Outage,
-    credential::dpop::ProofAnswer,
+    credential::{dpop::ProofAnswer, introspection::UnknownToken},
     denial::{Denial, Reason},
     identity::{CredentialKind, KeyId, Principal},
     limit::LimitStatus,
@@ -114,7 +114,7 @@ pub struct Evidence {
 }
 
 /// What the verification of a credential lacks.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Missing {
     /// The key of the credential, in a source with this index in the policy: a refresh may help.
     Key {
@@ -124,14 +124,29 @@ pub enum Missing {
     /// The record of the API key with this id, which its source has and the table has not: once it is
     /// in the table, the check is prepared again.
     Record(KeyId),
+    /// What the issuer of this token states about it: once that is known, the check is prepared again.
+    Statement(Box<UnknownToken>),
 }
 
 impl Evidence {
     /// The id of the API key whose record is missing.
     pub fn missing_record(&self) -> Option<KeyId> {
-        match self.missing? {
-            Missing::Record(id) => Some(id),
-            Missing::Key { .. } => None,
+        match self.missing.as_ref()? {
+            Missing::Record(id) => Some(*id),
+            Missing::Key { .. } | Missing::Statement(_) => None,
+        }
+    }
+
+    /// Whether the check is prepared again, once its caller has what is missing.
+    pub fn is_incomplete(&self) -> bool {
+        matches!(self.missing, Some(Missing::Record(_) | Missing::Statement(_)))
+    }
+
+    /// The token whose issuer has to state what it is.
+    pub fn unknown_token(&self) -> Option<&UnknownToken> {
+        match self.missing.as_ref()? {
+            Missing::Statement(token) => Some(token),
+            Missing::Key { .. } | Missing::Record(_) => None,
         }
     }
 }

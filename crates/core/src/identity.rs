@@ -36,6 +36,8 @@ pub enum CredentialKind {
     Certificate,
     /// A signed JWT in a cookie.
     Cookie,
+    /// An opaque token, of which its issuer states what it is.
+    OpaqueToken,
     /// The kind that only unit tests have.
     #[cfg(test)]
     #[serde(skip)]
@@ -44,7 +46,8 @@ pub enum CredentialKind {
 
 impl CredentialKind {
     /// Every kind that a policy can name, in the order of declaration.
-    pub const ALL: [Self; 4] = [Self::Jwt, Self::ApiKey, Self::Certificate, Self::Cookie];
+    pub const ALL: [Self; 5] =
+        [Self::Jwt, Self::ApiKey, Self::Certificate, Self::Cookie, Self::OpaqueToken];
 
     /// The label of the kind, as `x-tollgate-credential` has it.
     pub const fn label(self) -> &'static str {
@@ -53,6 +56,7 @@ impl CredentialKind {
             Self::ApiKey => "api_key",
             Self::Certificate => "certificate",
             Self::Cookie => "cookie",
+            Self::OpaqueToken => "opaque_token",
             #[cfg(test)]
             Self::Test => "test",
         }
@@ -66,6 +70,7 @@ impl CredentialKind {
             Self::ApiKey => "api_key; subject=client",
             Self::Certificate => "certificate; subject=client",
             Self::Cookie => "cookie; subject=client",
+            Self::OpaqueToken => "opaque_token; subject=client",
             #[cfg(test)]
             Self::Test => "test; subject=client",
         }
@@ -73,7 +78,7 @@ impl CredentialKind {
 
     /// Whether a credential of the kind states the resources that it is for.
     pub(crate) const fn has_audience(self) -> bool {
-        matches!(self, Self::Jwt | Self::Cookie)
+        matches!(self, Self::Jwt | Self::Cookie | Self::OpaqueToken)
     }
 }
 

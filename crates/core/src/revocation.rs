@@ -202,11 +202,14 @@ pub fn sha256(bytes: &[u8]) -> [u8; 32] {
     out
 }
 
-/// Returns the digest that a token is revoked by: SHA-256 of its signed part (header and payload).
+/// Returns the digest that a token is revoked by: SHA-256 of its signed part (header and payload), or of
+/// the whole of an opaque one.
 ///
 /// The signature is left out because an ECDSA signature can be rewritten into another valid one.
 pub fn token_digest(token: &str) -> [u8; 32] {
-    sha256(token.rsplit_once('.').map_or(token, |(signed, _)| signed).as_bytes())
+    let is_signed = memchr::memchr_iter(b'.', token.as_bytes()).count() == 2;
+    let signed = token.rsplit_once('.').filter(|_| is_signed);
+    sha256(signed.map_or(token, |(signed, _)| signed).as_bytes())
 }
 
 fn sha256_hex(text: &str) -> String {

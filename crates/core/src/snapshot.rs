@@ -1,13 +1,14 @@
 //! The policy and the keys that one check uses. They are swapped together, and loaded once per
 //! check.
 
-use std::sync::Arc;
+use std::{collections::BTreeMap, sync::Arc};
 
 use crate::{
     credential::{
         api_key::{ApiKeys, KeyTable},
         certificate::Authorities,
         dpop::NonceKeys,
+        introspection::TokenDigest,
         jwt::key_set::KeySet,
     },
     limit::reservation::ReservationKeys,
@@ -39,6 +40,9 @@ pub struct Snapshot {
     /// The secrets of the nonces of DPoP; `None` where the policy requires none, and while there is
     /// none that may be used.
     pub nonce_keys: Option<Arc<NonceKeys>>,
+    /// What issuers are known to state about opaque tokens, as their endpoints answer: of case files.
+    /// A process that calls endpoints has a cache of its own.
+    pub statements: Arc<BTreeMap<TokenDigest, String>>,
 }
 
 impl Snapshot {
@@ -55,6 +59,7 @@ impl Snapshot {
             authorities: None,
             reservation_keys: None,
             nonce_keys: None,
+            statements: Arc::default(),
         }
     }
 

@@ -71,6 +71,9 @@ pub(super) fn find(
     }
     snapshot.reservation_keys = stand_in_keys(&policy);
     snapshot.nonce_keys = stand_in_nonce_keys(&policy);
+    if let Some(case) = case.filter(|_| complete) {
+        snapshot.statements = Arc::new(case.statements(&policy)?);
+    }
     snapshot.authorities = authorities(&policy)?;
     for source in &policy.upstream_keys {
         // A key that cannot be read is replaced, so that the answer has its header. Its value is
@@ -152,6 +155,7 @@ fn of(issuer: &Issuer, case: Option<&CaseFile>) -> (Option<KeySet>, String) {
     }
     let read = match &issuer.source {
         KeySource::Secret(source) => shared_secret(source, issuer),
+        KeySource::Unsigned => return (None, "none: it has opaque tokens only".to_owned()),
         KeySource::Jwks(JwksConfig { file: Some(file), .. }) => read(file, issuer),
         KeySource::Jwks(JwksConfig { url: Some(url), .. }) => return (None, fetched(url)),
         KeySource::Jwks(_) => return (None, fetched("an address that discovery finds")),

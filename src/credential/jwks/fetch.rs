@@ -16,7 +16,7 @@ use std::{
 
 use bytes::Bytes;
 use http::{HeaderName, HeaderValue, Method, Request, StatusCode, header, response::Parts};
-use http_body_util::Empty;
+use http_body_util::Full;
 use hyper::client::conn::http1;
 use hyper_util::rt::TokioIo;
 use rustls::{ClientConfig, pki_types::ServerName};
@@ -51,7 +51,7 @@ const MAX_HEAD: usize = 64 * 1024;
 
 /// The reason why there is no document.
 #[derive(Debug, Error)]
-pub(super) enum FetchError {
+pub(in crate::credential) enum FetchError {
     /// The guard forbids the request.
     #[error(transparent)]
     Guard(#[from] GuardError),
@@ -120,7 +120,7 @@ pub(super) enum Fetched {
 
 /// Fetches the documents of one attempt of one source.
 #[derive(Debug)]
-pub(super) struct Client<'a> {
+pub(in crate::credential) struct Client<'a> {
     guard: &'a Guard,
     ca: Option<&'a Path>,
     /// Headers for the host of the configured address.
@@ -130,6 +130,12 @@ pub(super) struct Client<'a> {
     connect_within: Duration,
     /// Created when first needed, for each attempt: the authorities may change on disk.
     tls: OnceCell<Arc<ClientConfig>>,
+}
+
+/// What is posted, with the credential for it.
+struct Form {
+    content: Bytes,
+    authorization: HeaderValue,
 }
 
 /// The proxy of a client.
@@ -145,7 +151,7 @@ impl<'a> Client<'a> {
     ///
     /// # Errors
     /// [`FetchError::Credential`], [`FetchError::Header`], [`FetchError::Proxy`].
-    pub(super) async fn new(
+    pub(in crate::credential) async fn new(
         guard: &'a Guard,
         ca: Option<&'a Path>,
         access: &Access,
@@ -187,7 +193,7 @@ impl<'a> Client<'a> {
         for _ in 0..=MAX_REDIRECTS {
             let range = self.guard.admit(&target)?;
             let validator = validator.filter(|validator| validator.target == target);
-            let (head, content) = self.exchange(&target, range, validator).await?;
+            let (head, content) = self.exchange(&target, range, validator, None).await?;
             let fresh_for = timing::fresh_for(&head.headers);
             match head.status {
                 StatusCode::OK => {
@@ -214,17 +220,43 @@ impl<'a> Client<'a> {
         Err(FetchError::TooManyRedirects)
     }
 
+    /// Posts a form to the configured address and returns the answer. A redirect is none.
+    ///
+    /// # Errors
+    /// See [`FetchError`]. The caller bounds the time.
+    pub(in crate::credential) async fn post(
+        &self,
+        form: String,
+        authorization: HeaderValue,
+    ) -> Result<Bytes, FetchError> {
+        let target = self.guard.configured();
+        let range = self.guard.admit(target)?;
+        let form = Form { content: form.into(), authorization };
+        let (head, content) = self.exchange(target, range, None, Some(form)).await?;
+        match head.status {
+            StatusCode::OK => Ok(content),
+            status => Err(FetchError::Status(target.clone(), status)),
+        }
+    }
+
+    /// Uses this configuration of TLS, in place of one that is made for the attempt.
+    #[must_use]
+    pub(in crate::credential) fn with_tls(self, tls: Arc<ClientConfig>) -> Self {
+        Self { tls: OnceCell::new_with(Some(tls)), ..self }
+    }
+
     async fn exchange(
         &self,
         target: &Target,
         range: AddressRange,
         validator: Option<&Validator>,
+        form: Option<Form>,
     ) -> Result<(Parts, Bytes), FetchError> {
         let proxy = match &self.proxy {
             ProxyChoice::Named(proxy) => Some(proxy.clone()),
             ProxyChoice::Environment(environment) => environment.proxy(target)?,
         };
-        let request = self.request(target, validator, proxy.as_ref())?;
+        let request = self.request(target, validator, form, proxy.as_ref())?;
         let Some(proxy) = proxy else {
             let stream = self.dial(target, range).await?;
             return self.exchange_over(target, stream, request).await;
@@ -246,7 +278,7 @@ impl<'a> Client<'a> {
         &self,
         target: &Target,
         stream: S,
-        request: Request<Empty<Bytes>>,
+        request: Request<Full<Bytes>>,
     ) -> Result<(Parts, Bytes), FetchError>
     where
         S: AsyncRead + AsyncWrite + Unpin,
@@ -268,8 +300,9 @@ impl<'a> Client<'a> {
         &self,
         target: &Target,
         validator: Option<&Validator>,
+        form: Option<Form>,
         proxy: Option<&Proxy>,
-    ) -> Result<Request<Empty<Bytes>>, FetchError> {
+    ) -> Result<Request<Full<Bytes>>, FetchError> {
         // A proxy that forwards plain http needs the whole address (RFC 9112 section 3.2.2).
         let forwarder = proxy.filter(|_| !target.https);
         let uri = match forwarder {
@@ -277,7 +310,7 @@ impl<'a> Client<'a> {
             None => target.path.clone(),
         };
         let mut request = Request::builder()
-            .method(Method::GET)
+            .method(if form.is_some() { Method::POST } else { Method::GET })
             .uri(uri)
             .header(header::HOST, target.authority())
             .header(header::USER_AGENT, concat!("tollgate/", env!("CARGO_PKG_VERSION")))
@@ -296,7 +329,15 @@ impl<'a> Client<'a> {
                 request = request.header(name, value.clone());
             }
         }
-        request.body(Empty::new()).map_err(|_| GuardError::NotAnAddress(target.to_string()).into())
+        let mut body = Bytes::new();
+        if let Some(form) = form {
+            request = request
+                .header(header::CONTENT_TYPE, "application/x-www-form-urlencoded")
+                .header(header::AUTHORIZATION, form.authorization);
+            body = form.content;
+        }
+        let request = request.body(Full::new(body));
+        request.map_err(|_| GuardError::NotAnAddress(target.to_string()).into())
     }
 
     async fn dial_proxy(&self, proxy: &Proxy) -> Result<TcpStream, FetchError> {
@@ -345,7 +386,7 @@ fn header(name: &str, value: &[u8]) -> Result<(HeaderName, HeaderValue), FetchEr
 async fn send<S>(
     target: &Target,
     stream: S,
-    request: Request<Empty<Bytes>>,
+    request: Request<Full<Bytes>>,
 ) -> Result<(Parts, Bytes), FetchError>
 where
     S: AsyncRead + AsyncWrite + Unpin,
@@ -379,7 +420,9 @@ where
 }
 
 /// Reads the authorities of `ca`, or the system's, on a blocking thread.
-async fn tls(ca: Option<PathBuf>) -> Result<Arc<ClientConfig>, FetchError> {
+pub(in crate::credential) async fn tls(
+    ca: Option<PathBuf>,
+) -> Result<Arc<ClientConfig>, FetchError> {
     let loading = tokio::task::spawn_blocking(move || tls_roots::client_config(ca.as_deref()));
     Ok(Arc::new(loading.await.map_err(|_| FetchError::Interrupted)??))
 }

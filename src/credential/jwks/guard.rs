@@ -18,7 +18,7 @@ use super::plan::Remote;
 
 /// The reason why a fetch is forbidden.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
-pub(super) enum GuardError {
+pub(in crate::credential) enum GuardError {
     /// The address is invalid, or has user information.
     #[error("`{0}` is not an http or https address with a host and no user information")]
     NotAnAddress(String),
@@ -40,7 +40,7 @@ pub(super) enum GuardError {
 
 /// An address for a fetch. It prints without path and query, which may hold secrets.
 #[derive(Clone, PartialEq, Eq)]
-pub(super) struct Target {
+pub(in crate::credential) struct Target {
     pub(super) https: bool,
     /// The host in lower case; an IPv6 address without its brackets.
     pub(super) host: String,
@@ -126,7 +126,7 @@ impl AddressRange {
 
 /// The rules for one source.
 #[derive(Clone, Debug)]
-pub(super) struct Guard {
+pub(in crate::credential) struct Guard {
     configured: Target,
     allowed: Vec<(String, Option<u16>)>,
     insecure_http: bool,
@@ -137,7 +137,7 @@ impl Guard {
     ///
     /// # Errors
     /// Returns [`GuardError`] for an invalid address or entry of `allowed_hosts`.
-    pub(super) fn new(remote: &Remote) -> Result<Self, GuardError> {
+    pub(in crate::credential) fn new(remote: &Remote) -> Result<Self, GuardError> {
         let configured = Target::parse(&remote.url)?;
         let entry = |text: &String| {
             let authority = text.parse::<Authority>().ok();

@@ -40,23 +40,23 @@ pub(super) enum Origin {
 
 /// The configuration of a key server.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Remote {
+pub(in crate::credential) struct Remote {
     /// The address of the key set, or of the discovery document.
-    pub(super) url: String,
+    pub(in crate::credential) url: String,
     /// Whether `url` is a discovery document, which names the address of the key set.
-    pub(super) discovery: bool,
-    pub(super) allowed_hosts: Vec<String>,
-    pub(super) insecure_http: bool,
-    pub(super) ca: Option<PathBuf>,
-    pub(super) access: Access,
+    pub(in crate::credential) discovery: bool,
+    pub(in crate::credential) allowed_hosts: Vec<String>,
+    pub(in crate::credential) insecure_http: bool,
+    pub(in crate::credential) ca: Option<PathBuf>,
+    pub(in crate::credential) access: Access,
 }
 
 /// The way to a key server: a proxy, and the credentials that the server requires.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(super) struct Access {
-    pub(super) proxy: Option<SecretSource>,
-    pub(super) bearer: Option<SecretSource>,
-    pub(super) headers: BTreeMap<String, SecretSource>,
+pub(in crate::credential) struct Access {
+    pub(in crate::credential) proxy: Option<SecretSource>,
+    pub(in crate::credential) bearer: Option<SecretSource>,
+    pub(in crate::credential) headers: BTreeMap<String, SecretSource>,
 }
 
 /// The times of refreshes.
@@ -82,6 +82,12 @@ impl Plan {
                 };
                 let poll = timing.file_poll;
                 (origin, Pace { refresh: poll, max_stale, cool_down: poll, timeout: poll }, None)
+            }
+            // No algorithm is accepted, so that the set is empty, as one without keys.
+            KeySource::Unsigned => {
+                let poll = timing.file_poll;
+                let pace = Pace { refresh: poll, max_stale: None, cool_down: poll, timeout: poll };
+                (Origin::Inline(Secret::new("")), pace, None)
             }
         };
         let trust = Trust {

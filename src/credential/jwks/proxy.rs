@@ -24,7 +24,7 @@ const MAX_HEAD: usize = 64 * 1024;
 
 /// The reason why a proxy cannot be used. No text contains its user or password.
 #[derive(Debug, Error)]
-pub(super) enum ProxyError {
+pub(in crate::credential) enum ProxyError {
     /// The text is not the address of a proxy.
     #[error("`proxy` is not an address such as `http://proxy.example:3128`")]
     NotAnAddress,

@@ -46,6 +46,8 @@ struct Held<'s> {
     share: Option<Share<'s>>,
     since: Instant,
     deadline: Deadline,
+    /// The time that the check is prepared at.
+    now: Timestamp,
 }
 
 impl Checker {
@@ -75,17 +77,19 @@ impl Checker {
         let mut state = self.live.load();
         let since = call.map_or(record.started(), |call| call.since);
         let deadline = Deadline::of(call.map(|call| call.headers));
-        let mut held = Held { share: None, since, deadline };
+        let mut held = Held { share: None, since, deadline, now: record.now() };
         let prepared = match self.begin_large(call, request, &mut record) {
             Ok(raw) => self.prepare_large(&state, raw, request, &mut record, &mut held).await,
             Err(denial) => refused(denial),
         };
         let prepared = match prepared {
-            Prepared::Decided(done) if done.evidence.missing_record().is_some() => {
+            Prepared::Decided(done) if done.evidence.is_incomplete() => {
                 let id = done.evidence.missing_record();
                 match self.look_up(done, &state, &record, (deadline, since)).await {
                     Ok(with_record) => {
                         state = with_record;
+                        // The statement of an issuer was verified after the check began.
+                        held.now = (self.clock)();
                         let prepared = match request.read() {
                             Ok(raw) => {
                                 let held = &mut held;
@@ -137,7 +141,7 @@ impl Checker {
         record: &mut CheckRecord<'a>,
         held: &mut Held<'a>,
     ) -> Prepared {
-        let now = record.now();
+        let now = held.now;
         let (head, body) = raw.split();
         let mut hooks = Hooks { state, store: &*self.store, trace: record.trace_mut() };
         let head = match prepare_head(&state.snapshot, head, now, &mut hooks) {
@@ -189,13 +193,13 @@ struct Continued<'s> {
 impl CheckHooks for Continued<'_> {
     fn verify(
         &mut self,
-        snapshot: &Snapshot,
+        _snapshot: &Snapshot,
         credential: Credential<'_>,
         now: Timestamp,
     ) -> Verified {
         match self.principal.take() {
             Some(principal) => Ok(principal),
-            None => self.state.tokens.verify(snapshot, credential, now),
+            None => self.state.verify(credential, now),
         }
     }
 

@@ -1,5 +1,5 @@
-//! A check of an API key whose record is not copied: the record is looked up, and the check is prepared
-//! again with it.
+//! A check of an API key whose record is not copied, or of an opaque token whose issuer has not stated
+//! what it is: that is looked up, and the check is prepared again with it.
 
 use std::{sync::Arc, time::Instant};
 
@@ -7,6 +7,7 @@ use tokio::time::timeout;
 use tollgate_core::{
     admission::Outage,
     check::{Prepared, prepare},
+    credential::introspection::{self, UnknownToken},
     decision::{Decision, Outcome},
     denial::{Denial, Reason},
     identity::KeyId,
@@ -16,6 +17,7 @@ use tollgate_core::{
 
 use super::{Checker, Hooks, ProxyCall, overloaded, refused};
 use crate::{
+    credential::introspection::IntrospectionError,
     engine::{deadline::Deadline, live::State, shares::Owner},
     observe::CheckRecord,
     store::KeyLookupError,
@@ -43,7 +45,8 @@ impl Checker {
             Ok(raw) => raw,
             Err(denial) => return refused(denial),
         };
-        let now = record.now();
+        // The statement of an issuer was verified after the check began.
+        let now = (self.clock)();
         let mut hooks = Hooks { state, store: &*self.store, trace: record.trace_mut() };
         let prepared = prepare(&state.snapshot, raw, now, &mut hooks);
         if let Some(id) = id {
@@ -52,7 +55,8 @@ impl Checker {
         prepared
     }
 
-    /// Looks up the record that an outcome lacks. Returns the state that has it.
+    /// Looks up the record that an outcome lacks, or what the issuer of its token states. Returns the
+    /// state that has it.
     ///
     /// # Errors
     /// The outcome of a check whose record cannot be looked up: whatever `on_outage` is, a key
@@ -60,10 +64,21 @@ impl Checker {
     pub(super) async fn look_up(
         &self,
         decided: Outcome,
-        state: &State,
+        state: &Arc<State>,
         record: &CheckRecord<'_>,
         (deadline, since): (Deadline, Instant),
     ) -> Result<Arc<State>, Outcome> {
+        if let Some(unknown) = decided.evidence.unknown_token() {
+            let unknown = unknown.clone();
+            return match self.introspect(&unknown, state, record, (deadline, since)).await {
+                // The answer belongs to the policy that the check has begun with.
+                Ok(()) => Ok(Arc::clone(state)),
+                Err(denial) => {
+                    let decision = Decision::Deny(denial);
+                    Err(Outcome { decision, ..decided })
+                }
+            };
+        }
         let (Some(id), Some(replica)) = (decided.evidence.missing_record(), &state.api_keys.redis)
         else {
             return Err(decided);
@@ -94,6 +109,38 @@ impl Checker {
                 Err(outcome)
             }
             Err(_elapsed) => Err(deny(decided, overloaded(late))),
+        }
+    }
+}
+
+impl Checker {
+    /// Waits for what the issuer of an opaque token states.
+    ///
+    /// # Errors
+    /// `overloaded`, and `not_ready` without an answer: whatever `on_outage` is, the token is denied.
+    async fn introspect(
+        &self,
+        unknown: &UnknownToken,
+        state: &State,
+        record: &CheckRecord<'_>,
+        (deadline, since): (Deadline, Instant),
+    ) -> Result<(), Denial> {
+        let client = record.address();
+        let Some(_share) = self.shares.call(Owner::of_address(client)) else {
+            return Err(overloaded("the client has too many checks that wait"));
+        };
+        let late = || introspection::unavailable("the issuer of the token did not answer in time");
+        let left = deadline.left(since).ok_or_else(late)?;
+        let (policy, clock) = (&state.snapshot.policy, Arc::clone(&self.clock));
+        let answer = state.introspection.look_up(policy, unknown, client, clock);
+        match timeout(left, answer).await.map_err(|_elapsed| late())? {
+            Ok(()) => Ok(()),
+            Err(error @ IntrospectionError::Unavailable) => {
+                Err(introspection::unavailable(error.to_string()))
+            }
+            Err(error @ (IntrospectionError::NoBudget | IntrospectionError::Full)) => {
+                Err(overloaded(error.to_string()))
+            }
         }
     }
 }

@@ -18,13 +18,17 @@ use thiserror::Error;
 use tokio::sync::{Notify, oneshot};
 use tollgate_core::{admission::Outage, identity::KeyId};
 
-use super::{FinishedLookups, KeyReplica, lookup_budget::LookupBudget};
-use crate::store::Redis;
+use super::{FinishedLookups, KeyReplica};
+use crate::{network_budget::NetworkBudget, store::Redis};
 
 /// The most ids in one call.
 const BATCH: usize = 256;
 /// The most ids that wait.
 const MOST_WAITING: usize = 4096;
+/// The lookups of a network in a second.
+const PER_SECOND: u64 = 500;
+/// The lookups that a network may make at once.
+const BURST: u64 = 1000;
 /// The most checks that wait for one id.
 const MOST_FOR_ONE: usize = 256;
 
@@ -78,7 +82,7 @@ struct Queue {
 pub(super) struct RecordLookups {
     queue: Mutex<Queue>,
     wake: Notify,
-    budget: LookupBudget,
+    budget: NetworkBudget,
     started: Instant,
     counts: [AtomicU64; LookupResult::ALL.len()],
 }
@@ -88,7 +92,7 @@ impl RecordLookups {
         Self {
             queue: Mutex::default(),
             wake: Notify::new(),
-            budget: LookupBudget::new(),
+            budget: NetworkBudget::new(PER_SECOND, BURST),
             started: Instant::now(),
             counts: Default::default(),
         }

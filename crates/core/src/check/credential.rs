@@ -48,7 +48,8 @@ pub(super) fn verify_credential(
     let principal = hooks.verify(snapshot, credential, now).map_err(|rejection| {
         evidence.stage = Stage::Verification(rejection.check);
         let of_key = rejection.refresh.map(|source| Missing::Key { source });
-        evidence.missing = rejection.record.map(Missing::Record).or(of_key);
+        let of_token = rejection.introspect.map(Missing::Statement);
+        evidence.missing = rejection.record.map(Missing::Record).or(of_key).or(of_token);
         *rejection.denial
     })?;
     // A result of another kind would be one that the route does not accept.
@@ -89,7 +90,7 @@ fn find_credential<'a>(
         };
     }
     let found = match offered {
-        Some(offered) => return authenticate::offered(offered.token, &request.headers, keys),
+        Some(offered) => authenticate::offered(offered.token, &request.headers, keys),
         None => authenticate::extract(&request.headers, keys),
     };
     let found = match found {
@@ -98,6 +99,14 @@ fn find_credential<'a>(
         }
         found => found,
     };
+    let found = if policy.issuers.introspects() {
+        found.map(|found| authenticate::or_opaque(found, &request.headers, keys))
+    } else {
+        found
+    };
+    if offered.is_some() {
+        return found;
+    }
     if !route.credentials.contains(CredentialKind::Certificate) {
         return found;
     }

@@ -135,6 +135,7 @@ pub fn verify(
         refresh: None,
         record,
         // To verify a key again takes less than to remember that it was refused.
+        introspect: None,
         settled: None,
     })
 }

@@ -142,6 +142,7 @@ pub(crate) fn verify(
                 check,
                 refresh: None,
                 record: None,
+                introspect: None,
                 settled,
             }
         },

@@ -99,9 +99,39 @@ pub fn verify<'k>(
             check,
             refresh,
             record: None,
+            introspect: None,
             settled: keys.filter(|_| is_final),
         }
     })
+}
+
+/// Verifies the claims that an issuer itself states about an opaque token, like those of a signed one.
+///
+/// # Errors
+/// As [`verify`], from the check of the times on.
+#[expect(clippy::too_many_arguments, reason = "what a verification reads, and its progress")]
+pub(super) fn stated(
+    token: &str,
+    issuer: &Issuer,
+    issuers: &Issuers,
+    claims: &Json,
+    denylists: &[ExternalDenylist],
+    now: Timestamp,
+    keys: KeyVersion,
+    check: &mut Check,
+) -> Result<Principal, Denial> {
+    let kind = CredentialKind::OpaqueToken;
+    let (retained, audiences) = (issuers.retained_claims(), issuers.audiences());
+    let wanted = Wanted { kind, claims: retained, audiences, denylists };
+    *check = Check::Times;
+    let times = claims::check_times(issuer, claims, now)?;
+    *check = Check::Audience;
+    claims::check_audience(issuer, claims)?;
+    *check = Check::Claims;
+    // The answer names the type of the token, as the header of a JWT does.
+    token_kind::check(claims, true, issuer.accepts_id_tokens)?;
+    let validity = Validity { since: now, until: times.until, keys };
+    claims::principal(token, issuer, claims, &times, wanted, validity)
 }
 
 /// Returns why a token is refused for the kind that its claims tell; `None` where it is not, or
@@ -267,6 +297,7 @@ fn find_keys<'k>(
     }
     let cause = match &issuer.source {
         KeySource::Secret(_) => "the secret is not for this algorithm".to_owned(),
+        KeySource::Unsigned => "the issuer has opaque tokens only".to_owned(),
         KeySource::Jwks(_) => format!(
             "no usable key of the issuer is for the token's algorithm `{name}`; those that are \
              usable are for {}{}",

@@ -42,6 +42,7 @@ impl<'a> Key<'a> {
                 check: Check::Signature,
                 refresh: None,
                 record: None,
+                introspect: None,
                 settled: Some(keys),
             });
         }

@@ -39,6 +39,8 @@ pub enum Reason {
     UnsupportedConfirmation,
     /// The route does not accept credentials of this kind.
     CredentialNotAccepted,
+    /// The issuer of an opaque token states that it is not active.
+    InactiveToken,
     /// The credential was revoked.
     Revoked,
     /// The subject, the client, the tenant or the network is banned.
@@ -102,7 +104,7 @@ struct Meaning {
 
 impl Reason {
     /// Every reason, for metrics that are registered in advance and for the documentation.
-    pub const ALL: [Self; 44] = [
+    pub const ALL: [Self; 45] = [
         Self::MissingCredential,
         Self::AmbiguousCredential,
         Self::MalformedToken,
@@ -121,6 +123,7 @@ impl Reason {
         Self::InvalidProof,
         Self::UnsupportedConfirmation,
         Self::CredentialNotAccepted,
+        Self::InactiveToken,
         Self::Revoked,
         Self::Banned,
         Self::NoRoute,
@@ -215,6 +218,11 @@ impl Reason {
                 "credential_not_accepted",
                 401,
                 "this endpoint does not accept credentials of this kind",
+            ),
+            Self::InactiveToken => of(
+                "inactive_token",
+                401,
+                "the token has expired or was revoked, or its issuer does not know it; get a new one",
             ),
             Self::Revoked => of("revoked", 401, "the credential has been revoked"),
             Self::Banned => of("banned", 403, "access from here is banned"),

@@ -26,7 +26,9 @@ impl AcceptedCredentials {
         let labels: Vec<&str> = kinds.labels().collect();
         let mut challenge = format!(", credentials=\"{}\"", labels.join(" "));
         let mut ways = Vec::new();
-        if kinds.contains(CredentialKind::Jwt) {
+        let has_token =
+            kinds.contains(CredentialKind::Jwt) || kinds.contains(CredentialKind::OpaqueToken);
+        if has_token {
             ways.push("`Authorization: Bearer <token>`".to_owned());
         }
         if let Some(keys) = keys.filter(|_| kinds.contains(CredentialKind::ApiKey)) {

@@ -337,7 +337,10 @@ fn route(
     let credentials = credentials(config, context, path, errors);
     check_cookies(config, credentials, context, path, errors);
     let cookie = context.cookies.and_then(|cookies| cookies.name.as_deref());
-    let has_kinds = context.api_keys.is_some() || context.accepts_certificates || cookie.is_some();
+    let has_kinds = context.api_keys.is_some()
+        || context.accepts_certificates
+        || cookie.is_some()
+        || context.issuers.introspects();
     let accepted =
         has_kinds.then(|| AcceptedCredentials::new(credentials, context.api_keys, cookie));
     let algs = context.algs.filter(|_| credentials.contains(CredentialKind::Jwt)).cloned();
@@ -434,7 +437,7 @@ fn credentials(
     };
     let at = path.key("credentials");
     if kinds.is_empty() {
-        errors.push(&at, "list at least one kind: jwt, api_key, certificate, cookie");
+        errors.push(&at, "list at least one kind: jwt, api_key, certificate, cookie, opaque_token");
     }
     for (index, kind) in kinds.iter().enumerate() {
         let root = path.parent().parent();
@@ -448,6 +451,11 @@ fn credentials(
                 if !context.cookies.is_some_and(|cookies| cookies.name.is_some()) =>
             {
                 (false, "cookies")
+            }
+            CredentialKind::OpaqueToken if !context.issuers.introspects() => {
+                let message = "`opaque_token` needs an issuer with `introspection`";
+                errors.push_presuming(&at.index(index), &[root.key("issuers")], message);
+                continue;
             }
             _ => (!context.issuers.list().is_empty(), "issuers"),
         };

@@ -91,6 +91,7 @@ impl Asked {
             authorities: None,
             reservation_keys: None,
             nonce_keys: None,
+            statements: Arc::default(),
         };
         let token =
             signed(Signer::Hs256(SECRET), Members::header("HS256", "k").json(), self.claims.json());

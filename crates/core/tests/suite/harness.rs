@@ -120,6 +120,7 @@ impl Harness {
                 KeySource::Secret(SecretSource::File(path)) => {
                     panic!("no file is read here: {path}")
                 }
+                KeySource::Unsigned => KeySet::from_secret(&Secret::new(""), &[]).unwrap(),
                 KeySource::Jwks(_) => {
                     let document = format!("{{\"keys\":[{}]}}", key_sets[&*issuer.name].join(","));
                     KeySet::parse(document.as_bytes(), &issuer.algorithms).unwrap().0
@@ -191,7 +192,7 @@ impl Harness {
             answer: denied(&denial, &outcome.evidence, "decision-1"),
             refresh: match outcome.evidence.missing {
                 Some(Missing::Key { source }) => Some(source),
-                Some(Missing::Record(_)) | None => None,
+                Some(Missing::Record(_) | Missing::Statement(_)) | None => None,
             },
         }
     }

@@ -12,7 +12,8 @@ pub(super) use self::config::{CLIENT_CLAIMS, ClaimSource, ClaimSources, SubjectS
 use super::algorithm::Algorithm;
 use crate::{
     config::{Errors, Path},
-    identity::ClaimPath,
+    credential::introspection::IntrospectionConfig,
+    identity::{ClaimPath, Generation},
     revocation,
     secret::SecretSource,
     text::{is_identifier, is_invisible},
@@ -49,6 +50,10 @@ pub struct Issuer {
     pub(super) tenant: Option<String>,
     pub(super) accepts_id_tokens: bool,
     pub(super) profile: Option<TokenProfile>,
+    /// The endpoint that states what its opaque tokens are.
+    pub introspection: Option<IntrospectionConfig>,
+    /// The marker of what the endpoint states under this policy.
+    pub(crate) statements: Generation,
 }
 
 impl Issuer {
@@ -77,6 +82,8 @@ pub enum KeySource {
     Jwks(JwksConfig),
     /// A shared secret.
     Secret(SecretSource),
+    /// None: the issuer has opaque tokens only.
+    Unsigned,
 }
 
 /// All trusted issuers. A token's `iss` selects one before any key is read.
@@ -86,6 +93,8 @@ pub struct Issuers {
     by_name: HashMap<Arc<str>, usize>,
     retained_claims: Vec<Arc<str>>,
     audiences: Vec<Arc<str>>,
+    /// The issuers with opaque tokens, by their indices.
+    introspecting: Vec<usize>,
 }
 
 impl Issuers {
@@ -102,9 +111,28 @@ impl Issuers {
                 let remedy = "remove one of the two";
                 errors.push_duplicate(&path.key("issuer"), &presumes, what, &first, remedy);
             }
+            if issuer.introspection.is_some() {
+                issuers.introspecting.push(index);
+            }
             issuers.list.push(Arc::new(issuer));
         }
+        check_prefixes(configs, list, errors);
         issuers
+    }
+
+    /// Whether some issuer has opaque tokens.
+    pub(crate) fn introspects(&self) -> bool {
+        !self.introspecting.is_empty()
+    }
+
+    /// Returns the only issuer whose opaque tokens begin like this one.
+    pub(crate) fn of_opaque(&self, token: &[u8]) -> Option<&Arc<Issuer>> {
+        let mut issuers = self.introspecting.iter().filter_map(|index| self.list.get(*index));
+        issuers.find(|issuer| {
+            let section = issuer.introspection.as_ref();
+            let prefix = section.and_then(|section| section.prefix.as_deref()).unwrap_or_default();
+            token.starts_with(prefix.as_bytes())
+        })
     }
 
     /// Returns the issuer of a token with this `iss`; `None` is a token without `iss`.
@@ -142,6 +170,32 @@ impl Issuers {
     }
 }
 
+/// Checks that each opaque token has one issuer: it is sent to no other.
+fn check_prefixes(configs: &[IssuerConfig], list: &Path, errors: &mut Errors) {
+    let prefixes: Vec<(usize, &str)> = configs
+        .iter()
+        .enumerate()
+        .filter_map(|(index, config)| {
+            let section = config.introspection.as_ref()?;
+            Some((index, section.prefix.as_deref().unwrap_or_default()))
+        })
+        .collect();
+    for (at, (index, prefix)) in prefixes.iter().enumerate() {
+        let clash = prefixes
+            .iter()
+            .take(at)
+            .find(|(_, other)| prefix.starts_with(other) || other.starts_with(prefix));
+        if let Some((other, _)) = clash {
+            let path = list.index(*index).key("introspection").key("prefix");
+            let other = configs.get(*other).map_or("", |config| config.issuer.as_str());
+            let message = format!(
+                "a token may begin like those of this issuer and of `{other}`, and is sent to one endpoint only: give both a `prefix`, of which neither begins the other"
+            );
+            errors.push(&path, message);
+        }
+    }
+}
+
 fn compile(config: &IssuerConfig, index: usize, path: &Path, errors: &mut Errors) -> Issuer {
     if config.issuer.is_empty() {
         errors.push(
@@ -165,7 +219,20 @@ fn compile(config: &IssuerConfig, index: usize, path: &Path, errors: &mut Errors
     }
     let algorithms: Vec<Algorithm> =
         config.algorithms.iter().map(|AlgorithmName(algorithm)| *algorithm).collect();
-    if algorithms.is_empty() {
+    let is_unsigned =
+        config.introspection.is_some() && config.jwks.is_none() && config.secret.is_none();
+    if let Some(section) = &config.introspection {
+        let at = path.key("introspection");
+        section.check(&at, errors);
+        check_url(&section.url, section.insecure_http, &at.key("url"), &at, errors);
+    }
+    if is_unsigned && !algorithms.is_empty() {
+        errors.push(
+            &path.key("algorithms"),
+            "an issuer with `introspection` alone has no signed tokens; add `jwks`, or remove this",
+        );
+    }
+    if algorithms.is_empty() && !is_unsigned {
         errors.push(&path.key("algorithms"), "list at least one algorithm, such as `[RS256]`");
     }
     let source = source(config, &algorithms, name, path, errors);
@@ -214,6 +281,8 @@ fn compile(config: &IssuerConfig, index: usize, path: &Path, errors: &mut Errors
         tenant: config.tenant.clone(),
         accepts_id_tokens: config.id_tokens == IdTokens::Accepted,
         profile: config.profile,
+        introspection: config.introspection.clone(),
+        statements: Generation::new(),
     }
 }
 
@@ -300,6 +369,7 @@ fn source(
             return KeySource::Secret(secret.clone());
         }
         (Some(_), Some(_)) => errors.push(path, "write either `jwks` or `secret`, not both"),
+        (None, None) if config.introspection.is_some() => return KeySource::Unsigned,
         (None, None) => {
             errors.push(path, "the issuer has no keys; add `jwks: { url: … }`, `{ file: … }` or `{ discovery: true }`")
         }

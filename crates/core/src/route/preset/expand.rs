@@ -96,7 +96,8 @@ pub struct PresetConfig {
     /// The behaviour if the store does not answer. Default `deny`.
     #[serde(default)]
     pub on_outage: OnOutage,
-    /// The kinds of credentials that its routes accept: `jwt`, `api_key`, `certificate`, `cookie`. Default:
+    /// The kinds of credentials that its routes accept: `jwt`, `api_key`, `certificate`, `cookie`,
+    /// `opaque_token`. Default:
     /// `jwt`, and `api_key` where the file has `api_keys`.
     pub credentials: Option<Vec<CredentialKind>>,
     /// The resource that a token has to be for: its audience claim has to list this text, beside what the

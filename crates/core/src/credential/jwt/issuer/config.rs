@@ -9,7 +9,10 @@ use serde::{
 };
 
 use crate::{
-    credential::jwt::algorithm::Algorithm, identity::ClaimPath, secret::SecretSource, time::Span,
+    credential::{introspection::IntrospectionConfig, jwt::algorithm::Algorithm},
+    identity::ClaimPath,
+    secret::SecretSource,
+    time::Span,
 };
 
 /// One entry of `issuers`.
@@ -28,12 +31,16 @@ pub struct IssuerConfig {
     #[serde(default = "audience_claim")]
     pub audience_claim: String,
     /// The algorithms that its tokens may be signed with. They are never taken from the token,
-    /// which would let an attacker use a public key as an HMAC secret.
+    /// which would let an attacker use a public key as an HMAC secret. Left out with `introspection`
+    /// alone.
+    #[serde(default)]
     pub algorithms: Vec<AlgorithmName>,
     /// The source of its public keys: `{ url: … }`, `{ file: … }` or `{ discovery: true }`.
     pub jwks: Option<JwksConfig>,
     /// The shared secret, at least as long as the hash. For HS256, HS384 and HS512 only.
     pub secret: Option<SecretSource>,
+    /// The endpoint that states what its opaque tokens are (RFC 7662). Default: its tokens are JWTs.
+    pub introspection: Option<IntrospectionConfig>,
     /// Whether a token must name its key. Default `required`. With `optional`, a token without `kid`
     /// is verified with the keys that fit its algorithm, at most four, and a token with a `kid` that
     /// no key has with the keys that have none. Not allowed with `secret`, which has no name.

@@ -1,4 +1,4 @@
-//! The budget of each client network for lookups of records, in a fixed amount of memory.
+//! The budget of each client network for lookups, in a fixed amount of memory.
 //!
 //! A network is counted in one cell of each of two rows, which its hash selects, and has the greater
 //! budget of the two. The hash has a random seed, so that no client can choose whose cells it uses up.
@@ -12,38 +12,41 @@ use std::{
 
 /// The cells of a row.
 const CELLS: usize = 1024;
-/// The lookups of a network in a second.
-const PER_SECOND: u64 = 500;
-/// The lookups that a network may make at once.
-const BURST: u64 = 1000;
-/// The time after which a network may make another lookup, in microseconds.
-const INTERVAL: u64 = 1_000_000 / PER_SECOND;
-
 /// The budgets of all networks.
 #[derive(Debug)]
-pub(super) struct LookupBudget {
+pub(crate) struct NetworkBudget {
     /// The moments at which the networks of a cell have their whole budget again, in microseconds.
     rows: [Box<[AtomicU64]>; 2],
     seed: RandomState,
+    /// The time after which a network may make another lookup, in microseconds.
+    interval: u64,
+    /// The lookups that a network may make at once.
+    burst: u64,
 }
 
-impl LookupBudget {
-    pub(super) fn new() -> Self {
+impl NetworkBudget {
+    /// Creates the budgets of networks that may make this number of lookups in a second, and at once.
+    pub(crate) fn new(per_second: u64, burst: u64) -> Self {
         let row = || (0..CELLS).map(|_| AtomicU64::new(0)).collect();
-        Self { rows: [row(), row()], seed: RandomState::new() }
+        Self {
+            rows: [row(), row()],
+            seed: RandomState::new(),
+            interval: 1_000_000 / per_second.max(1),
+            burst,
+        }
     }
 
     /// Takes a lookup from the budget of the network of a client, at `now` since a fixed moment.
     /// Returns whether there was one. Clients whose address is not known are one network.
-    pub(super) fn take(&self, client: Option<IpAddr>, now: Duration) -> bool {
+    pub(crate) fn take(&self, client: Option<IpAddr>, now: Duration) -> bool {
         let hash = self.seed.hash_one(client.map(network));
         let [first, second] = &self.rows;
         let (Some(first), Some(second)) = (cell(first, hash), cell(second, hash >> 32)) else {
             return false;
         };
         let now = u64::try_from(now.as_micros()).unwrap_or(u64::MAX);
-        let full_at = first.load(Relaxed).min(second.load(Relaxed)).max(now) + INTERVAL;
-        if full_at > now + BURST * INTERVAL {
+        let full_at = first.load(Relaxed).min(second.load(Relaxed)).max(now) + self.interval;
+        if full_at > now + self.burst * self.interval {
             return false;
         }
         for cell in [first, second] {
@@ -70,14 +73,17 @@ fn cell(row: &[AtomicU64], hash: u64) -> Option<&AtomicU64> {
 mod tests {
     use super::*;
 
-    fn taken(budget: &LookupBudget, client: Option<&str>, now: Duration) -> u64 {
+    const PER_SECOND: u64 = 500;
+    const BURST: u64 = 1000;
+
+    fn taken(budget: &NetworkBudget, client: Option<&str>, now: Duration) -> u64 {
         let client = client.map(|client| client.parse().unwrap());
         (0..2 * BURST).filter(|_| budget.take(client, now)).count() as u64
     }
 
     #[test]
     fn a_network_has_a_burst_and_then_its_rate() {
-        let budget = LookupBudget::new();
+        let budget = NetworkBudget::new(PER_SECOND, BURST);
         let at = Duration::from_millis;
         for client in [Some("192.0.2.1"), Some("2001:db8::1"), None] {
             assert_eq!(taken(&budget, client, at(0)), BURST, "{client:?}");
@@ -92,7 +98,7 @@ mod tests {
 
     #[test]
     fn networks_that_use_up_their_budgets_leave_others_theirs() {
-        let budget = LookupBudget::new();
+        let budget = NetworkBudget::new(PER_SECOND, BURST);
         let now = Duration::ZERO;
         for number in 0..100_u32 {
             let client = Ipv4Addr::from_bits(number << 8);
