@@ -8,8 +8,8 @@ SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
 
 # The real programs that the tests run against (`tools/parts --list`).
-TEST_PARTS = toolchain curl envoy redis python schemathesis nginx nginx-njs prometheus collector
-LARGE_PARTS = envoy-1.39.3 model traefik caddy haproxy helm manifests sdks systemd otelcol previous valgrind
+TEST_PARTS = toolchain curl envoy redis python schemathesis nginx nginx-njs prometheus collector oidc
+LARGE_PARTS = envoy-1.39.3 model traefik caddy haproxy helm manifests sdks systemd otelcol previous valgrind browser
 
 .PHONY: help
 help: ## This list

@@ -8,6 +8,7 @@ mod gateways;
 mod image;
 mod ingress;
 mod kustomize;
+mod login;
 mod lua;
 mod manifests;
 mod metered;

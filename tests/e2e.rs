@@ -21,6 +21,7 @@ mod files;
 mod head_check;
 mod key_rotation;
 mod large_bodies;
+mod login;
 mod mcp;
 mod metering;
 mod oldest_envoy;

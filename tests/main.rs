@@ -15,6 +15,7 @@ mod deploy;
 mod docs;
 mod e2e;
 mod engine;
+mod introspection;
 mod jwks;
 mod observe;
 mod presets;

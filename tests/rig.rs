@@ -10,6 +10,7 @@ pub(crate) mod http;
 pub(crate) mod http2_frames;
 pub(crate) mod issuer;
 pub(crate) mod model_server;
+pub(crate) mod oidc;
 pub(crate) mod process;
 pub(crate) mod python;
 pub(crate) mod redis;

@@ -112,7 +112,10 @@ impl Envoy {
         let socket = format!("pipe: {{ path: \"{}/authz.sock\" }}", dir.display());
         let free = "address: 127.0.0.1, port_value: 0";
         let admin = format!("socket_address: {{ {free} }}");
-        let config = replace_once(replace_once(config, INGRESS, free), ADMIN, &admin);
+        // A test may have chosen the port, because others have to know it.
+        let config =
+            if config.contains(INGRESS) { replace_once(config, INGRESS, free) } else { config };
+        let config = replace_once(config, ADMIN, &admin);
         let config = if config.contains(TOLLGATE) {
             replace_once(config, TOLLGATE, &socket)
         } else {
