@@ -12,6 +12,7 @@ mod bursts;
 mod certificates;
 mod cli;
 mod cli_output;
+mod cookies;
 mod denials;
 mod dpop;
 mod drain;

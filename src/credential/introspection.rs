@@ -298,6 +298,3 @@ impl fmt::Debug for Introspection {
         f.debug_struct("Introspection").finish_non_exhaustive()
     }
 }
-
-#[cfg(test)]
-mod tests;

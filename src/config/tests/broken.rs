@@ -364,6 +364,36 @@ const ROWS: [Row; 58] = [
         ],
     ),
     (
+        "opaque tokens that may belong to two issuers",
+        "issuers:\n\
+         - { issuer: 'https://a', audiences: [x], introspection: { url: 'https://a/i', bearer: b } }\n\
+         - { issuer: 'https://b', audiences: [x], introspection: { url: 'https://b/i', bearer: b, prefix: at_ } }\n\
+         routes: [{ match: { paths: [/health] }, public: true }]",
+        &[
+            "line 3: issuers[1].introspection.prefix: a token may begin like those of this issuer and of `https://a`, and is sent to one endpoint only: give both a `prefix`, of which neither begins the other",
+        ],
+    ),
+    (
+        "algorithms of an issuer that signs nothing, and an endpoint without credentials",
+        "issuers: [{ issuer: 'https://a', audiences: [x], algorithms: [RS256], introspection: { url: 'http://a/i' } }]\n\
+         routes: [{ match: { paths: [/health] }, public: true }]",
+        &[
+            "line 1: issuers[0].introspection: write either `client_id` and `client_secret`, or `bearer`: an endpoint without credentials is open to those who try tokens (RFC 7662 section 2.1)",
+            "line 1: issuers[0].introspection.url: this is plain http; use https, or write `insecure_http: true` if the network is trusted",
+            "line 1: issuers[0].algorithms: an issuer with `introspection` alone has no signed tokens; add `jwks`, or remove this",
+        ],
+    ),
+    (
+        "kinds of credentials without their sections",
+        "issuers: [{ issuer: 'https://a', audiences: [x], algorithms: [RS256], jwks: { url: 'https://a/jwks' } }]\n\
+         routes: [{ match: { methods: [GET], paths: [/a] }, scopes: [], credentials: [cookie, opaque_token], ambient: true }]",
+        &[
+            "line 2: routes[0].ambient: `ambient` needs the section `cookies` with the `origins` of your pages",
+            "line 2: routes[0].credentials[0]: `cookie` needs the section `cookies`",
+            "line 2: routes[0].credentials[1]: `opaque_token` needs an issuer with `introspection`",
+        ],
+    ),
+    (
         "a route with a credential and no issuer",
         "routes: [{ match: { methods: [GET], paths: [/a] }, scopes: [] }]",
         &[

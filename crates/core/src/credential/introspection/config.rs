@@ -99,7 +99,7 @@ impl IntrospectionConfig {
             (None, None) => false,
             _ => {
                 errors.push(path, "`client_id` and `client_secret` belong together");
-                true
+                return;
             }
         };
         if is_basic == self.bearer.is_some() {
@@ -128,6 +128,47 @@ impl IntrospectionConfig {
         }
         if self.max_calls == 0 || self.max_calls > MOST_CALLS {
             errors.push(&path.key("max_calls"), "must be 1 to 256");
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const URL: &str = r#""url": "https://a.example/introspect""#;
+
+    fn errors(members: &str) -> usize {
+        let json = format!("{{ {URL}, {members} }}");
+        let config: IntrospectionConfig = serde_json::from_str(&json).unwrap();
+        let mut errors = Errors::default();
+        config.check(&Path::root(), &mut errors);
+        errors.len()
+    }
+
+    #[test]
+    fn a_faulty_section_is_an_error() {
+        let basic = r#""client_id": "a", "client_secret": "b""#;
+        for (members, expected) in [
+            (basic.to_owned(), 0),
+            (r#""bearer": "b""#.to_owned(), 0),
+            (format!(r#"{basic}, "bearer": "b""#), 1),
+            (r#""cache": "30s""#.to_owned(), 1),
+            (r#""client_id": "a""#.to_owned(), 1),
+            (r#""client_id": "a", "bearer": "b""#.to_owned(), 1),
+            (format!(r#"{basic}, "cache": "0s""#), 1),
+            (format!(r#"{basic}, "cache": "11m""#), 1),
+            (format!(r#"{basic}, "timeout": "0s""#), 1),
+            (format!(r#"{basic}, "timeout": "11s""#), 1),
+            (format!(r#"{basic}, "max_calls": 0"#), 1),
+            (format!(r#"{basic}, "max_calls": 257"#), 1),
+            (format!(r#"{basic}, "prefix": "ory_at_""#), 0),
+            (format!(r#"{basic}, "prefix": """#), 1),
+            (format!(r#"{basic}, "prefix": "a b""#), 1),
+            (format!(r#"{basic}, "prefix": "eyJ""#), 1),
+            (format!(r#"{basic}, "prefix": "tgk_""#), 1),
+        ] {
+            assert_eq!(errors(&members), expected, "{members}");
         }
     }
 }
