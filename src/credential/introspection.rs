@@ -143,6 +143,11 @@ impl Introspection {
         Self { state }
     }
 
+    /// Whether some issuer has an endpoint.
+    pub fn has_endpoints(&self) -> bool {
+        self.state.is_some()
+    }
+
     /// Returns the known result for a token, or the rejection that has it as an unknown one.
     ///
     /// # Errors

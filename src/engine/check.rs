@@ -345,9 +345,9 @@ impl Checker {
         record
     }
 
-    /// Whether the store is remote: a check may wait for it.
-    pub fn is_remote(&self) -> bool {
-        self.remote
+    /// Whether a check may wait: for a remote store, or for the issuer of an opaque token.
+    pub fn may_wait(&self) -> bool {
+        self.remote || self.live.introspects()
     }
 
     /// Releases the reservation of an answer that the proxy does not use, by its text. This needs a

@@ -153,6 +153,11 @@ impl Live {
         &self.histories
     }
 
+    /// Whether the policy in force calls introspection endpoints.
+    pub(super) fn introspects(&self) -> bool {
+        self.state.load().introspection.has_endpoints()
+    }
+
     /// Returns the state in force.
     pub fn load(&self) -> Arc<State> {
         self.state.load_full()

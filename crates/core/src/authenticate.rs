@@ -63,7 +63,7 @@ pub(crate) fn or_opaque<'a>(
     let mut names = keys.iter().flat_map(|keys| keys.headers.iter().copied());
     match found {
         Credential::Jwt(token) if introspection::is_opaque(token.bytes()) => {
-            Credential::Opaque(OpaqueToken::new(token.bytes()))
+            Credential::Opaque(OpaqueToken::new(token.bytes()).with_proof(token.has_proof()))
         }
         Credential::ApiKey(key)
             if key.id().is_none() && !names.any(|name| headers.all(name).next().is_some()) =>

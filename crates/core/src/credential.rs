@@ -47,7 +47,11 @@ pub enum Credential<'a> {
 impl Credential<'_> {
     /// Whether the client sent a token with the scheme `DPoP`.
     pub const fn has_proof(&self) -> bool {
-        matches!(self, Self::Jwt(token) if token.has_proof())
+        match self {
+            Self::Jwt(token) => token.has_proof(),
+            Self::Opaque(token) => token.has_proof(),
+            _ => false,
+        }
     }
 
     /// Returns the kind of the credential.

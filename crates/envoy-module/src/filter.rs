@@ -188,7 +188,7 @@ impl Filter {
     fn check(&self, head: &LentHead<'_>, body: RawBody<'_>) -> Checked {
         let checker = self.shell.checker();
         let is_large = matches!(body, RawBody::Whole(bytes) if bytes.len() > INLINE);
-        if is_large || checker.is_remote() {
+        if is_large || checker.may_wait() {
             return Checked::Elsewhere(Box::new(OwnedRequest::of(head, body)));
         }
         let encode = |answered: CheckAnswer<'_>| Effect::of(&answered, head);

@@ -42,30 +42,44 @@ pub type TokenDigest = [u8; 32];
 
 /// An opaque token as the client sent it. It cannot be printed.
 #[derive(Clone, Copy)]
-pub struct OpaqueToken<'a>(&'a [u8]);
+pub struct OpaqueToken<'a> {
+    bytes: &'a [u8],
+    /// Whether it was sent with the scheme `DPoP`.
+    has_proof: bool,
+}
 
 impl<'a> OpaqueToken<'a> {
     /// The token in these bytes, not read yet.
     pub const fn new(bytes: &'a [u8]) -> Self {
-        Self(bytes)
+        Self { bytes, has_proof: false }
+    }
+
+    /// The same token, sent with the scheme `DPoP` or not.
+    pub(crate) const fn with_proof(self, has_proof: bool) -> Self {
+        Self { has_proof, ..self }
+    }
+
+    /// Whether the client sent the token with the scheme `DPoP`.
+    pub(crate) const fn has_proof(self) -> bool {
+        self.has_proof
     }
 
     /// All bytes of the token: never kept as they are.
     pub(crate) const fn bytes(self) -> &'a [u8] {
-        self.0
+        self.bytes
     }
 
     /// The issuer of the token and the digest that identifies it there; `None` where the token is
     /// malformed, or no issuer has such tokens.
     pub fn identify(self, issuers: &Issuers) -> Option<(&Arc<Issuer>, TokenDigest)> {
         self.text().ok()?;
-        let issuer = issuers.of_opaque(self.0)?;
-        Some((issuer, digest(issuer, self.0)))
+        let issuer = issuers.of_opaque(self.bytes)?;
+        Some((issuer, digest(issuer, self.bytes)))
     }
 
     fn text(self) -> Result<&'a str, Denial> {
         let is_token = |byte: &u8| byte.is_ascii_alphanumeric() || b"-._~+/=".contains(byte);
-        let text = std::str::from_utf8(self.0).ok();
+        let text = std::str::from_utf8(self.bytes).ok();
         match text.filter(|text| text.len() <= MAX_TOKEN && text.as_bytes().iter().all(is_token)) {
             Some(text) => Ok(text),
             None => Err(Denial::new(

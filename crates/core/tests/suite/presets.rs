@@ -36,7 +36,7 @@ fn snapshot(routes: &str) -> Snapshot {
         authorities: None,
         reservation_keys: None,
         nonce_keys: None,
-        statements: Arc::default(),
+        statements: std::sync::Arc::default(),
     }
 }
 
