@@ -29,6 +29,8 @@ use crate::{
 #[derive(Debug)]
 pub(super) struct PolicyKeys {
     pub(super) snapshot: Snapshot,
+    /// Whether what issuers state about opaque tokens is known: a case file has all of it.
+    pub(super) knows_statements: bool,
     /// The origin of keys for each issuer.
     pub(super) sources: Vec<KeyOrigin>,
 }
@@ -85,7 +87,7 @@ pub(super) fn find(
         snapshot.upstream_keys.push(Some(credential));
     }
     snapshot.api_keys = api_keys(&policy, case, complete)?;
-    Ok(PolicyKeys { snapshot, sources })
+    Ok(PolicyKeys { snapshot, knows_statements: complete, sources })
 }
 
 /// Returns the authorities of client certificates. Without their file, no chain can be verified here.

@@ -184,8 +184,11 @@ pub(super) fn explain(input: &ExplainInput<'_>, mut store: Ledger) -> Explanatio
         .is_some_and(|source| source.is_remote);
     // A key of a source that is not here may be known there.
     let is_key_elsewhere = record.denied == Some(Reason::NotReady) && record.api_key().is_some();
-    let unknown =
-        (is_remote || is_key_elsewhere) && failed == Some(Stage::Verification(Check::Key));
+    // The endpoint of an issuer is not called here.
+    let is_token_elsewhere =
+        outcome.evidence.unknown_token().is_some() && !input.found.knows_statements;
+    let unknown = (is_remote || is_key_elsewhere || is_token_elsewhere)
+        && failed == Some(Stage::Verification(Check::Key));
     // The checks of a credential are one step.
     let stages = Stage::ALL
         .into_iter()
@@ -324,6 +327,9 @@ impl Record<'_> {
 
     /// Returns the API key of the request, if that is its credential.
     fn api_key(&self) -> Option<ApiKey<'_>> {
+        if self.evidence.credential == Some(CredentialKind::OpaqueToken) {
+            return None;
+        }
         let keys = self.input.found.snapshot.policy.api_keys.as_ref();
         match authenticate::extract(&self.headers(), keys) {
             Ok(Credential::ApiKey(key)) => Some(key),
@@ -344,6 +350,7 @@ impl Record<'_> {
         }
         let name = match self.evidence.credential {
             Some(CredentialKind::Cookie) => "cookie",
+            Some(CredentialKind::OpaqueToken) => "opaque token",
             _ => "bearer token",
         };
         self.sent()

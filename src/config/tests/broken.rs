@@ -6,7 +6,7 @@ use super::compile;
 type Row = (&'static str, &'static str, &'static [&'static str]);
 
 #[rustfmt::skip]
-const ROWS: [Row; 58] = [
+const ROWS: [Row; 61] = [
     (
         "an empty file",
         "# nothing yet",
@@ -318,7 +318,7 @@ const ROWS: [Row; 58] = [
          routes: [{ match: { paths: [/health] }, public: true }]",
         &[
             "line 1: issuers[0]: missing key `audiences`",
-            "line 1: issuers[0]: missing key `algorithms`",
+            "line 1: issuers[0].algorithms: list at least one algorithm, such as `[RS256]`",
         ],
     ),
     (
@@ -388,9 +388,9 @@ const ROWS: [Row; 58] = [
         "issuers: [{ issuer: 'https://a', audiences: [x], algorithms: [RS256], jwks: { url: 'https://a/jwks' } }]\n\
          routes: [{ match: { methods: [GET], paths: [/a] }, scopes: [], credentials: [cookie, opaque_token], ambient: true }]",
         &[
-            "line 2: routes[0].ambient: `ambient` needs the section `cookies` with the `origins` of your pages",
             "line 2: routes[0].credentials[0]: `cookie` needs the section `cookies`",
             "line 2: routes[0].credentials[1]: `opaque_token` needs an issuer with `introspection`",
+            "line 2: routes[0].ambient: `ambient` needs the section `cookies` with the `origins` of your pages",
         ],
     ),
     (
