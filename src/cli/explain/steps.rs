@@ -420,7 +420,7 @@ impl Record<'_> {
     }
 
     fn token(&self, failed: Option<Stage>) -> Facts {
-        let PolicyKeys { snapshot, sources } = self.input.found;
+        let PolicyKeys { snapshot, sources, .. } = self.input.found;
         let decoded = self.sent().and_then(token_view::decode);
         let mut facts =
             decoded.as_ref().map(|decoded| said(decoded, self.input.now)).unwrap_or_default();
