@@ -448,7 +448,7 @@ fn credentials(
             CredentialKind::ApiKey => (context.api_keys.is_some(), "api_keys"),
             CredentialKind::Certificate => (context.accepts_certificates, "client_certificates"),
             CredentialKind::Cookie
-                if !context.cookies.is_some_and(|cookies| cookies.name.is_some()) =>
+                if context.cookies.is_none_or(|cookies| cookies.name.is_none()) =>
             {
                 (false, "cookies")
             }

@@ -52,7 +52,7 @@ impl CookiesConfig {
     pub(crate) fn compile(&self, path: &Path, errors: &mut Errors) -> Cookies {
         if let Some(name) = &self.name {
             let at = path.key("name");
-            if !name.strip_prefix(PREFIX).is_some_and(|rest| !rest.is_empty()) {
+            if name.strip_prefix(PREFIX).is_none_or(str::is_empty) {
                 let message = format!(
                     "`{name}` does not begin with `{PREFIX}`, so that other hosts of the domain could set it"
                 );

@@ -244,20 +244,21 @@ fn check_times(claims: &Json, expected: &Expected<'_>, config: &Dpop) -> Result<
     let Some(Some(issued)) = number("iat") else {
         return refuse("its iat is missing or not a number");
     };
-    // Comparisons that are false for a number that is none.
-    if !(issued <= now + leeway) {
+    if !(..=now + leeway).contains(&issued) {
         return refuse(format!(
             "its iat is in the future, with a leeway of {}; check the clocks",
             config.leeway
         ));
     }
-    if !(issued >= now - config.max_age.as_secs_f64()) {
+    if !(now - config.max_age.as_secs_f64()..).contains(&issued) {
         return refuse(format!("it is older than {}; make one for each request", config.max_age));
     }
     match (number("exp"), number("nbf")) {
         (Some(None), _) | (_, Some(None)) => refuse("its exp or nbf is not a number"),
-        (Some(Some(until)), _) if !(until > now) => refuse("its exp has passed"),
-        (_, Some(Some(since))) if !(since <= now + leeway) => refuse("its nbf is in the future"),
+        (Some(Some(until)), _) if (..=now).contains(&until) => refuse("its exp has passed"),
+        (_, Some(Some(since))) if !(..=now + leeway).contains(&since) => {
+            refuse("its nbf is in the future")
+        }
         _ => Ok(()),
     }
 }
