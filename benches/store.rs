@@ -6,7 +6,8 @@
 //! that they do not revoke. Then what a million API keys cost: the time of their first reading,
 //! memory, and the time of a verification and of a change; and the same where a tenth is copied, with
 //! the time of a lookup of one of the others. `ONLY=keys` leaves out the rest, `KEYS` is the number
-//! of keys.
+//! of keys. `ONLY=shards` compares a cluster of three nodes with one of its nodes (SHARDS=12), and is
+//! no part of the other runs.
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,
@@ -15,9 +16,17 @@
     reason = "a benchmark"
 )]
 
+#[path = "../tests/store/redis_cluster.rs"]
+#[allow(dead_code, unreachable_pub, reason = "the tests use all of it")]
+mod redis_cluster;
+#[path = "../tests/store/redis_server.rs"]
+#[allow(dead_code, unreachable_pub, reason = "the tests use all of it")]
+mod redis_server;
 #[path = "../tests/store/requests.rs"]
 #[allow(dead_code, unreachable_pub, reason = "the tests use all of it")]
 mod requests;
+#[path = "store/shards.rs"]
+mod shards;
 
 use std::{
     fmt::Write as _,
@@ -73,6 +82,7 @@ fn main() {
         match &*only {
             "keys" => return api_keys(&server, rounds, number("KEYS", 1_000_000)).await,
             "reservations" => return reservations(&server, rounds).await,
+            "shards" => return shards::run(rounds, seconds, number("SHARDS", 12)).await,
             _ => {}
         }
         let bench = Rc::new(Bench::new(&server).await);
