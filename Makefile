@@ -66,6 +66,7 @@ check: ## Format, lints, docs, licences and sources of dependencies, the shipped
 	.parts/bin/envoy-1.40.0 --mode validate --log-level error --disable-hot-restart -c deploy/envoy/envoy-http.yaml
 	.parts/bin/envoy-1.40.0 --mode validate --log-level error --disable-hot-restart -c deploy/envoy/envoy-metered.yaml
 	.parts/bin/envoy-1.40.0 --mode validate --log-level error --disable-hot-restart -c deploy/envoy/models.yaml
+	.parts/bin/envoy-1.40.0 --mode validate --log-level error --disable-hot-restart -c deploy/envoy/envoy-tenants.yaml
 
 .PHONY: dashboard
 dashboard: ## The picture of the Grafana dashboard, with the data of a real run of two minutes (DASHBOARD_SECONDS=120)

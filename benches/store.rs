@@ -542,19 +542,23 @@ fn check(n: usize) -> AdmitRequest {
 /// The call of one check.
 fn call(hash: &str, demands: &AdmitRequest) -> Cmd {
     let keys = Arc::clone(demands.revocation.as_ref().unwrap());
-    let revocations: Vec<String> = keys.exact().chain(keys.before()).map(|(_, key)| key).collect();
+    let entries = keys.exact_entries().chain(keys.before_entries());
+    let revocations: Vec<String> = entries.map(|entry| entry.key()).collect();
     let ours = revocations.len() + demands.charges.len();
     let mut cmd = redis::cmd("EVALSHA");
-    cmd.arg(hash).arg(ours);
+    cmd.arg(hash).arg(ours + 4);
     for key in revocations {
         cmd.arg(format!("{{tollgate}}:revoked:{key}"));
     }
     for charge in &demands.charges {
         cmd.arg(format!("{{tollgate}}:{}", charge.key()));
     }
+    for key in ["bans:marker", "revocations:kinds", "bans:ends", "format"] {
+        cmd.arg(format!("{{tollgate}}:{key}"));
+    }
     let (exact, before, charges) =
-        (keys.exact().count() as u64, keys.before().count() as u64, demands.charges.len() as u64);
-    let mut numbers = vec![exact, before, charges, 0, keys.issued_at];
+        (keys.exact_entries().count(), keys.before_entries().count(), demands.charges.len());
+    let mut numbers = vec![exact as u64, before as u64, charges as u64, 0, keys.issued_at, 0, 0];
     numbers.extend(
         demands
             .charges

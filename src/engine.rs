@@ -87,10 +87,7 @@ use tokio::{
 };
 use tokio_util::sync::{CancellationToken, DropGuard};
 use tollgate_core::{
-    credential::{
-        api_key::ISSUER,
-        jwt::{issuer::KeySource, key_set::KeySet},
-    },
+    credential::jwt::{issuer::KeySource, key_set::KeySet},
     policy::Policy,
     time::Span,
 };
@@ -318,9 +315,7 @@ impl Engine {
         let live = Arc::clone(&self.live);
         move || {
             let state = live.load();
-            let issuers = state.snapshot.policy.issuers.list().iter();
-            let of_keys = state.snapshot.policy.api_keys.as_ref().map(|_| Arc::from(ISSUER));
-            issuers.map(|issuer| Arc::clone(&issuer.name)).chain(of_keys).collect()
+            state.snapshot.policy.issuer_names().collect()
         }
     }
 

@@ -39,6 +39,7 @@ mod secret_leaks;
 mod settlement;
 mod shared_tollgate;
 mod streams;
+mod tenants;
 mod tls;
 mod tollgate_outage;
 mod two_models;

@@ -17,7 +17,7 @@ local options = {
 -- The headers for the upstream.
 local identity = {
     "x-tollgate-subject", "x-tollgate-tenant", "x-tollgate-scopes", "x-tollgate-credential", "x-tollgate-model",
-    "x-tollgate-issuer", "x-tollgate-key-id", "x-tollgate-decision-id",
+    "x-tollgate-issuer", "x-tollgate-key-id", "x-tollgate-actor", "x-tollgate-decision-id",
 }
 
 -- The headers of a denial for the client.

@@ -1,7 +1,7 @@
 // Asks Tollgate about a request, body included, before nginx forwards it. Used by njs.conf.
 
 // What the upstream learns: these variables are declared there, and set as headers of the forwarded request.
-const IDENTITY = ['subject', 'tenant', 'scopes', 'credential', 'model', 'issuer', 'key_id', 'decision_id'];
+const IDENTITY = ['subject', 'tenant', 'scopes', 'credential', 'model', 'issuer', 'key_id', 'actor', 'decision_id'];
 
 // What the client gets with a denial. On success it gets the limits and the decision's id.
 const DENIAL = ['Content-Type', 'WWW-Authenticate', 'Retry-After', 'Retry-After-Ms', 'X-Should-Retry'];

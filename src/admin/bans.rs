@@ -74,6 +74,7 @@ struct Call {
     tenant: Option<String>,
     network: Option<String>,
     key: Option<KeyId>,
+    actor: Option<String>,
     address: Option<IpAddr>,
     issuer: Option<String>,
     #[serde(rename = "for")]
@@ -140,7 +141,9 @@ where
                 return Err(own_only());
             }
             if let Some(known) = (admin.issuers)() {
-                request::check_issuer(ban.target().issuer(), &known)?;
+                let is_of_actor = matches!(ban.target(), Target::Actor { .. });
+                let issuer = ban.target().issuer().filter(|_| !is_of_actor);
+                request::check_issuer(issuer, &known)?;
             }
             let entry = bans.ban(&ban).await.map_err(|error| unavailable(&error))?;
             Ok(ok(&listed(&entry)))
@@ -255,8 +258,8 @@ impl Call {
         Ok(())
     }
 
-    fn names(&self) -> [&Option<String>; 4] {
-        [&self.subject, &self.client, &self.tenant, &self.network]
+    fn names(&self) -> [&Option<String>; 5] {
+        [&self.subject, &self.client, &self.tenant, &self.network, &self.actor]
     }
 
     fn target(&self) -> Result<Target, Refusal> {
@@ -264,10 +267,10 @@ impl Call {
         let count = names.into_iter().flatten().count() + usize::from(self.key.is_some());
         if count != 1 || self.address.is_some() {
             return Err(Refusal::invalid(
-                "name exactly one of `subject`, `client`, `tenant`, `network` and `key`",
+                "name exactly one of `subject`, `client`, `tenant`, `network`, `key` and `actor`",
             ));
         }
-        let members = ["subject", "client", "tenant", "network", "issuer"];
+        let members = ["subject", "client", "tenant", "network", "actor", "issuer"];
         for (member, text) in members.iter().zip(names.into_iter().chain([&self.issuer])) {
             if let Some(text) = text {
                 json_body::check_length(member, text, MAX_TEXT)?;
@@ -290,6 +293,9 @@ impl Call {
             }
             Self { client: Some(client), .. } => {
                 Target::Client { issuer: issuer()?, client: client.clone() }
+            }
+            Self { actor: Some(actor), .. } => {
+                Target::Actor { issuer: issuer()?, actor: actor.clone() }
             }
             Self { issuer: Some(_), .. } => {
                 return Err(Refusal::invalid(
@@ -318,6 +324,7 @@ pub fn selector(target: &Target) -> Map<String, Value> {
         Target::Client { issuer, client } => ("client", client.clone(), Some(issuer)),
         Target::Tenant { tenant } => ("tenant", tenant.clone(), None),
         Target::Key { id } => ("key", id.to_string(), None),
+        Target::Actor { issuer, actor } => ("actor", actor.clone(), Some(issuer)),
     };
     let issuer = issuer.map(|issuer| ("issuer".to_owned(), Value::from(issuer.as_str())));
     [(name.to_owned(), Value::from(value))].into_iter().chain(issuer).collect()

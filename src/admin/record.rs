@@ -82,6 +82,8 @@ enum TargetLine<'a> {
     Network { network: String },
     Address { address: IpAddr },
     Key { key_id: String },
+    Actor { iss: Cow<'a, str>, actor: Cow<'a, str> },
+    Kid { iss: Cow<'a, str>, kid: Cow<'a, str> },
 }
 
 #[derive(Serialize)]
@@ -222,6 +224,10 @@ impl<'a> TargetLine<'a> {
             }
             Target::Tenant { tenant } => Self::Tenant { tenant: text(tenant) },
             Target::Token { sha256 } => Self::Token { token_sha256: hex(sha256) },
+            Target::Actor { issuer, actor } => {
+                Self::Actor { iss: text(issuer), actor: text(actor) }
+            }
+            Target::Kid { issuer, kid } => Self::Kid { iss: text(issuer), kid: text(kid) },
         }
     }
 
@@ -241,6 +247,9 @@ impl<'a> TargetLine<'a> {
             }
             BanQuery::Target(ban::Target::Tenant { tenant }) => {
                 Self::Tenant { tenant: text(tenant) }
+            }
+            BanQuery::Target(ban::Target::Actor { issuer, actor }) => {
+                Self::Actor { iss: text(issuer), actor: text(actor) }
             }
         }
     }

@@ -7,7 +7,12 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 use thiserror::Error;
 use tollgate_core::{
-    credential::jwt::issuer::{MAX_LEEWAY, MAX_LIFETIME},
+    credential::{
+        api_key::ISSUER,
+        certificate::trust_domain_of,
+        jwt::issuer::{MAX_LEEWAY, MAX_LIFETIME},
+    },
+    identity::KeyId,
     revocation::Target,
     text::hex,
     time::{Span, Timestamp},
@@ -52,6 +57,10 @@ struct Call {
     client: Option<String>,
     tenant: Option<String>,
     token_sha256: Option<String>,
+    actor: Option<String>,
+    kid: Option<String>,
+    key: Option<String>,
+    spiffe: Option<String>,
     issuer: Option<String>,
     ttl: Option<Span>,
     at: Option<String>,
@@ -73,7 +82,9 @@ pub(super) fn revocation(
     let at = match &call.at {
         None => now,
         Some(_) if !target.is_before() => {
-            return Err(Refusal::invalid("`at` goes with `subject`, `client` and `tenant` only"));
+            return Err(Refusal::invalid(
+                "`at` goes with `subject`, `client`, `tenant`, `actor` and `spiffe` only",
+            ));
         }
         Some(text) => {
             let at = rfc3339::parse(text).map_err(|error| Refusal::invalid(error.to_string()))?;
@@ -102,10 +113,22 @@ pub(super) fn target(body: &[u8]) -> Result<Target, Refusal> {
 
 impl Call {
     fn target(&self) -> Result<Target, Refusal> {
-        let selectors = [&self.jti, &self.subject, &self.client, &self.tenant, &self.token_sha256];
-        if selectors.into_iter().flatten().count() != 1 {
+        let selectors = [
+            ("jti", &self.jti),
+            ("subject", &self.subject),
+            ("client", &self.client),
+            ("tenant", &self.tenant),
+            ("token_sha256", &self.token_sha256),
+            ("actor", &self.actor),
+            ("kid", &self.kid),
+            ("key", &self.key),
+            ("spiffe", &self.spiffe),
+        ];
+        let named = selectors.iter().filter_map(|(_, text)| text.as_ref());
+        if named.clone().count() != 1 {
             return Err(Refusal::invalid(
-                "name exactly one of `jti`, `subject`, `client`, `tenant` and `token_sha256`",
+                "name exactly one of `jti`, `subject`, `client`, `tenant`, `token_sha256`, \
+                 `actor`, `kid`, `key` and `spiffe`",
             ));
         }
         let issuer = || {
@@ -116,14 +139,13 @@ impl Call {
                 )
             })
         };
-        let members = ["jti", "subject", "client", "tenant", "token_sha256", "issuer"];
-        for (member, text) in members.iter().zip(selectors.into_iter().chain([&self.issuer])) {
+        for (member, text) in selectors.into_iter().chain([("issuer", &self.issuer)]) {
             if let Some(text) = text {
                 json_body::check_length(member, text, MAX_TEXT)?;
                 json_body::check_text(member, text)?;
             }
         }
-        if selectors.into_iter().flatten().any(String::is_empty) {
+        if { named }.any(String::is_empty) {
             return Err(Refusal::invalid("the value that names the target is empty"));
         }
         Ok(match self {
@@ -134,10 +156,27 @@ impl Call {
             Self { client: Some(client), .. } => {
                 Target::Client { issuer: issuer()?, client: client.clone() }
             }
+            Self { actor: Some(actor), .. } => {
+                Target::Actor { issuer: issuer()?, actor: actor.clone() }
+            }
+            Self { kid: Some(kid), .. } => Target::Kid { issuer: issuer()?, kid: kid.clone() },
             Self { issuer: Some(_), .. } => {
                 return Err(Refusal::invalid(
-                    "`issuer` has no meaning for `tenant` and `token_sha256`; leave it out",
+                    "`issuer` has no meaning for `tenant`, `token_sha256`, `key` and `spiffe`; \
+                     leave it out",
                 ));
+            }
+            Self { key: Some(id), .. } => {
+                let id: KeyId = id
+                    .parse()
+                    .map_err(|error| Refusal::invalid(format!("`key` is no id: {error}")))?;
+                Target::Jti { issuer: ISSUER.to_owned(), jti: id.to_string() }
+            }
+            Self { spiffe: Some(id), .. } => {
+                let domain = trust_domain_of(id).ok_or_else(|| {
+                    Refusal::invalid("`spiffe` is not a SPIFFE ID, such as `spiffe://a.example/b`")
+                })?;
+                Target::Subject { issuer: domain.to_owned(), subject: id.clone() }
             }
             Self { tenant: Some(tenant), .. } => Target::Tenant { tenant: tenant.clone() },
             Self { token_sha256, .. } => {
@@ -232,6 +271,8 @@ pub fn selector(target: &Target) -> Map<String, Value> {
         Target::Client { issuer, client } => ("client", client.clone(), Some(issuer)),
         Target::Tenant { tenant } => ("tenant", tenant.clone(), None),
         Target::Token { sha256 } => ("token_sha256", hex(sha256), None),
+        Target::Actor { issuer, actor } => ("actor", actor.clone(), Some(issuer)),
+        Target::Kid { issuer, kid } => ("kid", kid.clone(), Some(issuer)),
     };
     let issuer = issuer.map(|issuer| ("issuer".to_owned(), Value::from(issuer.as_str())));
     [(name.to_owned(), Value::from(value))].into_iter().chain(issuer).collect()

@@ -40,7 +40,7 @@ use crate::{
 /// The number of entries that one call lists.
 const PAGE: usize = 1000;
 
-/// Ban subjects, clients, tenants, networks and API keys, lift bans, list and find them.
+/// Ban subjects, clients, agents, tenants, networks and API keys, lift bans, list and find them.
 #[derive(Debug, Args)]
 pub struct BanArgs {
     #[command(subcommand)]
@@ -49,7 +49,7 @@ pub struct BanArgs {
 
 #[derive(Debug, Subcommand)]
 enum Action {
-    /// Ban a subject, client, tenant, network or API key, until a moment or until lifted.
+    /// Ban a subject, client, agent, tenant, network or API key, until a moment or until lifted.
     ///
     /// A ban also stops credentials that are issued later, which a revocation does not. A longer ban
     /// of the same target is never shortened: lift it first.
@@ -57,8 +57,8 @@ enum Action {
     Add(AddArgs),
     /// List all bans.
     ///
-    /// Names of subjects, clients, tenants and keys are stored as hashes, so the list shows their kinds,
-    /// moments and reasons.
+    /// Names of subjects, clients, agents, tenants and keys are stored as hashes, so the list shows their
+    /// kinds, moments and reasons.
     #[command(after_long_help = help::LIST)]
     List(ListArgs),
     /// Lift a ban.
@@ -108,7 +108,7 @@ struct LiftArgs {
 struct CheckArgs {
     #[command(flatten)]
     what: Question,
-    /// The issuer of a subject or client, exactly as `iss` of the tokens names it.
+    /// The issuer of a subject, client or actor, exactly as `iss` of the tokens names it.
     #[arg(long, visible_alias = "iss", value_name = "ISS", required_unless_present_any = ["tenant", "network", "key", "address"], conflicts_with_all = ["tenant", "network", "key", "address"])]
     issuer: Option<String>,
     #[command(flatten)]
@@ -120,13 +120,14 @@ struct CheckArgs {
 struct Selector {
     #[command(flatten)]
     what: What,
-    /// The issuer, exactly as `iss` of the tokens names it; empty for tokens without one.
+    /// The issuer, exactly as `iss` of the tokens, or of the claim `act`, names it; empty for tokens
+    /// without one.
     #[arg(long, visible_alias = "iss", value_name = "ISS", required_unless_present_any = ["tenant", "network", "key"], conflicts_with_all = ["tenant", "network", "key"])]
     issuer: Option<String>,
 }
 
 #[derive(Debug, Args)]
-#[group(required = true, multiple = false, args = ["subject", "client", "tenant", "network", "key"])]
+#[group(required = true, multiple = false, args = ["subject", "client", "actor", "tenant", "network", "key"])]
 struct What {
     #[command(flatten)]
     names: Names,
@@ -134,7 +135,7 @@ struct What {
 
 /// What [`Action::Check`] looks for.
 #[derive(Debug, Args)]
-#[group(required = true, multiple = false, args = ["subject", "client", "tenant", "network", "key", "address"])]
+#[group(required = true, multiple = false, args = ["subject", "client", "actor", "tenant", "network", "key", "address"])]
 struct Question {
     #[command(flatten)]
     names: Names,
@@ -153,6 +154,10 @@ struct Names {
     /// A client of an issuer.
     #[arg(long, value_name = "CLIENT")]
     client: Option<String>,
+    /// An agent of an issuer: every credential that it holds, as its subject or its client, or acts
+    /// in, at any place of a chain of actors.
+    #[arg(long, value_name = "ACTOR")]
+    actor: Option<String>,
     /// A tenant, of any issuer.
     #[arg(long, value_name = "TENANT")]
     tenant: Option<String>,
@@ -179,7 +184,8 @@ where
     F: Future<Output = anyhow::Result<B>>,
 {
     if let Action::Add(AddArgs { selector, config, .. }) = &args.action {
-        check_issuer(selector.issuer.as_deref(), config)?;
+        let issuer = selector.issuer.as_deref().filter(|_| selector.what.names.actor.is_none());
+        check_issuer(issuer, config)?;
     }
     let access = match &args.action {
         Action::Add(AddArgs { access, .. })
@@ -310,6 +316,7 @@ impl Names {
                 Target::Subject { issuer, subject: subject.clone() }
             }
             Self { client: Some(client), .. } => Target::Client { issuer, client: client.clone() },
+            Self { actor: Some(actor), .. } => Target::Actor { issuer, actor: actor.clone() },
             Self { network: Some(network), .. } => Target::Network(*network),
             Self { key: Some(id), .. } => Target::Key { id: *id },
             Self { tenant, .. } => Target::Tenant { tenant: tenant.clone().unwrap_or_default() },

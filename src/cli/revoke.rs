@@ -1,11 +1,13 @@
 //! `tollgate revoke`: adds, removes and lists revocations.
 
 mod help;
+mod names;
 pub(crate) mod redis;
 
 use std::{
     future::Future,
     io::{self, Write},
+    path::PathBuf,
     process::ExitCode,
 };
 
@@ -15,12 +17,17 @@ use clap::{Args, Subcommand};
 use serde_json::json;
 use thiserror::Error;
 use tollgate_core::{
-    credential::api_key::{ApiKey, ISSUER, LONGEST_LIFE, PREFIX},
+    credential::{
+        api_key::{ApiKey, ISSUER, LONGEST_LIFE, PREFIX},
+        certificate,
+    },
+    identity::KeyId,
     revocation::{Target, token_digest},
     secret::Secret,
     time::{Span, Timestamp},
 };
 
+use self::names::Names;
 use super::{
     Output,
     access::{Access, Place},
@@ -38,6 +45,7 @@ use crate::{
         now,
         rfc3339::{self, Rfc3339},
     },
+    secrets,
     store::{Entry, Revocation, TTL_MAX},
 };
 
@@ -53,16 +61,19 @@ pub struct RevokeArgs {
 
 #[derive(Debug, Subcommand)]
 enum Action {
-    /// Revoke a token, or everything issued until now to a subject, a client or a tenant.
+    /// Revoke a token, a key or a certificate, or what was issued until now to a holder of some.
+    ///
+    /// Holders are a subject, a client, an agent, a tenant and a workload. A signing key is revoked with
+    /// everything that it signs.
     ///
     /// It applies from the next check on, on every replica that uses the same store. Name the store
     /// with --redis, or a running Tollgate with --admin and --token-file.
     #[command(after_long_help = help::ADD)]
     Add(AddArgs),
-    /// Tell whether a token, a subject, a client or a tenant is revoked.
+    /// Tell whether a token, a certificate, or what has one of the other names is revoked.
     ///
-    /// A token is looked up by its hash, and by the id, the subject and the client that it names;
-    /// whether its tenant is revoked is another question, with --tenant.
+    /// A token is looked up by its hash, and by the id, the subject, the client, the actors and the
+    /// signing key that it names; whether its tenant is revoked is another question, with --tenant.
     #[command(after_long_help = help::CHECK)]
     Check(CheckArgs),
     /// List all revocations, or those of one name.
@@ -82,15 +93,17 @@ enum Action {
 struct AddArgs {
     #[command(flatten)]
     selector: Selector,
-    /// The remaining life of the credentials, until `exp`. Default: with --token that of the token,
-    /// else the longest that a policy can allow: 31d and a minute for tokens, and 3653d for a tenant
-    /// and for API keys (`--issuer tollgate:api-keys`). The revocation is kept two minutes longer,
-    /// for leeway and clocks. A credential that lives longer is valid again.
+    /// The remaining life of the credentials, until `exp`. Default: with --token and --certificate its
+    /// own, else the longest that a policy can allow: 31d and a minute for tokens, and 3653d for a
+    /// tenant, API keys (`--key`, `--issuer tollgate:api-keys`) and certificates (`--spiffe`,
+    /// `--issuer spiffe://...` or `tollgate:client-certificates`; another issuer of certificates needs
+    /// --ttl). The revocation is kept two minutes longer, for leeway and clocks. A credential that
+    /// lives longer is valid again.
     #[arg(long, value_name = "DURATION", value_parser = span)]
     ttl: Option<Span>,
-    /// For --subject, --client and --tenant: revoke tokens issued until this moment, in RFC 3339 or
-    /// seconds since 1970. Default: now.
-    #[arg(long, value_name = "TIME", value_parser = rfc3339::parse, conflicts_with_all = ["jti", "token"])]
+    /// For --subject, --client, --actor, --tenant and --spiffe: revoke what was issued until this
+    /// moment, in RFC 3339 or seconds since 1970. Default: now.
+    #[arg(long, value_name = "TIME", value_parser = rfc3339::parse, conflicts_with_all = ["jti", "token", "certificate", "key", "kid"])]
     at: Option<Timestamp>,
     /// The reason, one line, shown in the list.
     #[arg(long, value_name = "TEXT", value_parser = argument::note)]
@@ -134,6 +147,12 @@ struct Filter {
     /// Only that of a tenant.
     #[arg(long, value_name = "TENANT")]
     tenant: Option<String>,
+    /// Only that of an agent.
+    #[arg(long, value_name = "ACTOR", requires = "issuer")]
+    actor: Option<String>,
+    /// Only that of a signing key.
+    #[arg(long, value_name = "KID", requires = "issuer")]
+    kid: Option<String>,
     #[command(flatten)]
     issuer: FilterIssuer,
 }
@@ -149,13 +168,15 @@ struct FilterIssuer {
 impl Filter {
     /// The key of the revocation to list; `None` for all.
     fn key(self) -> Option<String> {
-        let Self { jti, subject, client, tenant, issuer: FilterIssuer { issuer } } = self;
-        let issuer = issuer.unwrap_or_default();
-        let target = match (jti, subject, client, tenant) {
+        let Self { jti, subject, client, tenant, actor, kid, issuer } = self;
+        let issuer = issuer.issuer.unwrap_or_default();
+        let target = match (jti, subject, client, tenant, actor, kid) {
             (Some(jti), ..) => Target::Jti { issuer, jti },
             (_, Some(subject), ..) => Target::Subject { issuer, subject },
-            (_, _, Some(client), _) => Target::Client { issuer, client },
-            (.., Some(tenant)) => Target::Tenant { tenant },
+            (_, _, Some(client), ..) => Target::Client { issuer, client },
+            (.., Some(tenant), _, _) => Target::Tenant { tenant },
+            (.., Some(actor), _) => Target::Actor { issuer, actor },
+            (.., Some(kid)) => Target::Kid { issuer, kid },
             _ => return None,
         };
         Some(target.key())
@@ -175,16 +196,18 @@ struct RemoveArgs {
 struct Selector {
     #[command(flatten)]
     what: What,
-    /// The issuer, exactly as `iss` of the tokens names it; empty for tokens without one.
-    #[arg(long, visible_alias = "iss", value_name = "ISS", conflicts_with_all = ["tenant", "token"])]
+    /// The issuer, exactly as `iss` of the tokens, or of the claim `act`, names it; empty for tokens
+    /// without one.
+    #[arg(long, visible_alias = "iss", value_name = "ISS", conflicts_with_all = ["tenant", "token", "key", "spiffe", "certificate"])]
     issuer: Option<String>,
 }
 
 #[derive(Debug, Args)]
 #[group(required = true, multiple = false)]
 struct What {
-    /// One token by its id.
-    #[arg(long, value_name = "ID", requires = "issuer")]
+    /// One token by its id; a certificate by its serial number, in lower-case hexadecimal digits
+    /// without zeros at the beginning.
+    #[arg(long, visible_alias = "serial", value_name = "ID", requires = "issuer")]
     jti: Option<String>,
     /// Every token of a subject.
     #[arg(long, value_name = "SUBJECT", requires = "issuer")]
@@ -195,6 +218,22 @@ struct What {
     /// Every token of a tenant, of any issuer.
     #[arg(long, value_name = "TENANT")]
     tenant: Option<String>,
+    /// Every token that an agent holds, as its subject or its client, or acts in, at any place of a
+    /// chain of actors.
+    #[arg(long, value_name = "ACTOR", requires = "issuer")]
+    actor: Option<String>,
+    /// Every token that was signed with the key of this name.
+    #[arg(long, value_name = "KID", requires = "issuer")]
+    kid: Option<String>,
+    /// An API key by its id, with all of its secrets.
+    #[arg(long, value_name = "ID")]
+    key: Option<KeyId>,
+    /// Every certificate and every token of a workload, by its SPIFFE ID.
+    #[arg(long, value_name = "SPIFFE-ID")]
+    spiffe: Option<String>,
+    /// One certificate itself, in a PEM file. Only its hash is sent.
+    #[arg(long, value_name = "FILE")]
+    certificate: Option<PathBuf>,
     /// One token itself: `-` reads it from standard input, `@FILE` from a file. Only its hash is
     /// sent.
     #[arg(long, value_name = "TOKEN|-|@FILE")]
@@ -230,7 +269,9 @@ where
     F: Future<Output = anyhow::Result<R>>,
 {
     if let Action::Add(AddArgs { selector, config, .. }) = &args.action {
-        check_issuer(selector.issuer.as_deref(), config)?;
+        // The issuer of an actor may be one that issues no credentials itself.
+        let issuer = selector.issuer.as_deref().filter(|_| selector.what.actor.is_none());
+        check_issuer(issuer, config)?;
     }
     let access = match &args.action {
         Action::Add(AddArgs { access, .. })
@@ -287,7 +328,7 @@ async fn act<R: Revocations>(
             Ok(if found { ExitCode::SUCCESS } else { ExitCode::FAILURE })
         }
         Action::Check(args) => {
-            let names = names(&args.selector)?;
+            let names = Names::of(&args.selector)?;
             let entries = all(store).await?;
             let found = entries.iter().filter(|entry| names.revoke(entry)).collect::<Vec<_>>();
             match args.access.output {
@@ -345,66 +386,13 @@ async fn all<R: Revocations>(store: &R) -> anyhow::Result<Vec<Entry>> {
 fn print_found(entry: &Entry, out: &mut dyn Write) -> io::Result<()> {
     let (kind, at, until) = (entry.kind(), Rfc3339(entry.at), end(entry));
     match entry.kind() {
-        "jti" | "token" => writeln!(out, "revoked by {kind}, kept until {until}")?,
+        "jti" | "token" | "kid" => writeln!(out, "revoked by {kind}, kept until {until}")?,
         _ => writeln!(out, "revoked by {kind} what was issued until {at}, kept until {until}")?,
     }
     if let Some(note) = &entry.note {
         writeln!(out, "  {}", printable::printable(note))?;
     }
     Ok(())
-}
-
-/// The names that revocations are looked up by.
-struct Names {
-    targets: Vec<Target>,
-    /// The time of issue of a token, in seconds since 1970, where it has one.
-    issued: Option<u64>,
-}
-
-impl Names {
-    /// Whether the entry revokes what has these names.
-    fn revoke(&self, entry: &Entry) -> bool {
-        self.targets.iter().any(|target| {
-            // A token that was issued after the moment of a revocation is not revoked by it.
-            let later = self.issued.is_some_and(|issued| issued > entry.at.secs());
-            target.key() == entry.key && !(target.is_before() && later)
-        })
-    }
-
-    /// The kinds of names, for messages.
-    fn kinds(&self) -> String {
-        self.targets.iter().map(Target::kind).collect::<Vec<_>>().join(", ")
-    }
-}
-
-/// Returns the names of the options; of a token also those in its claims, which are not verified.
-fn names(selector: &Selector) -> anyhow::Result<Names> {
-    #[derive(Default, serde::Deserialize)]
-    #[serde(default)]
-    struct Claims {
-        iss: String,
-        jti: Option<String>,
-        sub: Option<String>,
-        client_id: Option<String>,
-        azp: Option<String>,
-        iat: Option<f64>,
-    }
-    let Some(token) = &selector.what.token else {
-        return Ok(Names { targets: vec![target(selector)?.0], issued: None });
-    };
-    let token = jwt(&argument::token(token)?)?;
-    let target = Target::Token { sha256: token_digest(&token) };
-    let payload = token.split('.').nth(1).and_then(|part| URL_SAFE_NO_PAD.decode(part).ok());
-    let claims: Claims =
-        payload.and_then(|payload| serde_json::from_slice(&payload).ok()).unwrap_or_default();
-    let Claims { iss: issuer, jti, sub, client_id, azp, iat } = claims;
-    let mut targets = vec![target];
-    targets.extend(jti.map(|jti| Target::Jti { issuer: issuer.clone(), jti }));
-    targets.extend(sub.map(|subject| Target::Subject { issuer: issuer.clone(), subject }));
-    targets
-        .extend(client_id.or(azp).map(|client| Target::Client { issuer: issuer.clone(), client }));
-    let issued = iat.and_then(|iat| std::time::Duration::try_from_secs_f64(iat).ok());
-    Ok(Names { targets, issued: issued.map(|issued| issued.as_secs()) })
 }
 
 /// Refuses an issuer that the policy does not have: a revocation of it would protect nothing.
@@ -414,9 +402,8 @@ pub(super) fn check_issuer(
 ) -> anyhow::Result<()> {
     let (Some(issuer), Some(path)) = (issuer, config.path()) else { return Ok(()) };
     let policy = config_file::load(path)?.policy;
-    let of_keys = policy.api_keys.as_ref().map(|_| ISSUER);
-    let known = policy.issuers.list().iter().map(|issuer| &*issuer.name).chain(of_keys);
-    let known: Vec<&str> = known.collect();
+    let names: Vec<_> = policy.issuer_names().collect();
+    let known: Vec<&str> = names.iter().map(|name| &**name).collect();
     if known.contains(&issuer) {
         return Ok(());
     }
@@ -456,22 +443,27 @@ fn revocation(args: &AddArgs, now: Timestamp) -> anyhow::Result<Revocation> {
 }
 
 /// Returns the longest time for which a credential with these names may be accepted, under any
-/// policy: a tenant has API keys as well as tokens.
+/// policy: a tenant has API keys and certificates as well as tokens.
 fn longest_life(target: &Target) -> Span {
     match target {
         Target::Jti { issuer, .. }
         | Target::Subject { issuer, .. }
         | Target::Client { issuer, .. }
-            if issuer != ISSUER =>
+        | Target::Actor { issuer, .. }
+        | Target::Kid { issuer, .. }
+            if issuer == ISSUER
+                || issuer == certificate::DEFAULT_ISSUER
+                || issuer.starts_with("spiffe://") =>
         {
-            ANY_LIFE
+            LONGEST_LIFE
         }
-        Target::Token { .. } => ANY_LIFE,
-        _ => LONGEST_LIFE,
+        Target::Tenant { .. } => LONGEST_LIFE,
+        _ => ANY_LIFE,
     }
 }
 
-/// Returns the target that the options name and, for a token, its expiry in seconds since 1970.
+/// Returns the target that the options name and, for a token or a certificate, its expiry in seconds
+/// since 1970.
 fn target(selector: &Selector) -> anyhow::Result<(Target, Option<u64>)> {
     let issuer = selector.issuer.clone().unwrap_or_default();
     let target = match &selector.what {
@@ -479,6 +471,22 @@ fn target(selector: &Selector) -> anyhow::Result<(Target, Option<u64>)> {
         What { subject: Some(subject), .. } => Target::Subject { issuer, subject: subject.clone() },
         What { client: Some(client), .. } => Target::Client { issuer, client: client.clone() },
         What { tenant: Some(tenant), .. } => Target::Tenant { tenant: tenant.clone() },
+        What { actor: Some(actor), .. } => Target::Actor { issuer, actor: actor.clone() },
+        What { kid: Some(kid), .. } => Target::Kid { issuer, kid: kid.clone() },
+        What { key: Some(id), .. } => {
+            Target::Jti { issuer: ISSUER.to_owned(), jti: id.to_string() }
+        }
+        What { spiffe: Some(id), .. } => match certificate::trust_domain_of(id) {
+            Some(domain) => Target::Subject { issuer: domain.to_owned(), subject: id.clone() },
+            None => bail!("`{id}` is not a SPIFFE ID, such as `spiffe://prod.example.com/batch`"),
+        },
+        What { certificate: Some(path), .. } => {
+            let text = argument::file(path, secrets::MAX)?;
+            let Some((sha256, ends)) = certificate::digest_of(&text) else {
+                bail!("`{}` is not a certificate in PEM", path.display());
+            };
+            return Ok((Target::Token { sha256 }, Some(ends)));
+        }
         What { token, .. } => {
             let token = jwt(&argument::token(token.as_deref().unwrap_or_default())?)?;
             return Ok((Target::Token { sha256: token_digest(&token) }, expiry(&token)));

@@ -3,7 +3,7 @@
 //!
 //! The queue has a fixed number of slots. A line takes a slot when it is queued, and frees it when
 //! it is written. The lines in flight are thereby bounded in number and, by `line::MAX_LINE`, in
-//! bytes: by default 8192 lines of at most 4 KiB.
+//! bytes: by default 8192 lines of at most 5 KiB.
 //!
 //! With `on_full: drop`, a line takes its slot when it is ready, and is counted as dropped where
 //! none is free.
@@ -57,7 +57,7 @@ pub struct AuditConfig {
     /// stderr.
     #[serde(default)]
     pub to: AuditTarget,
-    /// The most lines that may wait to be written, at most 4 KiB each. Default 8192: enough for
+    /// The most lines that may wait to be written, at most 5 KiB each. Default 8192: enough for
     /// seconds of a disk's or a collector's pause under load, in at most 32 MiB.
     #[serde(default = "queue")]
     pub queue: u32,

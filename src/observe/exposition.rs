@@ -23,6 +23,7 @@ use super::{
     check_result::CheckResult,
     metrics::{BUCKETS, DecisionCounters, Durations, Metrics, OutageAllowed},
     process::{ProcessMetrics, ProcessStatus},
+    subjects::SubjectRow,
     trace::SpanCounts,
 };
 use crate::{
@@ -164,6 +165,7 @@ impl Collector for Scrape {
         self.checks(encoder)?;
         self.issuers(encoder)?;
         self.subjects(encoder)?;
+        self.actors(encoder)?;
         self.outages(encoder)?;
         self.in_flight(encoder)?;
         self.store(encoder)?;
@@ -641,17 +643,15 @@ impl Scrape {
         let Some(subjects) = self.metrics.subjects() else { return Ok(()) };
         let help = "Checks of the busiest subjects since each became one of them, and of the rest as other.";
         let mut family = Family::counter(encoder, "subject_checks", help)?;
-        for line in &subjects {
-            for (decision, count) in [("allow", line.counts.allow), ("deny", line.counts.deny)] {
-                let labels = [
-                    ("issuer", line.issuer.as_str()),
-                    ("subject", line.subject.as_str()),
-                    ("decision", decision),
-                ];
-                family.count(&labels, count)?;
-            }
-        }
-        Ok(())
+        family.count_holders("subject", &subjects)
+    }
+
+    fn actors(&self, encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
+        let Some(actors) = self.metrics.actors() else { return Ok(()) };
+        let help =
+            "Checks of the busiest actors since each became one of them, and of the rest as other.";
+        let mut family = Family::counter(encoder, "actor_checks", help)?;
+        family.count_holders("actor", &actors)
     }
 }
 
@@ -667,6 +667,17 @@ impl<'e> Family<'e> {
         kind: MetricType,
     ) -> Result<Self, fmt::Error> {
         encoder.encode_descriptor(name, help, unit, kind).map(Self)
+    }
+
+    /// Writes checks by subject or actor.
+    fn count_holders(&mut self, label: &'static str, rows: &[SubjectRow]) -> fmt::Result {
+        for SubjectRow { issuer, subject, counts } in rows {
+            for (decision, count) in [("allow", counts.allow), ("deny", counts.deny)] {
+                let issuer = ("issuer", issuer.as_str());
+                self.count(&[issuer, (label, subject.as_str()), ("decision", decision)], count)?;
+            }
+        }
+        Ok(())
     }
 
     fn counter(

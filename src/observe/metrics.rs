@@ -45,24 +45,25 @@ pub struct ObserveConfig {
     /// readers of metrics need not learn who sent requests.
     #[serde(default)]
     pub subjects: u32,
+    /// How many actors get their own series in `tollgate_actor_checks_total`, the busiest ones; the
+    /// rest count as `other`. At most 1000. Default 0, none.
+    #[serde(default)]
+    pub actors: u32,
 }
 
 impl ObserveConfig {
-    /// Most subjects with series of their own: each has two series, and a new subject costs one
-    /// pass over all of them.
+    /// Most subjects, and most actors, with series of their own: each has two series, and a new one
+    /// costs one pass over all of them.
     const MOST_SUBJECTS: u32 = 1000;
 
     /// Adds the errors of the section.
     pub fn validate(&self, path: &Path, errors: &mut Errors) {
-        if self.subjects > Self::MOST_SUBJECTS {
-            errors.push(
-                &path.key("subjects"),
-                format!(
-                    "`{}` is more than {}, the most there may be",
-                    self.subjects,
-                    Self::MOST_SUBJECTS
-                ),
-            );
+        for (key, count) in [("subjects", self.subjects), ("actors", self.actors)] {
+            if count > Self::MOST_SUBJECTS {
+                let most = Self::MOST_SUBJECTS;
+                let message = format!("`{count}` is more than {most}, the most there may be");
+                errors.push(&path.key(key), message);
+            }
         }
         if let Some(tracing) = &self.tracing {
             tracing.validate(&path.key("tracing"), errors);
@@ -118,6 +119,8 @@ pub struct Metrics {
     remembered: AtomicU64,
     reload: Reload,
     subjects: Option<Subjects>,
+    /// Checks by actor, as those by subject.
+    actors: Option<Subjects>,
     secrets: Mutex<BTreeMap<&'static str, Vec<SecretStatus>>>,
     /// The API keys of each source; empty without API keys.
     api_keys: Mutex<Vec<KeyCounts>>,
@@ -291,6 +294,7 @@ impl Metrics {
             remembered: AtomicU64::new(0),
             reload: Reload::default(),
             subjects: Subjects::new(usize::try_from(config.subjects).unwrap_or(0)),
+            actors: Subjects::new(usize::try_from(config.actors).unwrap_or(0)),
             secrets: Mutex::default(),
             api_keys: Mutex::default(),
             key_events: array::from_fn(|_| AtomicU64::new(0)),
@@ -469,10 +473,15 @@ impl Metrics {
         }
     }
 
-    /// Counts one check of a subject.
+    /// Counts one check of a subject, and of the actor that acts for it.
     pub(super) fn count_subject(&self, principal: &Principal, allowed: bool) {
         if let Some(subjects) = &self.subjects {
             subjects.count(principal, allowed);
+        }
+        if let Some(actors) = &self.actors
+            && let Some(actor) = principal.actor()
+        {
+            actors.count_actor(actor, allowed);
         }
     }
 
@@ -527,6 +536,11 @@ impl Metrics {
     /// The busiest subjects; `None` when they are not counted.
     pub(super) fn subjects(&self) -> Option<Vec<SubjectRow>> {
         self.subjects.as_ref().map(Subjects::rows)
+    }
+
+    /// The busiest actors; `None` when they are not counted.
+    pub(super) fn actors(&self) -> Option<Vec<SubjectRow>> {
+        self.actors.as_ref().map(Subjects::rows)
     }
 }
 
@@ -763,6 +777,10 @@ mod tests {
             ObserveConfig { subjects, ..ObserveConfig::default() }
                 .validate(&Path::root().key("observe"), &mut errors);
             assert_eq!(errors.is_empty(), good, "{subjects}");
+            let mut errors = Errors::default();
+            ObserveConfig { actors: subjects, ..ObserveConfig::default() }
+                .validate(&Path::root().key("observe"), &mut errors);
+            assert_eq!(errors.is_empty(), good, "{subjects} actors");
         }
     }
 }

@@ -15,7 +15,7 @@ use std::{
     sync::{Mutex, PoisonError},
 };
 
-use tollgate_core::identity::Principal;
+use tollgate_core::identity::{Actor, Principal};
 
 /// The longest label, in bytes. A subject comes from a token and may be a kilobyte long.
 const MAX_LABEL: usize = 128;
@@ -87,6 +87,12 @@ impl Subjects {
             label(principal.subject())
         };
         self.count_as(SubjectKey { issuer: label(principal.issuer()), subject }, allowed);
+    }
+
+    /// Counts one check of an actor.
+    pub(super) fn count_actor(&self, actor: Actor<'_>, allowed: bool) {
+        let key = SubjectKey { issuer: label(actor.issuer), subject: label(actor.subject) };
+        self.count_as(key, allowed);
     }
 
     fn count_as(&self, key: SubjectKey, allowed: bool) {

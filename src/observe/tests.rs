@@ -415,7 +415,7 @@ fn everything_counted_as_text() {
                 max_staleness: Duration::from_secs(5),
             }),
             bans: Some(BanStatus {
-                counts: [14, 15, 16, 17, 18],
+                counts: [14, 15, 16, 17, 18, 19],
                 age: Some(Duration::from_secs(2)),
             }),
             leases: Some(LeaseStatus { buckets: 4, units: 12 }),
@@ -583,6 +583,7 @@ tollgate_bans{kind="subject"} 15
 tollgate_bans{kind="client"} 16
 tollgate_bans{kind="tenant"} 17
 tollgate_bans{kind="key"} 18
+tollgate_bans{kind="actor"} 19
 # HELP tollgate_bans_age_seconds Age of the copy of the store's bans; absent before it was first read.
 # TYPE tollgate_bans_age_seconds gauge
 # UNIT tollgate_bans_age_seconds seconds

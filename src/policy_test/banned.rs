@@ -22,12 +22,13 @@ impl Banned {
     /// Reads a ban. `issuer` is that of the case's token.
     pub(super) fn of(spec: &BannedSpec, issuer: &str, now: Timestamp) -> Result<Self, CaseError> {
         let issuer = || spec.issuer.clone().unwrap_or_else(|| issuer.to_owned());
-        let BannedSpec { subject, client, tenant, network, key, .. } = spec;
+        let BannedSpec { subject, client, tenant, network, key, actor, .. } = spec;
         let mut targets = Vec::new();
         targets
             .extend(subject.clone().map(|subject| Target::Subject { issuer: issuer(), subject }));
         targets.extend(client.clone().map(|client| Target::Client { issuer: issuer(), client }));
         targets.extend(tenant.clone().map(|tenant| Target::Tenant { tenant }));
+        targets.extend(actor.clone().map(|actor| Target::Actor { issuer: issuer(), actor }));
         if let Some(network) = network {
             targets.push(Target::Network(parse_network(network)?));
         }

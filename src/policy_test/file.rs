@@ -13,8 +13,8 @@ use serde_json::Value;
 use tollgate_core::{
     config::{ConfigError, Document, Errors, Path},
     credential::{
-        api_key::{KeyTable, PREFIX},
-        certificate::Authorities,
+        api_key::{ISSUER, KeyTable, PREFIX},
+        certificate::{Authorities, digest_of, trust_domain_of},
         dpop::NonceKeys,
         introspection::{OpaqueToken, TokenDigest},
         jwt::{
@@ -189,7 +189,7 @@ impl CaseFile {
             }
             KeySource::Jwks(_) => Ok(self
                 .jwks(spelled(issuer))
-                .map(|jwks| KeySet::parse(jwks.as_bytes(), &issuer.algorithms))),
+                .map(|jwks| KeySet::of_issuer(&issuer.name, jwks.as_bytes(), &issuer.algorithms))),
         }
     }
 
@@ -222,9 +222,16 @@ impl CaseFile {
             .revoked
             .iter()
             .map(|spec| {
-                let jti = spec.jti.as_deref().map(|jti| self.api_keys.with_ids(jti));
-                let spec = RevokedSpec { jti, ..spec.clone() };
-                revoked(&spec, &credential, token.as_deref(), now)
+                let with_ids =
+                    |id: &Option<String>| id.as_deref().map(|id| self.api_keys.with_ids(id));
+                let (jti, key) = (with_ids(&spec.jti), with_ids(&spec.key));
+                let spec = RevokedSpec { jti, key, ..spec.clone() };
+                let sent = SentCredential {
+                    token: token.as_deref(),
+                    certificate: &request.certificate,
+                    issuer: mint::issuer(&credential),
+                };
+                revoked(&spec, sent, now)
             })
             .collect::<Result<_, _>>()?;
         let banned = spec
@@ -369,19 +376,38 @@ fn digest(token: &str) -> [u8; 32] {
     if token.starts_with(PREFIX) { sha256(token.as_bytes()) } else { token_digest(token) }
 }
 
+/// What a case sends, as far as revocations refer to it.
+#[derive(Clone, Copy)]
+struct SentCredential<'a> {
+    token: Option<&'a str>,
+    /// The certificate in PEM; empty if there is none.
+    certificate: &'a str,
+    /// The issuer that the token names.
+    issuer: &'a str,
+}
+
 fn revoked(
     spec: &RevokedSpec,
-    credential: &TokenSpec,
-    token: Option<&str>,
+    sent: SentCredential<'_>,
     now: Timestamp,
 ) -> Result<Revoked, CaseError> {
-    let issuer = || spec.issuer.clone().unwrap_or_else(|| mint::issuer(credential).to_owned());
+    let issuer = || spec.issuer.clone().unwrap_or_else(|| sent.issuer.to_owned());
+    let domain = |id: &str| trust_domain_of(id).map(str::to_owned).unwrap_or_default();
     let mut found = Vec::new();
     found.extend(spec.jti.clone().map(|jti| Target::Jti { issuer: issuer(), jti }));
     found.extend(spec.subject.clone().map(|subject| Target::Subject { issuer: issuer(), subject }));
     found.extend(spec.client.clone().map(|client| Target::Client { issuer: issuer(), client }));
     found.extend(spec.tenant.clone().map(|tenant| Target::Tenant { tenant }));
-    found.extend(token.filter(|_| spec.token).map(|token| Target::Token { sha256: digest(token) }));
+    found.extend(spec.actor.clone().map(|actor| Target::Actor { issuer: issuer(), actor }));
+    found.extend(spec.kid.clone().map(|kid| Target::Kid { issuer: issuer(), kid }));
+    found.extend(spec.key.clone().map(|jti| Target::Jti { issuer: ISSUER.to_owned(), jti }));
+    found
+        .extend(spec.spiffe.clone().map(|id| Target::Subject { issuer: domain(&id), subject: id }));
+    let token = sent.token.filter(|_| spec.token);
+    found.extend(token.map(|token| Target::Token { sha256: digest(token) }));
+    let certificate = Some(sent.certificate).filter(|_| spec.certificate);
+    let certificate = certificate.and_then(|text| digest_of(text.as_bytes()));
+    found.extend(certificate.map(|(sha256, _)| Target::Token { sha256 }));
     match (<[Target; 1]>::try_from(found), &spec.foreign) {
         (Ok([target]), None) => Ok(Revoked::Target { target, at: spec.at.from(now) }),
         (Err(none), Some(key)) if none.is_empty() => Ok(Revoked::ExternalDenylist(key.clone())),

@@ -181,8 +181,8 @@ fn once() -> u32 {
     1
 }
 
-/// One revocation: exactly one of `jti`, `subject`, `client`, `tenant`, `token: true` and
-/// `foreign`.
+/// One revocation: exactly one of `jti`, `subject`, `client`, `tenant`, `actor`, `kid`, `key`,
+/// `spiffe`, `token: true`, `certificate: true` and `foreign`.
 #[derive(Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct RevokedSpec {
@@ -190,19 +190,30 @@ pub(super) struct RevokedSpec {
     pub(super) subject: Option<String>,
     pub(super) client: Option<String>,
     pub(super) tenant: Option<String>,
+    pub(super) actor: Option<String>,
+    /// The name of a signing key of the issuer.
+    pub(super) kid: Option<String>,
+    /// The id of an API key; `{id:NAME}` is that of a key of the file.
+    pub(super) key: Option<String>,
+    /// The SPIFFE ID of a workload.
+    pub(super) spiffe: Option<String>,
     /// The case's own token, by its digest.
     #[serde(default)]
     pub(super) token: bool,
+    /// The case's own certificate, by its digest.
+    #[serde(default)]
+    pub(super) certificate: bool,
     /// A whole key in the denylist of another service.
     pub(super) foreign: Option<String>,
     /// The `iss` of the revoked credential. Default: that of the case's token.
     pub(super) issuer: Option<String>,
-    /// The time until which tokens are revoked (`subject`, `client`, `tenant`). Default `now`.
+    /// The time until which tokens are revoked (`subject`, `client`, `tenant`, `actor`, `spiffe`).
+    /// Default `now`.
     #[serde(default)]
     pub(super) at: Offset,
 }
 
-/// One ban: exactly one of `subject`, `client`, `tenant`, `network` and `key`.
+/// One ban: exactly one of `subject`, `client`, `tenant`, `network`, `key` and `actor`.
 #[derive(Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct BannedSpec {
@@ -213,7 +224,8 @@ pub(super) struct BannedSpec {
     pub(super) network: Option<String>,
     /// The id of an API key; `{id:NAME}` is that of a key of the file.
     pub(super) key: Option<String>,
-    /// The issuer of the banned subject or client. Default: that of the case's token.
+    pub(super) actor: Option<String>,
+    /// The issuer of the banned subject, client or actor. Default: that of the case's token.
     pub(super) issuer: Option<String>,
     /// The moment when the ban ends. Default: when it is lifted.
     pub(super) until: Option<Offset>,

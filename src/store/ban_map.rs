@@ -108,6 +108,7 @@ impl BanMap {
             Kind::Subject => self.holders.count_of(revocation::Kind::Subject),
             Kind::Client => self.holders.count_of(revocation::Kind::Client),
             Kind::Tenant => self.holders.count_of(revocation::Kind::Tenant),
+            Kind::Actor => self.holders.count_of(revocation::Kind::Actor),
             Kind::Key => self.holders.count_of(revocation::Kind::Jti),
         })
     }
@@ -265,7 +266,7 @@ mod tests {
         for (text, ends) in [("192.0.2.0/24", 20), ("192.0.2.7", 10), ("192.0.0.0/16", 30)] {
             map.add(&entry(&network(text), at(ends)));
         }
-        assert_eq!(map.counts(), [3, 0, 0, 0, 0]);
+        assert_eq!(map.counts(), [3, 0, 0, 0, 0, 0]);
         for (address, now, expected) in [
             ("192.0.2.7", 0, Some(Some(30))),
             ("::ffff:192.0.2.7", 0, Some(Some(30))),
@@ -282,7 +283,7 @@ mod tests {
         map.add(&entry(&network("192.0.2.7/32"), NEVER));
         assert_eq!(banned(&map, "192.0.2.7", 40), Some(None));
         map.prune(at(50)).await;
-        assert_eq!(map.counts(), [1, 0, 0, 0, 0]);
+        assert_eq!(map.counts(), [1, 0, 0, 0, 0, 0]);
         assert_eq!(banned(&map, "192.0.2.7", 50), Some(None));
     }
 
@@ -364,14 +365,14 @@ mod tests {
         map.add(&entry(&Target::Tenant { tenant: "t".into() }, NEVER));
         let tenant = Some(Ban { kind: Kind::Tenant, until: None });
         assert_eq!((ban("a", 0), ban("b", 0)), (tenant, tenant));
-        assert_eq!(map.counts(), [0, 1, 0, 1, 0]);
+        assert_eq!(map.counts(), [0, 1, 0, 1, 0, 0]);
 
         // A reload that does not find the tenant any more.
         map.begin_reload().await;
         assert_eq!(ban("b", 0), tenant, "all bans hold meanwhile");
         map.add(&entry(&subject("a"), at(10)));
         map.finish_reload(at(0)).await;
-        assert_eq!((ban("b", 0), map.counts()), (None, [0, 1, 0, 0, 0]));
+        assert_eq!((ban("b", 0), map.counts()), (None, [0, 1, 0, 0, 0, 0]));
     }
 
     #[tokio::test]
@@ -386,7 +387,7 @@ mod tests {
         map.finish_reload(at(0)).await;
         assert_eq!(banned(&map, "192.0.2.1", 0), None);
         assert_eq!(banned(&map, "2001:db8::1", 0), Some(Some(5)), "as it was read again");
-        assert_eq!(map.counts(), [1, 0, 0, 0, 0]);
+        assert_eq!(map.counts(), [1, 0, 0, 0, 0, 0]);
     }
 
     #[test]
@@ -396,6 +397,6 @@ mod tests {
             map.add(&Entry { key: key.into(), at: at(0), ends: NEVER, note: None });
             map.remove(key);
         }
-        assert_eq!(map.counts(), [0; 5]);
+        assert_eq!(map.counts(), [0; 6]);
     }
 }

@@ -40,7 +40,7 @@ use self::{
     admit_call::ScriptRequest,
     attended::GRACE,
     connection::Servers,
-    keys::{CHANGES, FORMAT_KEY, INDEX, Key, NOTES, Tag, check_format},
+    keys::{CHANGES, FORMAT_KEY, INDEX, Key, NOTES, REVOKED_KINDS, Tag, check_format},
     link::Link,
     pages::{Listed, MemberPage},
     script::Scripts,
@@ -325,8 +325,9 @@ impl Store for Redis {
     fn revoke<'a>(&'a self, revocation: &'a Revocation) -> BoxFuture<'a, Result<(), Outage>> {
         Box::pin(self.call(move |mut connection| async move {
             let member = revocation.target().key();
-            let reply = self.scripts.revoke.run(&mut connection, 5, |cmd| {
-                cmd.arg(Key::revoked(&member)).arg(INDEX).arg(NOTES).arg(CHANGES).arg(FORMAT_KEY);
+            let reply = self.scripts.revoke.run(&mut connection, 6, |cmd| {
+                cmd.arg(Key::revoked(&member)).arg(INDEX).arg(NOTES).arg(CHANGES);
+                cmd.arg(REVOKED_KINDS).arg(FORMAT_KEY);
                 cmd.arg(&member)
                     .arg(revocation.at().secs())
                     .arg(revocation.life().micros().div_ceil(1000));

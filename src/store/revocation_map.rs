@@ -52,10 +52,10 @@ impl RevocationMap {
             return None;
         }
         let get = |entry: &EntryKey<'_>| self.get(*entry).filter(|packed| packed.ends() > now);
-        let exact = keys.exact_entries().find(|entry| get(entry).is_some());
+        let exact = keys.exact_entries().chain(keys.kid()).find(|entry| get(entry).is_some());
         let before = || {
-            keys.before_entries()
-                .find(|entry| get(entry).is_some_and(|packed| keys.issued_at <= packed.at()))
+            let mut entries = keys.before_entries().chain(keys.agent_entries());
+            entries.find(|entry| get(entry).is_some_and(|packed| keys.issued_at <= packed.at()))
         };
         exact.or_else(before).map(|entry| entry.kind().label())
     }

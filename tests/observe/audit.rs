@@ -44,7 +44,8 @@ fn lines() -> (Rig, Vec<Value>) {
     let sources = format!("api_keys: {{ file: \"{}\", redis: true }}\n{store}", file.display());
     let rig = Rig::start(&format!("{policy}{sources}"));
     assert_eq!(rig.chat(&key).status, 200);
-    assert_eq!(rig.chat(&rig.token(json!({}))).status, 200);
+    let act = json!({ "sub": "planner", "iss": "https://agents.example.com" });
+    assert_eq!(rig.chat(&rig.token(json!({ "act": act }))).status, 200);
     assert_eq!(rig.chat(&rig.token(json!({ "scope": "other" }))).status, 403);
     let iss = "https://auth.example.com";
     let revoked = [
@@ -53,6 +54,8 @@ fn lines() -> (Rig, Vec<Value>) {
         json!({ "issuer": iss, "client": "app" }),
         json!({ "tenant": "other" }),
         json!({ "token_sha256": "00".repeat(32) }),
+        json!({ "issuer": "https://agents.example.com", "actor": "crawler" }),
+        json!({ "issuer": iss, "kid": "old" }),
     ];
     for body in &revoked {
         let reply = rig.tollgate.admin(Request::post("/v1/revocations", body.to_string()));

@@ -14,11 +14,13 @@ use super::{
 use crate::rig::http::{Request, exchange};
 
 /// Every spelling of an identity header that some server reads as one.
-const SPELLINGS: [&str; 16] = [
+const SPELLINGS: [&str; 18] = [
     "X-Tollgate-Issuer",
     "X_Tollgate_Issuer",
     "X-Tollgate-Key-Id",
     "X_Tollgate_Key_Id",
+    "X-Tollgate-Actor",
+    "X_Tollgate_Actor",
     "X-Tollgate-Subject",
     "x-tollgate-subject",
     "X-TOLLGATE-TENANT",

@@ -83,8 +83,25 @@ impl Envoy {
         edit: impl FnOnce(String) -> String,
     ) -> Self {
         let config = edit(include_str!("../../deploy/envoy/models.yaml").to_owned());
+        Self::of_two(dir, config, [small, large])
+    }
+
+    /// Starts it with `deploy/envoy/envoy-tenants.yaml` in front of the servers of `red` and of
+    /// `blue`.
+    pub(crate) fn of_tenants(
+        dir: &Path,
+        red: u16,
+        blue: u16,
+        edit: impl FnOnce(String) -> String,
+    ) -> Self {
+        let config = edit(include_str!("../../deploy/envoy/envoy-tenants.yaml").to_owned());
+        Self::of_two(dir, config, [red, blue])
+    }
+
+    /// Starts it in front of two servers.
+    fn of_two(dir: &Path, config: String, [first, second]: [u16; 2]) -> Self {
         let config =
-            [(8001, small), (8002, large)].into_iter().fold(config, |config, (shipped, port)| {
+            [(8001, first), (8002, second)].into_iter().fold(config, |config, (shipped, port)| {
                 let address = |port: u16| format!("address: 127.0.0.1, port_value: {port} }}");
                 replace_once(config, &address(shipped), &address(port))
             });

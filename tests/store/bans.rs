@@ -48,6 +48,10 @@ fn subject(name: &str) -> Target {
     Target::Subject { issuer: ISSUER.into(), subject: name.into() }
 }
 
+fn actor(issuer: &str, name: &str) -> Target {
+    Target::Actor { issuer: issuer.into(), actor: name.into() }
+}
+
 fn network(text: &str) -> Target {
     Target::Network(parse_network(text).unwrap())
 }
@@ -71,6 +75,7 @@ fn of_key(id: KeyId) -> AdmitRequest {
 fn check(address: &str) -> AdmitRequest {
     let claims = json!({
         "jti": "7Jk2mN4pQ8rT", "sub": "ada", "iat": NOW, "tenant_id": "acme", "client_id": "app",
+        "act": { "sub": "planner", "act": { "sub": "buyer", "iss": "https://agents.example.com" } },
     });
     AdmitRequest { address: address.parse().ok(), ..about(&principal(claims, &[])) }
 }
@@ -109,6 +114,10 @@ async fn each_kind_bans_what_it_names(store: &dyn Store, check: &AdmitRequest) {
             Target::Client { issuer: "https://other".into(), client: "app".into() },
         ),
         (Target::Tenant { tenant: "acme".into() }, Target::Tenant { tenant: "acm".into() }),
+        (actor(ISSUER, "ada"), actor("https://other", "ada")),
+        (actor(ISSUER, "app"), actor(ISSUER, "acme")),
+        (actor(ISSUER, "planner"), actor("https://agents.example.com", "planner")),
+        (actor("https://agents.example.com", "buyer"), actor(ISSUER, "buyer")),
         (network("192.0.2.7"), network("192.0.2.6")),
         (network("192.0.2.0/24"), network("192.0.3.0/24")),
         (network("128.0.0.0/1"), network("0.0.0.0/1")),
@@ -274,7 +283,7 @@ async fn a_banned_check_is_not_counted(store: &dyn Store, check: &AdmitRequest) 
 async fn memory_holds_the_contract() {
     let store = Memory::new(&MemoryConfig::default());
     holds(&store).await;
-    assert_eq!(store.status().bans.unwrap().counts, [0; 5]);
+    assert_eq!(store.status().bans.unwrap().counts, [0; 6]);
 }
 
 fn names_left(server: &Server) -> Vec<String> {
@@ -370,6 +379,7 @@ fn target(random: &mut StdRng) -> Target {
         0 => subject(["ada", "bob"].choose(random).unwrap()),
         1 => Target::Client { issuer: ISSUER.into(), client: "app".into() },
         2 => Target::Tenant { tenant: "acme".into() },
+        3 => actor(ISSUER, ["ada", "planner"].choose(random).unwrap()),
         _ => loop {
             let Ok(address) = address(random).parse::<IpAddr>() else { continue };
             let all: Vec<_> = tollgate_core::network::Network::around(address)
@@ -582,7 +592,7 @@ async fn a_copy_that_missed_changes_reads_all_bans_again() {
     }
     let known = || store.status().bans.unwrap().counts;
     until("the copy has both", async || {
-        known() == [1, 1, 0, 0, 0] && store.status().bans.unwrap().age.is_some()
+        known() == [1, 1, 0, 0, 0, 0] && store.status().bans.unwrap().age.is_some()
     })
     .await;
     // A lifted ban whose change is gone, and one more ban.
@@ -595,13 +605,13 @@ async fn a_copy_that_missed_changes_reads_all_bans_again() {
     step.cmd("ZADD").arg("{tollgate}:bans").arg(4_000_000_000_u64).arg(network("::1").key());
     step.cmd("DEL").arg("{tollgate}:revocations:changes");
     step.exec(&mut server.client()).unwrap();
-    until("the copy is as Redis is", async || known() == [2, 0, 0, 0, 0]).await;
+    until("the copy is as Redis is", async || known() == [2, 0, 0, 0, 0, 0]).await;
     assert!(store.network_ban("::1".parse().unwrap()).is_some());
     admin.ban(&new(network("::2"), None, None)).await.unwrap();
-    until("the copy has one more", async || known() == [3, 0, 0, 0, 0]).await;
+    until("the copy has one more", async || known() == [3, 0, 0, 0, 0, 0]).await;
     // Redis loses everything.
     redis::cmd("FLUSHALL").exec(&mut server.client()).unwrap();
-    until("so does the copy", async || known() == [0; 5]).await;
+    until("so does the copy", async || known() == [0; 6]).await;
 }
 
 /// What no version writes costs no check that is not banned its answer.

@@ -93,11 +93,12 @@ async fn use_everything(redis: &Redis) {
 }
 
 /// Every kind of key that docs/operations.md lists for a store without shards.
-const KINDS: [&str; 19] = [
+const KINDS: [&str; 20] = [
     "revoked:",
     "revocations",
     "revocations:notes",
     "revocations:changes",
+    "revocations:kinds",
     "bans",
     "bans:ends",
     "bans:notes",

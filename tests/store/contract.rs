@@ -8,7 +8,7 @@ use tollgate::store::{ACL_RULE, Memory, MemoryConfig, Redis, RedisConfig, Revoca
 use tollgate_core::{
     admission::{AdmitRequest, AdmitResponse, Outage},
     limit::Charge,
-    revocation::{Target, token_digest},
+    revocation::{Keys, Names, Target, issuer_digest, token_digest},
     secret::{Secret, SecretSource},
     time::{Span, Timestamp},
 };
@@ -39,6 +39,7 @@ pub(super) async fn holds(store: &dyn Store) {
     bursts_and_refills(store).await;
     all_or_nothing(store).await;
     each_kind_revokes_what_it_names(store).await;
+    a_signing_key_is_revoked_for_good(store).await;
     moments(store).await;
     a_revoked_request_is_not_counted(store).await;
     revocations_end(store).await;
@@ -119,6 +120,10 @@ async fn all_or_nothing(store: &dyn Store) {
 fn full(claims: &Value) -> Value {
     let mut all =
         json!({ "jti": "j1", "sub": "ada", "tenant_id": "acme", "client_id": "app", "iat": NOW });
+    all["act"] = json!({
+        "sub": "planner",
+        "act": { "sub": "fetcher", "iss": "https://agents.example.com" }
+    });
     all.as_object_mut().unwrap().extend(claims.as_object().unwrap().clone());
     all
 }
@@ -136,6 +141,11 @@ async fn each_kind_revokes_what_it_names(store: &dyn Store) {
             json!({ "client_id": "other" }),
         ),
         (Target::Tenant { tenant: "acme".into() }, json!({ "tenant_id": "other" })),
+        // An agent acts in the token, at any place of the chain, or holds it.
+        (actor(ISSUER, "planner"), json!({ "act": { "sub": "other" } })),
+        (actor("https://agents.example.com", "fetcher"), json!({ "act": { "sub": "fetcher" } })),
+        (actor(ISSUER, "ada"), json!({ "sub": "bob" })),
+        (actor(ISSUER, "app"), json!({ "client_id": "other" })),
     ] {
         let kind = target.kind();
         let spared = principal(full(&spared), &[]);
@@ -156,6 +166,51 @@ async fn each_kind_revokes_what_it_names(store: &dyn Store) {
         "a subject of another issuer is another subject"
     );
     store.reinstate(&elsewhere).await.unwrap();
+}
+
+fn actor(issuer: &str, name: &str) -> Target {
+    Target::Actor { issuer: issuer.into(), actor: name.into() }
+}
+
+/// A signing key that is revoked stops what it signed before and after.
+async fn a_signing_key_is_revoked_for_good(store: &dyn Store) {
+    let request = |issuer: &str, kid: Option<&str>, issued_at: u64| {
+        let names = Names {
+            issuer: &issuer_digest(issuer),
+            token: [7; 32],
+            jti: None,
+            subject: "ada",
+            subject_is_client: false,
+            client: None,
+            tenant: None,
+        };
+        let keys = Keys::new(names, issued_at, Vec::new());
+        let keys = match kid {
+            Some(kid) => keys.with_kid(kid),
+            None => keys,
+        };
+        AdmitRequest { revocation: Some(Arc::new(keys)), ..AdmitRequest::default() }
+    };
+    let kid = Target::Kid { issuer: ISSUER.into(), kid: "2026-10".into() };
+    store.revoke(&hour(kid.clone(), NOW)).await.unwrap();
+    for (issuer, kid, issued_at, revoked) in [
+        (ISSUER, Some("2026-10"), NOW - 100, true),
+        (ISSUER, Some("2026-10"), NOW + 100, true),
+        (ISSUER, Some("2026-11"), NOW - 100, false),
+        ("https://other.example.com", Some("2026-10"), NOW - 100, false),
+        (ISSUER, None, NOW - 100, false),
+    ] {
+        let expected = if revoked {
+            AdmitResponse::Revoked("kid")
+        } else {
+            AdmitResponse::Counted(Vec::new())
+        };
+        let response = store.admit(&request(issuer, kid, issued_at)).await;
+        assert_eq!(response, Ok(expected), "{issuer} {kid:?} {issued_at}");
+    }
+    assert_eq!(store.reinstate(&kid).await, Ok(true));
+    let response = store.admit(&request(ISSUER, Some("2026-10"), NOW)).await;
+    assert_eq!(response, Ok(AdmitResponse::Counted(Vec::new())));
 }
 
 async fn moments(store: &dyn Store) {

@@ -118,10 +118,10 @@ fn call_with(client: &mut Connection, script: &Script, checks: &[Check], now: u6
     for (key, _, _, _) in checks.iter().flatten() {
         call.key(key);
     }
-    call.key("bans");
+    call.key("bans").key("kinds");
     call.arg(checks.len()).arg(checks.iter().flatten().count());
     for charges in checks {
-        call.arg(&[0, 0, charges.len(), 0, 0, 0]);
+        call.arg(&[0, 0, charges.len(), 0, 0, 0, 0]);
         for (_, limit, cost, want) in charges {
             call.arg(&[limit.interval, limit.burst, *cost, *want]);
         }
@@ -205,11 +205,11 @@ fn revocations_are_decided_before_room() {
     let mut ask = |issued_at: u64| -> Vec<i64> {
         let mut call = script.prepare_invoke();
         call.key(&[
-            "left", "exact1", "exact2", "before1", "before2", "bucket", "right", "bans",
+            "left", "exact1", "exact2", "before1", "before2", "bucket", "right", "bans", "kinds",
             "foreign1", "foreign2", "absent",
         ]);
-        call.arg(&[3, 7]).arg(&[0, 0, 1, 0, 0, 0, 1000, 5, 1, 1]);
-        call.arg(&[2, 2, 1, 2, issued_at, 0, 1000, 5, 1, 1]).arg(&[1, 0, 0, 1, 0, 0]);
+        call.arg(&[3, 7]).arg(&[0, 0, 1, 0, 0, 0, 0, 1000, 5, 1, 1]);
+        call.arg(&[2, 2, 1, 2, issued_at, 0, 0, 1000, 5, 1, 1]).arg(&[1, 0, 0, 1, 0, 0, 0]);
         let answer: Vec<i64> = call.arg(SECOND).invoke(&mut client).unwrap();
         let (left, rest) = answer.split_at(5);
         assert_eq!((left[0], left.len()), (0, 5));
@@ -248,10 +248,10 @@ fn a_check_that_cannot_be_read_takes_nothing_and_stops_no_other() {
     let good = ["1000", "5", "1", "1"];
     let mut ask = |bad: &[&str; 5]| -> Vec<i64> {
         let mut call = script.prepare_invoke();
-        call.key(&["a", "b", "c", "a", "bans"]);
-        call.arg(&["3", "4", "0", "0", "1", "0", "0", "0"]).arg(&good);
-        call.arg(&["0", "0", "2", "0", bad[0], "0"]).arg(&bad[1..]).arg(&good);
-        call.arg(&["0", "0", "1", "0", "0", "0"])
+        call.key(&["a", "b", "c", "a", "bans", "kinds"]);
+        call.arg(&["3", "4", "0", "0", "1", "0", "0", "0", "0"]).arg(&good);
+        call.arg(&["0", "0", "2", "0", bad[0], "0", "0"]).arg(&bad[1..]).arg(&good);
+        call.arg(&["0", "0", "1", "0", "0", "0", "0"])
             .arg(&good)
             .arg("1000000")
             .invoke(&mut client)

@@ -187,10 +187,10 @@ impl Real {
                 own += 1 + reservation.holds.len();
             }
         }
-        call.key("bans").key("{tollgate}:reservations").key("ends").key("format");
+        call.key("bans").key("kinds").key("{tollgate}:reservations").key("ends").key("format");
         call.arg(checks.len()).arg(own).arg("[");
         for (charged, _) in checks {
-            call.arg(&[0, 0, u64::from(*charged), 0, 0, 0]);
+            call.arg(&[0, 0, u64::from(*charged), 0, 0, 0, 0]);
             if *charged {
                 call.arg(&[RATE.0, RATE.1, 1, 1]);
             }

@@ -28,14 +28,16 @@ pub enum Kind {
     Tenant,
     /// A ban of an API key: [`Target::Key`].
     Key,
+    /// A ban of an agent: [`Target::Actor`].
+    Actor,
 }
 
 impl Kind {
     /// Every kind, in the order of the enum.
-    pub const ALL: [Self; 5] =
-        [Self::Network, Self::Subject, Self::Client, Self::Tenant, Self::Key];
+    pub const ALL: [Self; 6] =
+        [Self::Network, Self::Subject, Self::Client, Self::Tenant, Self::Key, Self::Actor];
 
-    /// Returns the word for the kind: `network`, `subject`, `client`, `tenant`, `key`.
+    /// Returns the word for the kind: `network`, `subject`, `client`, `tenant`, `key`, `actor`.
     pub const fn label(self) -> &'static str {
         match self {
             Self::Network => "network",
@@ -43,6 +45,7 @@ impl Kind {
             Self::Client => "client",
             Self::Tenant => "tenant",
             Self::Key => "key",
+            Self::Actor => "actor",
         }
     }
 
@@ -57,14 +60,16 @@ impl Kind {
     }
 
     /// Returns the kind of a ban under the same key as a revocation; `None` for a revocation of one
-    /// token without an id, which is not banned but revoked. The id of an API key is its `jti`.
+    /// token without an id or of a signing key, which are not banned but revoked. The id of an API
+    /// key is its `jti`.
     pub const fn of_entry(kind: revocation::Kind) -> Option<Self> {
         match kind {
             revocation::Kind::Subject => Some(Self::Subject),
             revocation::Kind::Client => Some(Self::Client),
             revocation::Kind::Tenant => Some(Self::Tenant),
             revocation::Kind::Jti => Some(Self::Key),
-            revocation::Kind::Token => None,
+            revocation::Kind::Actor => Some(Self::Actor),
+            revocation::Kind::Token | revocation::Kind::Kid => None,
         }
     }
 }
@@ -135,6 +140,13 @@ pub enum Target {
         /// The id of the key.
         id: KeyId,
     },
+    /// An agent: every credential that it holds, as its subject or its client, or acts in.
+    Actor {
+        /// The issuer of the agent's name.
+        issuer: String,
+        /// The agent's name.
+        actor: String,
+    },
 }
 
 /// A network that cannot be banned.
@@ -181,6 +193,9 @@ impl Target {
             Self::Key { id } => {
                 revocation::Target::Jti { issuer: ISSUER.into(), jti: id.as_str().to_owned() }
             }
+            Self::Actor { issuer, actor } => {
+                revocation::Target::Actor { issuer: issuer.clone(), actor: actor.clone() }
+            }
         };
         issued.key()
     }
@@ -188,7 +203,9 @@ impl Target {
     /// Returns the issuer within which the target is named; `None` for others.
     pub fn issuer(&self) -> Option<&str> {
         match self {
-            Self::Subject { issuer, .. } | Self::Client { issuer, .. } => Some(issuer),
+            Self::Subject { issuer, .. }
+            | Self::Client { issuer, .. }
+            | Self::Actor { issuer, .. } => Some(issuer),
             Self::Tenant { .. } | Self::Network(_) | Self::Key { .. } => None,
         }
     }
@@ -201,6 +218,7 @@ impl Target {
             Self::Client { .. } => Kind::Client,
             Self::Tenant { .. } => Kind::Tenant,
             Self::Key { .. } => Kind::Key,
+            Self::Actor { .. } => Kind::Actor,
         }
     }
 }
@@ -221,7 +239,7 @@ pub fn network_of_key(key: &str) -> Option<Network> {
 /// Returns the keys under which the holder of a credential can be banned, of those under which the
 /// credential can be revoked.
 pub fn holder_entries(keys: &revocation::Keys) -> impl Iterator<Item = (Kind, EntryKey<'_>)> {
-    let entries = keys.exact_entries().chain(keys.before_entries());
+    let entries = keys.exact_entries().chain(keys.before_entries()).chain(keys.agent_entries());
     entries.filter_map(|entry| Some((Kind::of_entry(entry.kind())?, entry)))
 }
 
@@ -333,7 +351,9 @@ mod tests {
         }
         let key = format!("network:{:032x}/1", 0);
         assert_eq!(Kind::of_key(&key), Some(Kind::Network));
-        assert_eq!((Kind::of_key("token:00"), Kind::of_key("network:0")), (None, None));
+        for key in ["token:00", "kid:00", "network:0"] {
+            assert_eq!(Kind::of_key(key), None, "{key}");
+        }
         // The id of a credential is that of a key; no token is banned by it, as no issuer of tokens
         // is that of the keys.
         let of_key = (Kind::Key, revocation::Target::Jti { issuer: issuer(), jti: "j".into() });
@@ -341,6 +361,8 @@ mod tests {
             subject,
             Target::Client { issuer: issuer(), client: "c".into() },
             Target::Tenant { tenant: "t".into() },
+            Target::Actor { issuer: issuer(), actor: "s".into() },
+            Target::Actor { issuer: issuer(), actor: "c".into() },
         ];
         let expected = [(of_key.0, of_key.1.key())];
         let expected: Vec<_> = expected

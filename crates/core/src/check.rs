@@ -321,7 +321,9 @@ fn enter<'a>(
     hooks.passed(Stage::Verification(Check::Claims));
     evidence.stage = Stage::Scopes;
     permit::check_network(principal, request.address)?;
+    permit::check_actor(route, principal)?;
     let permit = permit::check_scopes(route, principal)?;
+    permit::check_tenant(&permit, &request, &captures)?;
     if route.upstream_key.is_some_and(|index| snapshot.upstream_key(index).is_none()) {
         return Err(Denial::new(
             Reason::NotReady,

@@ -12,10 +12,10 @@ use std::sync::Arc;
 use schemars::JsonSchema;
 use serde::Deserialize;
 
-pub(crate) use self::actor::ACT;
+pub(crate) use self::actor::Actors;
 use self::packed::{PackedTexts, Texts};
 pub use self::{
-    actor::Actor,
+    actor::{Actor, MAX_ACTORS},
     claim_path::ClaimPath,
     headers::{IdentityHeader, IdentityHeaders, IdentityHeadersConfig},
     key_terms::{KeyId, KeyIdError, KeyTerms},
@@ -291,6 +291,7 @@ pub struct Principal {
     confirmation: Option<Box<Confirmation>>,
     /// The audiences that routes require and the token has, by their places in the policy.
     audiences: Box<[usize]>,
+    actors: Actors,
 }
 
 /// The keys that the client has to prove, where a credential is bound to some (RFC 7800): all of
@@ -378,6 +379,7 @@ impl Principal {
             key: None,
             confirmation: None,
             audiences: Box::default(),
+            actors: Actors::default(),
         })
     }
 
@@ -490,13 +492,25 @@ impl Principal {
         self.claims.get(name)
     }
 
-    /// The actor for the subject; `None` where it acts for itself. It is known where a limit of the
-    /// policy counts by it.
-    ///
-    /// # Errors
-    /// The reason why the claim names no actor.
-    pub fn actor(&self) -> Result<Option<Actor<'_>>, &'static str> {
-        actor::read(self.claim(ACT), &self.issuer)
+    /// Adds the chain of actors.
+    pub(crate) fn with_actors(self, actors: Actors) -> Self {
+        Self { actors, ..self }
+    }
+
+    /// The actors for the subject, the current one first; none where it acts for itself.
+    pub fn actors(&self) -> impl ExactSizeIterator<Item = Actor<'_>> {
+        self.actors.iter(&self.issuer)
+    }
+
+    /// The current actor as one text: its name, or its issuer, U+001F and its name where the issuer
+    /// is not that of the credential.
+    pub fn actor_text(&self) -> Option<&str> {
+        self.actors.current_text()
+    }
+
+    /// The current actor for the subject; `None` where it acts for itself.
+    pub fn actor(&self) -> Option<Actor<'_>> {
+        self.actors().next()
     }
 
     /// When the credential was issued, in whole seconds.
@@ -523,13 +537,13 @@ impl Principal {
     pub fn size(&self) -> usize {
         /// The revocation keys with their two reference counts.
         const KEYS: usize = size_of::<revocation::Keys>() + 2 * size_of::<usize>();
-        let foreign = self.revocation.foreign.iter().map(|key| size_of::<String>() + key.len());
         let omitted = self.omitted().into_iter().flat_map(Omitted::reasons);
         let omitted = omitted.map(|text| size_of::<(Part, String)>() + text.len());
         size_of::<Self>()
             + KEYS
             + self.texts.len()
-            + foreign.sum::<usize>()
+            + self.revocation.heap_size()
+            + self.actors.heap_size()
             + omitted.sum::<usize>()
             + self.claims.size()
             + self.key.as_ref().map_or(0, |key| key.size())

@@ -111,6 +111,28 @@ pub fn check_network(principal: &Principal, address: Option<IpAddr>) -> Result<(
         .with_message("the credential may not be used from this network"))
 }
 
+/// Checks that the actor of the credential may act on the route.
+///
+/// # Errors
+/// `actor_forbidden`.
+pub fn check_actor(route: &Route, principal: &Principal) -> Result<(), Denial> {
+    route.actors.as_ref().map_or(Ok(()), |rule| rule.check(principal))
+}
+
+/// Checks that the tenant that the head of the request names is that of the credential.
+///
+/// # Errors
+/// `tenant_mismatch`, `malformed_request`.
+pub fn check_tenant(
+    permit: &RoutePermit,
+    request: &Request<'_>,
+    captures: &Captures,
+) -> Result<(), Denial> {
+    let RoutePermit { route, principal } = permit;
+    let Some(rule) = &route.tenant else { return Ok(()) };
+    rule.check_head(principal, request, captures)
+}
+
 /// Checks the scopes of the route itself.
 ///
 /// # Errors
@@ -154,7 +176,7 @@ impl RoutePermit {
     /// of the body.
     ///
     /// # Errors
-    /// `model_missing`, `model_forbidden`, `condition_failed`, `field_forbidden`,
+    /// `tenant_mismatch`, `model_missing`, `model_forbidden`, `condition_failed`, `field_forbidden`,
     /// `insufficient_scope`, `tool_forbidden`, `category_forbidden`, and what may be wrong with the
     /// body.
     pub fn authorize(
@@ -168,6 +190,9 @@ impl RoutePermit {
         let RequestContext { request, captures, .. } = context;
         *progress.stage = Stage::Body;
         let facts = route.content.read(request, body)?;
+        if let Some(rule) = &route.tenant {
+            rule.check_body(&principal, &facts)?;
+        }
         *progress.stage = Stage::Model;
         let (model, tier) = match &route.model {
             None if !facts.adapters.is_empty() && !models.are_open() => {

@@ -161,6 +161,15 @@ impl Policy {
         lives.max().unwrap_or(MAX_LIFETIME)
     }
 
+    /// Returns the issuers of credentials: those of tokens, of API keys and of certificates.
+    pub fn issuer_names(&self) -> impl Iterator<Item = Arc<str>> {
+        let of_tokens = self.issuers.list().iter().map(|issuer| Arc::clone(&issuer.name));
+        let of_keys = self.api_keys.as_ref().map(|_| Arc::from(ISSUER));
+        let sections = self.client_certificates.iter();
+        let sections = sections.filter(|section| section.accepts_certificates());
+        of_tokens.chain(of_keys).chain(sections.flat_map(ClientCertificates::issuers))
+    }
+
     /// The names of all limits, and of the one that tokens have in a claim.
     pub fn limit_names(&self) -> impl Iterator<Item = &str> {
         let has_budgets =

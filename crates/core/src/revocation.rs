@@ -41,13 +41,19 @@ pub enum Kind {
     Client,
     /// A revocation of a tenant: [`Target::Tenant`].
     Tenant,
+    /// A revocation of an actor: [`Target::Actor`].
+    Actor,
+    /// A revocation of a signing key: [`Target::Kid`].
+    Kid,
 }
 
 impl Kind {
     /// Every kind, in the order of the enum.
-    pub const ALL: [Self; 5] = [Self::Jti, Self::Token, Self::Subject, Self::Client, Self::Tenant];
+    pub const ALL: [Self; 7] =
+        [Self::Jti, Self::Token, Self::Subject, Self::Client, Self::Tenant, Self::Actor, Self::Kid];
 
-    /// Returns the prefix of the kind's keys: `jti`, `token`, `subject`, `client`, `tenant`.
+    /// Returns the prefix of the kind's keys: `jti`, `token`, `subject`, `client`, `tenant`,
+    /// `actor`, `kid`.
     pub const fn label(self) -> &'static str {
         match self {
             Self::Jti => "jti",
@@ -55,12 +61,14 @@ impl Kind {
             Self::Subject => "subject",
             Self::Client => "client",
             Self::Tenant => "tenant",
+            Self::Actor => "actor",
+            Self::Kid => "kid",
         }
     }
 
     /// Whether names of this kind are unique within an issuer only.
     const fn is_issuer_scoped(self) -> bool {
-        matches!(self, Self::Jti | Self::Subject | Self::Client)
+        matches!(self, Self::Jti | Self::Subject | Self::Client | Self::Actor | Self::Kid)
     }
 }
 
@@ -93,10 +101,25 @@ pub enum Target {
         /// The tenant's name.
         tenant: String,
     },
-    /// One token by its [`token_digest`], for tokens without `jti`.
+    /// One token by its [`token_digest`], for tokens without `jti`; a certificate by its SHA-256.
     Token {
         /// The digest of the token.
         sha256: [u8; 32],
+    },
+    /// Every token issued up to the time of the revocation that an agent holds, as its subject or
+    /// its client, or acts in, at any place of its chain of actors.
+    Actor {
+        /// The issuer of the agent's name.
+        issuer: String,
+        /// The agent's name.
+        actor: String,
+    },
+    /// Every token of an issuer that was signed with one key.
+    Kid {
+        /// The tokens' `iss`.
+        issuer: String,
+        /// The `kid` of the key.
+        kid: String,
     },
 }
 
@@ -114,6 +137,10 @@ impl Target {
             }
             Self::Tenant { tenant } => format!("tenant:{}", sha256_hex(tenant)),
             Self::Token { sha256 } => format!("token:{}", hex(sha256)),
+            Self::Actor { issuer, actor } => {
+                format!("actor:{}:{}", sha256_hex(issuer), sha256_hex(actor))
+            }
+            Self::Kid { issuer, kid } => format!("kid:{}:{}", sha256_hex(issuer), sha256_hex(kid)),
         }
     }
 
@@ -122,14 +149,20 @@ impl Target {
         match self {
             Self::Jti { issuer, .. }
             | Self::Subject { issuer, .. }
-            | Self::Client { issuer, .. } => Some(issuer),
+            | Self::Client { issuer, .. }
+            | Self::Actor { issuer, .. }
+            | Self::Kid { issuer, .. } => Some(issuer),
             Self::Tenant { .. } | Self::Token { .. } => None,
         }
     }
 
-    /// Whether the entry revokes all tokens issued up to a time, rather than one token for good.
+    /// Whether the entry revokes all tokens issued up to a time, rather than a token or the tokens of
+    /// a key for good.
     pub const fn is_before(&self) -> bool {
-        matches!(self, Self::Subject { .. } | Self::Client { .. } | Self::Tenant { .. })
+        matches!(
+            self,
+            Self::Subject { .. } | Self::Client { .. } | Self::Tenant { .. } | Self::Actor { .. }
+        )
     }
 
     /// Returns the label of the kind: see [`Kind::label`].
@@ -140,6 +173,8 @@ impl Target {
             Self::Client { .. } => Kind::Client,
             Self::Tenant { .. } => Kind::Tenant,
             Self::Token { .. } => Kind::Token,
+            Self::Actor { .. } => Kind::Actor,
+            Self::Kid { .. } => Kind::Kid,
         };
         kind.label()
     }

@@ -29,6 +29,7 @@ use crate::{
     identity::{CredentialKind, CredentialKinds, Part},
     limit::{HoldLimit, Limit, rate::RateLimit},
     rule::{
+        actor::{ActorRule, ActorsConfig},
         category::{Categories, CategoryRuleConfig},
         condition::{Condition, ConditionConfig},
         content::{Content, RaiseConfig},
@@ -37,6 +38,7 @@ use crate::{
         model::{ModelRule, ModelRuleConfig, Models},
         scope::ScopeRule,
         size::Sizing,
+        tenant::{TenantConfig, TenantRule},
         tool::McpConfig,
         websocket::{WebSocketConfig, WebSocketRule},
     },
@@ -120,6 +122,11 @@ pub struct RouteConfig {
     /// route. Default false.
     #[serde(default)]
     pub ambient: bool,
+    /// The agents that may act for subjects, by the claim `act` of a token (RFC 8693). Default: every
+    /// actor may, in a chain of at most eight. Each one is checked for revocation and bans.
+    pub actors: Option<ActorsConfig>,
+    /// Where a request names a tenant, which has to be that of the credential. Default: nowhere.
+    pub tenant: Option<TenantConfig>,
     /// Forward the client's credential to the upstream. Default false: an inference server does not
     /// use it.
     #[serde(default)]
@@ -217,6 +224,10 @@ pub struct Route {
     pub audience: Option<usize>,
     /// Whether browsers send its credentials by themselves.
     pub ambient: bool,
+    /// The rule for actors.
+    pub actors: Option<Box<ActorRule>>,
+    /// The rule for the tenant that a request names.
+    pub tenant: Option<Box<TenantRule>>,
     /// The description of those credentials, where the policy has more than one kind.
     pub(crate) accepted: Option<AcceptedCredentials>,
     /// The attribute `algs` of the challenge of DPoP; `None` where no proof is accepted.
@@ -239,7 +250,9 @@ impl Route {
     pub(crate) fn uses(&self, part: Part) -> bool {
         // A condition can read every other part.
         let is_read = part != Part::Id && !self.conditions.is_empty();
+        let is_compared = part == Part::Tenant && self.tenant.is_some();
         is_read
+            || is_compared
             || match part {
                 Part::Scopes => !self.scopes.is_empty() || self.model.is_some(),
                 _ => {

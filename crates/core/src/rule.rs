@@ -1,6 +1,7 @@
-//! The rules of a route: scopes, model, members of the body, tools, content, categories,
+//! The rules of a route: actors, tenant, scopes, model, members of the body, tools, content, categories,
 //! conditions.
 
+pub mod actor;
 mod automaton;
 pub mod category;
 pub mod condition;
@@ -10,5 +11,6 @@ pub mod member;
 pub mod model;
 pub mod scope;
 pub mod size;
+pub mod tenant;
 pub mod tool;
 pub mod websocket;

@@ -289,6 +289,7 @@ mod tests {
                     Some("m"),
                     Some("i"),
                     Some("k"),
+                    Some("a"),
                 ],
                 removed_by_proxy: false,
                 limits: &[],
@@ -312,9 +313,10 @@ mod tests {
                 "model",
                 "issuer",
                 "key-id",
+                "actor",
             ]
             .map(|name| format!("x-tollgate-{name}"));
-            let values = ["d", &subject, "t", "a b", "jwt", "m", "i", "k"];
+            let values = ["d", &subject, "t", "a b", "jwt", "m", "i", "k", "a"];
             let expected = CheckResponse {
                 status: Some(crate::proto::google::rpc::Status::default()),
                 http_response: Some(HttpResponse::OkResponse(OkHttpResponse {

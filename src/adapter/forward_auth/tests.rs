@@ -334,7 +334,16 @@ fn allow(
 ) -> AllowedAnswer<'_> {
     AllowedAnswer {
         decision_id: "d1",
-        identity: [Some("alice"), None, Some("infer"), Some("jwt"), None, Some("https://a"), None],
+        identity: [
+            Some("alice"),
+            None,
+            Some("infer"),
+            Some("jwt"),
+            None,
+            Some("https://a"),
+            None,
+            None,
+        ],
         removed_by_proxy: false,
         limits,
         upstream_credential: None,
@@ -376,7 +385,7 @@ fn an_allowed_request_has_every_identity_header() {
             _ => (
                 None,
                 Some(
-                    "x-tollgate-tenant,x-tollgate-model,x-tollgate-key-id,x_tollgate_subject,authorization",
+                    "x-tollgate-tenant,x-tollgate-model,x-tollgate-key-id,x-tollgate-actor,x_tollgate_subject,authorization",
                 ),
             ),
         };

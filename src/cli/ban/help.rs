@@ -3,6 +3,8 @@
 pub(super) const ADD: &str = "\
 Examples:
   tollgate ban add --issuer https://auth.example.com --subject alice --redis redis://redis:6379
+  tollgate ban add --issuer https://auth.example.com --actor planner --reason decommissioned \\
+    --redis redis://redis:6379
   tollgate ban add --network 203.0.113.0/24 --for 1d --reason 'scraper' --redis @redis-url.txt
   tollgate ban add --network 2001:db8::/48 --until 2026-01-02T03:04:05Z \\
     --admin unix:/run/tollgate/admin.sock --token-file admin-token.txt

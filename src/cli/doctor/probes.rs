@@ -368,6 +368,7 @@ impl Probes<'_> {
             "X-Tollgate-Model",
             "X-Tollgate-Issuer",
             "X-Tollgate-Key-Id",
+            "X-Tollgate-Actor",
             "X-Tollgate-Decision-Id",
             "X-Tollgate-Admin",
             "X_Tollgate_Subject",

@@ -181,7 +181,7 @@ fn fetched(from: &str) -> String {
 
 fn read(file: &str, issuer: &Issuer) -> anyhow::Result<(KeySet, String)> {
     let document = argument::file(file, MAX_BYTES).context("the key set")?;
-    let (set, skipped) = KeySet::parse(&document, &issuer.algorithms)
+    let (set, skipped) = KeySet::of_issuer(&issuer.name, &document, &issuer.algorithms)
         .with_context(|| format!("the key set `{file}`"))?;
     Ok((set, format!("`{file}`{}", left_out(&skipped))))
 }

@@ -362,15 +362,13 @@ impl Record<'_> {
     /// Returns the index of the issuer that the token names.
     fn issuer(&self) -> Option<usize> {
         let claims = token_view::decode(self.sent()?)?.claims;
-        let iss = claims.get("iss").map_or(Some(""), Value::as_str)?;
-        self.input
-            .found
-            .snapshot
-            .policy
-            .issuers
-            .list()
-            .iter()
-            .position(|issuer| *issuer.name == *iss)
+        let iss = match claims.get("iss") {
+            None => None,
+            Some(iss) => Some(iss.as_str()?),
+        };
+        let issuers = &self.input.found.snapshot.policy.issuers;
+        let issuer = issuers.select(iss, claims.get("sub").and_then(Value::as_str))?;
+        issuers.list().iter().position(|known| known.name == issuer.name)
     }
 
     /// Returns the sources of API keys that were looked through, and the record of the key.
@@ -610,8 +608,12 @@ fn principal_facts(principal: &Principal, jti: Option<&Value>) -> Facts {
     }
     facts.extend(principal.tenant().map(|tenant| ("tenant", json!(tenant))));
     facts.extend(principal.client().map(|client| ("client", json!(client))));
-    let actor = principal.actor().ok().flatten();
-    facts.extend(actor.map(|actor| ("actor", json!(actor.subject))));
+    let actors = principal.actors().map(|actor| {
+        let is_own = actor.issuer == principal.issuer();
+        let of = if is_own { String::new() } else { format!(" of `{}`", actor.issuer) };
+        ("actor", json!(format!("`{}`{of}", actor.subject)))
+    });
+    facts.extend(actors);
     facts.push(("roles", json!(principal.roles().collect::<Vec<_>>())));
     facts.push(("scopes", json!(principal.scopes().collect::<Vec<_>>())));
     facts.extend(jti.map(|jti| ("jti", jti.clone())));

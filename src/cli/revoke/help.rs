@@ -9,6 +9,9 @@ Examples:
   tollgate revoke add --issuer https://auth.example.com --subject alice \\
     --admin unix:/run/tollgate/admin.sock --token-file admin-token.txt
   tollgate revoke add --tenant acme --at 2026-01-02T03:04:05Z --redis redis://redis:6379
+  tollgate revoke add --issuer https://auth.example.com --actor planner --redis redis://redis:6379
+  tollgate revoke add --issuer https://auth.example.com --kid 2026-10 --redis redis://redis:6379
+  tollgate revoke add --spiffe spiffe://prod.example.com/batch --redis redis://redis:6379
 
 An issuer that the policy does not have is refused by the admin API, and with a configuration file
 also here: a revocation with a mistyped issuer would protect nothing.

@@ -388,7 +388,7 @@ async fn whether_a_name_is_revoked_is_answered() {
         let (text, revoked) = run(&["check", "--token", &token]).await;
         assert_eq!(revoked, expected, "{text}");
         if !expected {
-            assert_eq!(text, "not revoked by token, jti, subject\n");
+            assert_eq!(text, "not revoked by token, jti, subject, actor\n");
         }
     }
 }

@@ -253,9 +253,11 @@ impl Loader {
             return Ok(last.loaded(fresh_for));
         }
         // On a blocking thread: a full set of bad keys takes tens of milliseconds to reject.
-        let algorithms = self.plan.trust.algorithms.clone();
+        let plan = Arc::clone(&self.plan);
         let examined = content.clone();
-        let examining = tokio::task::spawn_blocking(move || KeySet::parse(&examined, &algorithms));
+        let examining = tokio::task::spawn_blocking(move || {
+            KeySet::of_issuer(&plan.trust.issuer, &examined, &plan.trust.algorithms)
+        });
         let (keys, skipped) = examining.await.map_err(|_| LoadError::ParserPanicked)??;
         let document = self.plan.cache_file.is_some().then_some(content);
         let last = LastDocument {

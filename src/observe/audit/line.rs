@@ -16,7 +16,7 @@ use crate::observe::rfc3339::Rfc3339;
 /// The longest line in bytes, with escapes and the line break. The limits of all fields together
 /// are smaller.
 #[cfg(test)]
-pub(crate) const MAX_LINE: usize = 4096;
+pub(crate) const MAX_LINE: usize = 5120;
 
 /// Most bytes of a path, as escaped.
 const PATH: usize = 1024;
@@ -91,6 +91,15 @@ impl CheckLine<'_> {
             line.number(name!("exp"), principal.expires_at());
             if let Some(tenant) = principal.tenant() {
                 line.text(name!("tenant"), tenant.as_bytes(), TEXT);
+            }
+            let mut actors = principal.actors();
+            let depth = actors.len();
+            if let Some(actor) = actors.next() {
+                line.text(name!("actor"), actor.subject.as_bytes(), TEXT);
+                if actor.issuer != principal.issuer() {
+                    line.text(name!("actor_iss"), actor.issuer.as_bytes(), TEXT);
+                }
+                line.number(name!("actor_depth"), depth as u64);
             }
         } else if let Some(issuer) = self.claimed_issuer {
             line.text(name!("iss"), issuer.as_bytes(), TEXT);
@@ -240,11 +249,13 @@ mod tests {
         }
         .write(&mut line);
         let size = line.len() + 1;
-        // A principal adds three texts, a digest, the id of a key, two numbers and their names.
-        let who = 3 * TEXT
+        // A principal adds five texts, a digest, the id of a key, three numbers and their names.
+        let who = 5 * TEXT
             + 64
             + 12
             + 2 * 20
+            + 1
+            + r#""actor":"","actor_iss":"","actor_depth":,"#.len()
             + r#""sub":"","holder":"client","iss":"","key_id":"","jti_sha256":"","iat":,"exp":,"tenant":"","#
                 .len();
         assert!(size + who <= MAX_LINE, "{size} and {who}");

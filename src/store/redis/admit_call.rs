@@ -75,11 +75,11 @@ impl RevocationCounts {
     }
 }
 
-/// The number of keys of a call: those of its checks, the marker and the ends of bans, and the
-/// format marker; with reservations their index as well.
+/// The number of keys of a call: those of its checks, the marker and the ends of bans, the kinds of
+/// revocations, and the format marker; with reservations their index as well.
 pub(super) fn keys<'a>(checks: impl Iterator<Item = &'a ScriptRequest> + Clone) -> usize {
     let index = usize::from(checks.clone().any(ScriptRequest::holds));
-    checks.map(ScriptRequest::keys).sum::<usize>() + 3 + index
+    checks.map(ScriptRequest::keys).sum::<usize>() + 4 + index
 }
 
 /// Writes the keys and the numbers of some checks, in the order that `admit.lua` describes.
@@ -110,6 +110,10 @@ pub(super) fn write<'a>(
             Some(address) => numbers.push_text(&digits(address)),
             None => numbers.push(0),
         }
+        match revocation.and_then(|keys| keys.kid()) {
+            Some(kid) => numbers.push_text(&kid.digits()),
+            None => numbers.push(0),
+        }
         for (n, charge) in request.charges.iter().enumerate() {
             key.clear();
             charge.bucket.write_key(&charge.limit, &mut key);
@@ -127,7 +131,7 @@ pub(super) fn write<'a>(
             own += write_proof(cmd, tag, proofs, request.proof.as_deref());
         }
     }
-    cmd.arg(tag.ban_marker());
+    cmd.arg(tag.ban_marker()).arg(tag.revoked_kinds());
     for keys in checks.clone().filter_map(|check| check.request.revocation.as_ref()) {
         for key in &keys.foreign {
             cmd.arg(key);
@@ -262,18 +266,25 @@ fn revoked(request: &AdmitRequest, index: usize) -> Option<AdmitResponse> {
     let own = keys.exact_entries().chain(keys.before_entries()).map(|entry| entry.kind().label());
     let first_external = exact + before + request.charges.len();
     let is_external = (first_external..first_external + external).contains(&index);
-    let kind = { own }.nth(index).or_else(|| is_external.then_some("foreign"));
+    // Behind all keys: the kinds without a key of their own.
+    let kind = match index.checked_sub(first_external + external) {
+        Some(0) => Some("actor"),
+        Some(1) => Some("kid"),
+        Some(_) => None,
+        None => { own }.nth(index).or_else(|| is_external.then_some("foreign")),
+    };
     kind.map(AdmitResponse::Revoked)
 }
 
 /// The response to a check that is banned until `ends`: by its network, or by the key at `place`,
-/// counted from 1.
+/// counted from 1; behind all keys, by its subject or client as an actor.
 fn banned(request: &AdmitRequest, place: i64, ends: i64) -> Option<AdmitResponse> {
     let kind = match usize::try_from(place).ok()?.checked_sub(1) {
         None => Kind::Network,
         Some(index) => {
             let keys = request.revocation.as_ref()?;
-            let entry = keys.exact_entries().chain(keys.before_entries()).nth(index)?;
+            let entries = keys.exact_entries().chain(keys.before_entries());
+            let entry = entries.chain(keys.agent_entries()).nth(index)?;
             Kind::of_entry(entry.kind())?
         }
     };
@@ -330,7 +341,7 @@ mod tests {
             charges: request().charges[..1].to_vec(),
             ..AdmitRequest::default()
         });
-        assert_eq!((both.keys(), one.keys(), keys([&both, &one].into_iter())), (2, 1, 6));
+        assert_eq!((both.keys(), one.keys(), keys([&both, &one].into_iter())), (2, 1, 7));
         write(&mut cmd, &Tag::home(), [both, one].iter());
         let words = cmd.args_iter().map(|arg| if let Arg::Simple(word) = arg { word } else { b"" });
         let words: Vec<&[u8]> = words.collect();
@@ -338,12 +349,13 @@ mod tests {
         let a = "{tollgate}:rate:l:ca978112ca1bbdcafac231b39a23dc4d";
         let b = "{tollgate}:rate:m:3e23e8160039594a33894f6564e1b134";
         let bans = ["{tollgate}:bans:marker", "{tollgate}:bans:ends"];
-        let keys = [a, b, a, bans[0], bans[1], "{tollgate}:format", "2", "3"];
-        assert_eq!(words[..8], keys.map(str::as_bytes));
-        let first = [0, 0, 2, 0, 0, 0, 7, 3, 1, 1, 7, 3, 1, 2];
+        let kinds = "{tollgate}:revocations:kinds";
+        let keys = [a, b, a, bans[0], kinds, bans[1], "{tollgate}:format", "2", "3"];
+        assert_eq!(words[..9], keys.map(str::as_bytes));
+        let first = [0, 0, 2, 0, 0, 0, 0, 7, 3, 1, 1, 7, 3, 1, 2];
         let address = [&[0xd9, 32], &b"00000000000000000000ffffc0000201"[..]].concat();
-        let list = [&first[..], &[0, 0, 1, 0, 0], &address, &[7, 3, 1, 1]].concat();
-        assert_eq!(words[8..], [[&[0xdd, 0, 0, 0, 24][..], &list].concat()]);
+        let list = [&first[..], &[0, 0, 1, 0, 0], &address, &[0, 7, 3, 1, 1]].concat();
+        assert_eq!(words[9..], [[&[0xdd, 0, 0, 0, 26][..], &list].concat()]);
     }
 
     #[test]
@@ -418,7 +430,7 @@ mod tests {
             reservation: Some(Box::new(reservation)),
             ..AdmitRequest::default()
         });
-        assert_eq!(keys([&plain, &holding].into_iter()), 1 + 3 + 4);
+        assert_eq!(keys([&plain, &holding].into_iter()), 1 + 3 + 5);
         let mut cmd = Cmd::new();
         write(&mut cmd, &Tag::home(), [plain, holding].iter());
         let words = cmd.args_iter().map(|arg| if let Arg::Simple(word) = arg { word } else { b"" });
@@ -430,15 +442,16 @@ mod tests {
             format!("{{tollgate}}:count:l:{digest}"),
             format!("{{tollgate}}:count:l:{digest}"),
             "{tollgate}:bans:marker".to_owned(),
+            "{tollgate}:revocations:kinds".to_owned(),
             "{tollgate}:reservations".to_owned(),
             "{tollgate}:bans:ends".to_owned(),
             "{tollgate}:format".to_owned(),
             "2".to_owned(),
             "4".to_owned(),
         ];
-        assert_eq!(words[..10], keys.each_ref().map(String::as_bytes));
+        assert_eq!(words[..11], keys.each_ref().map(String::as_bytes));
         let holds = [0, 2, 5, 6, 1, 2, 7, 8, 2, 1, 4, 3, 0, 1, 1];
-        assert_eq!(words[11..], [[&[0xdd, 0, 0, 0, 15][..], &holds].concat()]);
+        assert_eq!(words[12..], [[&[0xdd, 0, 0, 0, 15][..], &holds].concat()]);
     }
 
     #[test]

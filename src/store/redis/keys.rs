@@ -29,6 +29,10 @@ pub(super) const NOTES: &str = "{tollgate}:revocations:notes";
 /// The latest additions and removals of revocations, for replication.
 pub(super) const CHANGES: &str = "{tollgate}:revocations:changes";
 
+/// The kinds of revocations with no key of their own in checks of which there are some, such as
+/// `actor kid`; it expires with the last of them.
+pub(super) const REVOKED_KINDS: &str = "{tollgate}:revocations:kinds";
+
 /// All bans by the moment they end, in seconds.
 pub(super) const BANS: &str = "{tollgate}:bans";
 
@@ -100,6 +104,11 @@ impl Tag {
     /// The key of the marker of bans. Only the home has one.
     pub(super) fn ban_marker(&self) -> Key<'_> {
         Key(&self.0, ":bans:marker", b"")
+    }
+
+    /// The key of the kinds of revocations. Only the home has them.
+    pub(super) fn revoked_kinds(&self) -> Key<'_> {
+        Key(&self.0, ":revocations:kinds", b"")
     }
 
     /// The key of the ends of bans. Only the home has them.
@@ -180,7 +189,7 @@ mod tests {
         assert!(preamble.contains(&format!("error_reply('{FORMAT_ERROR} ' .. format)")));
         assert!(
             include_str!("../scripts/revoke.lua")
-                .contains(&format!("redis.call('SET', KEYS[5], '{FORMAT}')"))
+                .contains(&format!("redis.call('SET', KEYS[6], '{FORMAT}')"))
         );
     }
 

@@ -33,9 +33,10 @@ impl PackedList {
     }
 
     /// Appends 32 ASCII characters.
-    pub(super) fn push_text(&mut self, text: &[u8; 32]) {
+    pub(super) fn push_text<const N: usize>(&mut self, text: &[u8; N]) {
+        const { assert!(N < 256, "the length is one byte") };
         self.count += 1;
-        self.numbers.extend_from_slice(&[0xd9, 32]);
+        self.numbers.extend_from_slice(&[0xd9, u8::try_from(N).unwrap_or(u8::MAX)]);
         self.numbers.extend_from_slice(text);
     }
 

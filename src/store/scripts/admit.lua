@@ -4,17 +4,18 @@
 --
 -- KEYS  for each check its E exact revocations, B before-revocations, C buckets, the reservation and the counters of its
 --       holds, and the proofs of its holder where it has a proof; after those of all checks, the marker of
---       bans (bans.lua), and each check's F keys of external denylists; the last two keys are the ends of bans (ban.lua)
---       and the format marker
+--       bans (bans.lua), the kinds of revocations (revoke.lua), and each check's F keys of external denylists; the last two
+--       keys are the ends of bans (ban.lua) and the format marker. The first before-revocation is that of the subject.
 -- ARGV  the number of checks, the number of keys of Tollgate before the marker of bans, and a packed list (MessagePack:
 --       one argument costs less than a thousand), for each check: E, B, C, F, the credential's iat in seconds, the
---       client's address (32 hex digits of IPv6; 0 where it is not known), and interval, burst, cost and want of each
---       bucket; then, where some check holds or has a proof, the list of holds (counters.lua) or an empty text; then, where
+--       client's address (32 hex digits of IPv6; 0 where it is not known), the hash of the name of the key that signed
+--       the credential (0 where there is none), and interval, burst, cost and want of each bucket; then, where some check holds or has a proof, the list of holds (counters.lua) or an empty text; then, where
 --       some check has a proof, a packed list with 0 for each check without one, and otherwise 1, the time for which it is
 --       remembered in milliseconds, the most proofs of its holder, and its id
--- Returns a packed list, for each check: n if its n-th key revokes, counted E, B, C, F (nothing is charged); -1 if a stored
---       or given value is not a number (nothing is charged); -2 if it is banned (nothing is charged), then 0 for its
---       network or n for the holder that its n-th key names, and the end of the ban in seconds; -3 if its proof was used
+-- Returns a packed list, for each check: n if its n-th key revokes, counted E, B, C, F, and then a revocation of the subject
+--       or the client as an actor, and of the key that signed (nothing is charged); -1 if a stored or given value is not a
+--       number (nothing is charged); -2 if it is banned (nothing is charged), then 0 for its network or n for the holder
+--       that its n-th key names, counted E, B, and then the actors, and the end of the ban in seconds; -3 if its proof was used
 --       before, -4 if its holder has too many proofs (nothing is charged); otherwise 0 and for each
 --       bucket: the number of units taken (if the check was not admitted: 1 where there was room, 0 where there was none),
 --       remaining, retry_after (-1: never), reset. An admitted charge takes cost, or up to want units for a lease, but then
@@ -31,13 +32,13 @@ local function integer(value)
 end
 
 local checks, own, numbers = tonumber(ARGV[1]), tonumber(ARGV[2]), cmsgpack.unpack(ARGV[3])
-local stored = redis.call('MGET', unpack(KEYS, 1, own + 1))
-local bans = stored[own + 1]
+local stored = redis.call('MGET', unpack(KEYS, 1, own + 2))
+local bans, kinds = stored[own + 1], stored[own + 2]
 -- The TATs of the buckets that earlier checks of this call charged, and those buckets in their order.
 local tats, written = {}, {}
 local answer, size = {}, 0
 local starts, nexts, latests, intervals, takes, nevers = {}, {}, {}, {}, {}, {}
-local key, external, arg = 0, own + 1, 0
+local key, external, arg = 0, own + 2, 0
 -- The holds of checks, if some check has some: counters.lua has their functions.
 local list, at = ARGV[4] and ARGV[4] ~= '' and cmsgpack.unpack(ARGV[4]), 0
 local proofs, proof_at = ARGV[5] and cmsgpack.unpack(ARGV[5]), 0
@@ -54,9 +55,37 @@ local function network_of(address, length)
   return 'network:' .. first .. string.rep('0', 32 - #first) .. '/' .. string.format('%d', length)
 end
 
+-- Adds the subject and the client of a check, whose keys are from `first` to `last`, as actors: an agent may hold a
+-- credential itself.
+local function add_agents(names, first, last, prefix)
+  for i = first, last do
+    local kind, name = string.match(KEYS[key + i], '^{tollgate}:revoked:(%a+):(.*)$')
+    if kind == 'subject' or kind == 'client' then names[#names + 1] = prefix .. 'actor:' .. name end
+  end
+end
+
+-- Returns the code of a revocation of a kind without a key of its own: 1 of an actor, 2 of the key that signed.
+local function revoked_kind(exact, before, kid, issued_at)
+  local names = {}
+  if string.find(kinds, 'actor', 1, true) then add_agents(names, exact + 1, exact + before, '{tollgate}:revoked:') end
+  local actors = #names
+  if type(kid) == 'string' and string.find(kinds, 'kid', 1, true) then
+    local issuer = string.match(KEYS[key + exact + 1], ':(%x+):%x+$')
+    names[actors + 1] = '{tollgate}:revoked:kid:' .. issuer .. ':' .. kid
+  end
+  if #names == 0 then return end
+  local found = redis.call('MGET', unpack(names))
+  if found[actors + 1] then return 2 end
+  for i = 1, actors do
+    local at = found[i] and integer(found[i])
+    if found[i] and not at then return -1 end
+    if at and issued_at <= at then return 1 end
+  end
+end
+
 -- Returns the place and the end of the ban of a check that ends last, of its networks (0) before its holders. -1 is the
 -- place if a stored end is not a number.
-local function ban_of(revocations, address)
+local function ban_of(exact, before, address)
   local fields, networks = {}, 0
   if type(address) == 'string' then
     local widest = string.sub(address, 1, 24) == '00000000000000000000ffff' and 97 or 1
@@ -69,7 +98,8 @@ local function ban_of(revocations, address)
     end
   end
   -- A ban has the key of the revocation of the same target, below `{tollgate}:revoked:`.
-  for i = 1, revocations do fields[networks + i] = string.sub(KEYS[key + i], 20) end
+  for i = 1, exact + before do fields[networks + i] = string.sub(KEYS[key + i], 20) end
+  add_agents(fields, exact + 1, exact + before, '')
   if #fields == 0 then return end
   local found, place, last = redis.call('HMGET', KEYS[#KEYS - 1], unpack(fields)), nil, 0
   for i = 1, #fields do
@@ -101,12 +131,12 @@ end
 for _ = 1, checks do
   local exact, before, buckets = numbers[arg + 1], numbers[arg + 2], numbers[arg + 3]
   local others, issued_at = numbers[arg + 4], integer(numbers[arg + 5])
-  local address, banned, till = numbers[arg + 6], nil, 0
-  arg = arg + 6
+  local address, kid, banned, till = numbers[arg + 6], numbers[arg + 7], nil, 0
+  arg = arg + 7
   local code, base, room = issued_at and 0 or -1, key + exact + before, true
 
   if bans and code == 0 then
-    banned, till = ban_of(exact + before, address)
+    banned, till = ban_of(exact, before, address)
     if banned then code = banned == -1 and -1 or -2 end
   end
   for i = 1, exact do
@@ -118,6 +148,10 @@ for _ = 1, checks do
       local at = integer(found)
       if not at then code = -1 elseif issued_at <= at then code = i end
     end
+  end
+  if kinds and code == 0 and before > 0 then
+    local kind = revoked_kind(exact, before, kid, issued_at)
+    if kind then code = kind == -1 and -1 or exact + before + buckets + others + kind end
   end
   for i = 1, others do
     -- The key of another service may be of any type.

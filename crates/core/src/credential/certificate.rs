@@ -14,17 +14,18 @@ use std::{fmt, sync::Arc};
 use rustls_pki_types::CertificateDer;
 use x509_parser::prelude::{FromDer as _, X509Certificate};
 
+use self::names::{NameKind, names};
 pub use self::{
     authorities::{Authorities, AuthoritiesError},
     config::{
         CertificateHeaderConfig, CertificateIdentityConfig, ClientCertificates,
-        ClientCertificatesConfig,
+        ClientCertificatesConfig, DEFAULT_ISSUER,
     },
     encoding::{Encoding, EncodingError},
 };
-use self::{
-    config::IdentityRule,
-    names::{NameKind, names, trust_domain},
+pub(super) use self::{
+    config::{IdentityRule, Mapped},
+    names::{is_spiffe_id, trust_domain},
 };
 use super::rejection::Rejection;
 use crate::{
@@ -195,6 +196,7 @@ fn checks(
         }
         _ => (Arc::clone(&config.issuer), Arc::clone(&config.issuer_digest)),
     };
+    let is_renamed = rule.kind == NameKind::Spiffe && name != subject;
     let serial = serial(&parsed);
     let token = sha256(&der);
     let names = Names {
@@ -208,6 +210,7 @@ fn checks(
     };
     let foreign = denylists.iter().filter_map(|list| list.key(Some(&serial), &subject, &token));
     let keys = revocation::Keys::new(names, since, foreign.collect());
+    let keys = if is_renamed { keys.with_subject_alias(&name) } else { keys };
     let identity = Identity {
         kind: CredentialKind::Certificate,
         issuer,
@@ -314,24 +317,6 @@ fn check_usage(certificate: &X509Certificate<'_>) -> Result<(), Denial> {
     }
 }
 
-/// A name of a certificate, and the identity that its rule maps it to.
-struct Mapped {
-    name: String,
-    subject: String,
-    tenant: Option<String>,
-}
-
-impl IdentityRule {
-    /// Maps a name; `None` where it does not fit.
-    fn map(&self, name: String) -> Option<Mapped> {
-        let captures = self.pattern.captures(&name)?;
-        let fill = |template: &names::Template| template.fill(&captures);
-        let subject = self.subject.as_ref().map_or_else(|| name.clone(), fill);
-        let tenant = self.tenant.as_ref().map(fill);
-        Some(Mapped { subject, tenant, name })
-    }
-}
-
 /// Returns the first rule with a name of the certificate, and the name.
 fn identity_of<'r>(
     certificate: &X509Certificate<'_>,
@@ -349,6 +334,21 @@ fn identity_of<'r>(
         }
     }
     refuse("no entry of `client_certificates.identities` has a name of the certificate")
+}
+
+/// Returns the SHA-256 of a certificate in PEM, by which it is revoked, and the end of its period in
+/// seconds; `None` for another text. Nothing is verified.
+pub fn digest_of(text: &[u8]) -> Option<([u8; 32], u64)> {
+    let der = encoding::decode(text, Encoding::Pem).ok()?;
+    let Ok(([], parsed)) = X509Certificate::from_der(&der) else { return None };
+    let ends = u64::try_from(parsed.validity().not_after.timestamp()).unwrap_or(0);
+    Some((sha256(&der), ends))
+}
+
+/// Returns the trust domain of a SPIFFE ID, with its scheme, which is the issuer of its subjects;
+/// `None` for another text.
+pub fn trust_domain_of(id: &str) -> Option<&str> {
+    is_spiffe_id(id).then(|| trust_domain(id))
 }
 
 /// Returns the names of a certificate in PEM, percent-encoded or not, with their kinds: for an

@@ -13,10 +13,10 @@ pub mod key_set;
 use std::sync::Arc;
 
 use self::{
-    claims::{Wanted, token_kind},
+    claims::{ProvenToken, Wanted, token_kind},
     compact::{Header, Parts, decode, refuse},
     issuer::{Issuer, Issuers, KeySource, TokenProfile},
-    key_set::{Candidates, KeySet},
+    key_set::{Candidates, Key, KeySet},
 };
 use super::rejection::Rejection;
 use crate::{
@@ -131,7 +131,8 @@ pub(super) fn stated(
     // The answer names the type of the token, as the header of a JWT does.
     token_kind::check(claims, true, issuer.accepts_id_tokens)?;
     let validity = Validity { since: now, until: times.until, keys };
-    claims::principal(token, issuer, claims, &times, wanted, validity)
+    let token = ProvenToken { text: token, kid: None, claims, times: &times };
+    claims::principal(token, issuer, wanted, validity)
 }
 
 /// Returns why a token is refused for the kind that its claims tell; `None` where it is not, or
@@ -174,7 +175,8 @@ fn checks<'k>(
         Some(Json::Text(iss)) => Some(iss.as_str()),
         Some(_) => return refuse(Reason::UnknownIssuer, "iss is not a string"),
     };
-    let issuer = issuers.find(iss).ok_or_else(|| {
+    let sub = claims.get("sub").and_then(Json::text);
+    let issuer = issuers.select(iss, sub).ok_or_else(|| {
         let cause = match iss {
             Some(iss) => format!("no issuer of the configuration has the iss `{}`", shown(iss)),
             None => "the token has no iss, and no issuer of the configuration is `absent`".into(),
@@ -182,6 +184,13 @@ fn checks<'k>(
         Denial::new(Reason::UnknownIssuer, cause)
     })?;
     progress.issuer = Some(issuer.index);
+    let is_workload = issuer.workloads.is_some();
+    if header.is_jose && !is_workload {
+        return refuse(Reason::WrongTokenType, "typ is neither JWT nor at+jwt");
+    }
+    if header.is_access_token && is_workload {
+        return refuse(Reason::WrongTokenType, "typ of a JWT-SVID is neither JWT nor JOSE");
+    }
     progress.check = Check::Algorithm;
     if !issuer.algorithms.contains(&header.algorithm) {
         let cause =
@@ -210,7 +219,7 @@ fn checks<'k>(
     let candidates = find_keys(set, issuer, &header)?;
     progress.keys = Some(version.clone());
     progress.check = Check::Signature;
-    check_signature(&parts, &header, &candidates).inspect_err(|denial| {
+    let key = check_signature(&parts, &header, &candidates).inspect_err(|denial| {
         progress.refresh = progress.refresh.filter(|_| denial.reason == Reason::BadSignature);
     })?;
     progress.refresh = None;
@@ -227,7 +236,10 @@ fn checks<'k>(
         );
     }
     let validity = Validity { since: now, until: times.until, keys: version };
-    claims::principal(text, issuer, &claims, &times, wanted, validity).map(Arc::new)
+    // The key's own name: a token may name none, or one that the set does not have.
+    let kid = set.kid_of(key);
+    let token = ProvenToken { text, kid, claims: &claims, times: &times };
+    claims::principal(token, issuer, wanted, validity).map(Arc::new)
 }
 
 /// Finds the keys that may have signed the token, within the issuer's own set only. Their algorithm
@@ -308,17 +320,21 @@ fn find_keys<'k>(
     Err(Denial::new(Reason::UnknownKey, cause))
 }
 
-fn check_signature(
+/// Returns the key that the signature verifies with.
+fn check_signature<'k>(
     parts: &Parts<'_>,
     header: &Header,
-    candidates: &Candidates<'_>,
-) -> Result<(), Denial> {
+    candidates: &Candidates<'k>,
+) -> Result<&'k Key, Denial> {
     // Decoded here first, so that the crypto library only gets base64url without stray bits.
     decode(parts.signature)?;
     let Candidates { keys, fitting } = candidates;
     let message = parts.signed.as_bytes();
-    if keys.iter().any(|key| key.verifies(header.algorithm, message, parts.signature)) {
-        return Ok(());
+    let mut keys_tried = keys.iter().copied();
+    if let Some(key) =
+        keys_tried.find(|key| key.verifies(header.algorithm, message, parts.signature))
+    {
+        return Ok(key);
     }
     if header.has_nonce {
         return refuse(

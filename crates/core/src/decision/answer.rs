@@ -32,7 +32,7 @@ use crate::{
 pub const DECISION_ID: &str = "x-tollgate-decision-id";
 
 /// The identity headers, in a fixed order. Each is set or removed on every request that passes.
-pub const IDENTITY: [&str; 7] = [
+pub const IDENTITY: [&str; 8] = [
     IdentityHeader::Subject.name(),
     IdentityHeader::Tenant.name(),
     IdentityHeader::Scopes.name(),
@@ -40,6 +40,7 @@ pub const IDENTITY: [&str; 7] = [
     IdentityHeader::Model.name(),
     IdentityHeader::Issuer.name(),
     IdentityHeader::KeyId.name(),
+    IdentityHeader::Actor.name(),
 ];
 
 /// The header in which Envoy's router finds the time that a stream may take.
@@ -153,7 +154,7 @@ pub fn allowed<'a>(
 ) -> AllowedAnswer<'a> {
     let permit = grant.permit();
     let route = permit.route();
-    let (subject, tenant, scopes, kind, issuer, key) = match permit.principal() {
+    let (subject, tenant, scopes, kind, issuer, key, actor) = match permit.principal() {
         Some(principal) => {
             // Without scopes the header is removed, not set: a proxy that drops an empty value would
             // let the client's own header through.
@@ -167,14 +168,24 @@ pub fn allowed<'a>(
             // A subject is one of its issuer. Tokens without `iss` name none.
             let issuer = Some(principal.issuer()).filter(|issuer| !issuer.is_empty());
             let key = principal.key().map(|key| key.id.as_str());
-            (Some(principal.subject()), principal.tenant(), scopes, kind, issuer, key)
+            let actor = principal.actor_text();
+            (Some(principal.subject()), principal.tenant(), scopes, kind, issuer, key, actor)
         }
-        None => (None, None, None, None, None, None),
+        None => (None, None, None, None, None, None, None),
     };
     let headers = &snapshot.policy.identity_headers;
     AllowedAnswer {
         decision_id,
-        identity: headers.select([subject, tenant, scopes, kind, permit.model(), issuer, key]),
+        identity: headers.select([
+            subject,
+            tenant,
+            scopes,
+            kind,
+            permit.model(),
+            issuer,
+            key,
+            actor,
+        ]),
         removed_by_proxy: headers.removed_by_proxy,
         limits: &evidence.limits,
         upstream_credential: route.upstream_key.and_then(|index| snapshot.upstream_key(index)),
@@ -315,7 +326,7 @@ mod tests {
         let (strip, spoofed) = (HeaderNames::default(), ["X-Tollgate-Model".to_owned()]);
         let answer = |removed_by_proxy, spoofed| AllowedAnswer {
             decision_id: "d",
-            identity: [Some("s"), None, None, None, None, None, None],
+            identity: [Some("s"), None, None, None, None, None, None, None],
             removed_by_proxy,
             limits: &[],
             upstream_credential: None,

@@ -43,7 +43,7 @@ pub enum Reason {
     InactiveToken,
     /// The credential was revoked.
     Revoked,
-    /// The subject, the client, the tenant or the network is banned.
+    /// The subject, the client, an actor, the tenant or the network is banned.
     Banned,
     /// No route covers the request.
     NoRoute,
@@ -59,8 +59,11 @@ pub enum Reason {
     CategoryForbidden,
     /// A condition of the route is not true.
     ConditionFailed,
-    /// A limit counts by tenant, and the credential has none.
+    /// The request names another tenant than the credential, or one of them names none where the
+    /// route or a limit needs it.
     TenantMismatch,
+    /// The actor of the credential may not use the route.
+    ActorForbidden,
     /// A limit counts by address, and the proxy reported none.
     AddressForbidden,
     /// The token of a WebSocket came from a page of another origin than those listed.
@@ -104,7 +107,7 @@ struct Meaning {
 
 impl Reason {
     /// Every reason, for metrics that are registered in advance and for the documentation.
-    pub const ALL: [Self; 45] = [
+    pub const ALL: [Self; 46] = [
         Self::MissingCredential,
         Self::AmbiguousCredential,
         Self::MalformedToken,
@@ -134,6 +137,7 @@ impl Reason {
         Self::CategoryForbidden,
         Self::ConditionFailed,
         Self::TenantMismatch,
+        Self::ActorForbidden,
         Self::AddressForbidden,
         Self::OriginForbidden,
         Self::CsrfFailed,
@@ -252,7 +256,12 @@ impl Reason {
             Self::TenantMismatch => of(
                 "tenant_mismatch",
                 403,
-                "the credential names no tenant, and this endpoint is counted by tenant",
+                "the request and the credential do not name the same tenant",
+            ),
+            Self::ActorForbidden => of(
+                "actor_forbidden",
+                403,
+                "the actor that the credential names may not use this endpoint",
             ),
             Self::AddressForbidden => of(
                 "address_forbidden",

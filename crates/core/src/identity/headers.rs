@@ -23,11 +23,14 @@ pub enum IdentityHeader {
     Issuer,
     /// `x-tollgate-key-id`: the id of an API key.
     KeyId,
+    /// `x-tollgate-actor`: the actor for the subject; of another issuer than that of the credential
+    /// as its issuer, `%1F` and its name.
+    Actor,
 }
 
 impl IdentityHeader {
     /// Every header, in the order in which they are sent.
-    pub const ALL: [Self; 7] = [
+    pub const ALL: [Self; 8] = [
         Self::Subject,
         Self::Tenant,
         Self::Scopes,
@@ -35,6 +38,7 @@ impl IdentityHeader {
         Self::Model,
         Self::Issuer,
         Self::KeyId,
+        Self::Actor,
     ];
 
     /// The header's name, in lower case.
@@ -47,6 +51,7 @@ impl IdentityHeader {
             Self::Model => "x-tollgate-model",
             Self::Issuer => "x-tollgate-issuer",
             Self::KeyId => "x-tollgate-key-id",
+            Self::Actor => "x-tollgate-actor",
         }
     }
 }
@@ -127,11 +132,11 @@ mod tests {
 
     #[test]
     fn only_the_selected_headers_have_a_value() {
-        let values = ["s", "t", "c", "k", "m", "i", "id"].map(Some);
+        let values = ["s", "t", "c", "k", "m", "i", "id", "a"].map(Some);
         assert_eq!(compile("{}").unwrap().select(values), values);
         let two = compile("{ send: [model, subject] }").unwrap();
-        assert_eq!(two.select(values), [Some("s"), None, None, None, Some("m"), None, None]);
-        assert_eq!(compile("{ send: [] }").unwrap().select(values), [None; 7]);
+        assert_eq!(two.select(values), [Some("s"), None, None, None, Some("m"), None, None, None]);
+        assert_eq!(compile("{ send: [] }").unwrap().select(values), [None; 8]);
     }
 
     #[test]

@@ -9,7 +9,7 @@ use super::{
     selector::{ClaimValue, SelectorKeys},
 };
 use crate::{
-    identity::{ACT, ClaimPath},
+    identity::ClaimPath,
     time::{Quota, Rate, WindowQuota},
 };
 
@@ -164,9 +164,7 @@ impl SizeKeys {
 /// Returns the top-level claims that limits and their overrides read.
 pub(crate) fn claims(configs: &[LimitConfig]) -> impl Iterator<Item = String> {
     let overrides = configs.iter().flat_map(|limit| &limit.overrides);
-    let of_overrides = overrides.filter_map(|entry| Some(entry.claim.as_ref()?.top().to_owned()));
-    let counts_actors = configs.iter().any(|limit| limit.by.contains(&By::Actor));
-    of_overrides.chain(counts_actors.then(|| ACT.to_owned()))
+    overrides.filter_map(|entry| Some(entry.claim.as_ref()?.top().to_owned()))
 }
 
 /// Returns the tiers of API keys that overrides select.

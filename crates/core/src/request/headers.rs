@@ -186,6 +186,14 @@ impl<'a> Headers<'a> {
             .map(String::from_utf8_lossy)
     }
 
+    /// Whether there is a header that some server reads as `name`, which is in lower case, under
+    /// another spelling: with `_` or other punctuation in place of `-`.
+    pub(crate) fn has_variant(&self, name: &str) -> bool {
+        self.list.iter().any(|(header, _)| {
+            header.len() == name.len() && reads_as(header, name) && !names_equal(header, name)
+        })
+    }
+
     /// Returns the names to remove: those that some server reads as an identity header, or as one of
     /// `names`.
     pub fn to_remove(&self, names: &HeaderNames) -> Vec<String> {

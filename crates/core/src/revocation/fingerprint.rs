@@ -82,13 +82,15 @@ mod tests {
                 Target::Subject { issuer: one.clone(), subject: other.clone() },
                 Target::Client { issuer: one.clone(), client: other.clone() },
                 Target::Tenant { tenant: format!("{one} {other}") },
+                Target::Actor { issuer: one.clone(), actor: other.clone() },
+                Target::Kid { issuer: one.clone(), kid: other.clone() },
                 Target::Token { sha256: sha256(format!("{one} {other}").as_bytes()) },
             ] {
                 let key = target.key();
                 assert!(seen.insert(Fingerprint::of(&key).unwrap().halves()), "{key}");
             }
         }
-        assert_eq!(seen.len(), 5 * 16);
+        assert_eq!(seen.len(), 7 * 16);
         for text in [
             "",
             "jti",

@@ -18,11 +18,21 @@ pub struct Keys {
     subject_is_client: bool,
     client: Option<[u8; 32]>,
     tenant: Option<[u8; 32]>,
+    kid: Option<[u8; 32]>,
+    further: Box<[FurtherEntry]>,
     /// The credential's `iat` in whole seconds. 0 if it has none, so that every revocation time
     /// revokes it.
     pub issued_at: u64,
     /// Complete keys of other services' denylists.
     pub foreign: Vec<String>,
+}
+
+/// An entry with a moment that few credentials have: of an actor, or of another name of the subject.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct FurtherEntry {
+    kind: Kind,
+    issuer: Arc<IssuerDigest>,
+    digest: [u8; 32],
 }
 
 /// SHA-256 of an `iss`, shared by all tokens of an issuer: in hex, and its first half.
@@ -70,9 +80,50 @@ impl Keys {
             subject_is_client: names.subject_is_client,
             client: names.client.map(digest),
             tenant: names.tenant.map(digest),
+            kid: None,
+            further: Box::default(),
             issued_at,
             foreign,
         }
+    }
+
+    /// Adds the name of the key that signed the credential.
+    #[must_use]
+    pub fn with_kid(self, kid: &str) -> Self {
+        Self { kid: Some(sha256(kid.as_bytes())), ..self }
+    }
+
+    /// Adds the actors of the credential: the issuer of each name, and the name.
+    #[must_use]
+    pub fn with_actors<'a>(
+        self,
+        actors: impl Iterator<Item = (Arc<IssuerDigest>, &'a str)>,
+    ) -> Self {
+        self.with_further(
+            actors.map(|(issuer, name)| (Kind::Actor, issuer, sha256(name.as_bytes()))),
+        )
+    }
+
+    /// Adds another name of the subject, within the same issuer: the SPIFFE ID of a workload whose
+    /// subject is a part of it.
+    #[must_use]
+    pub fn with_subject_alias(self, name: &str) -> Self {
+        let alias = (Kind::Subject, Arc::clone(&self.issuer), sha256(name.as_bytes()));
+        self.with_further(std::iter::once(alias))
+    }
+
+    fn with_further(
+        self,
+        entries: impl Iterator<Item = (Kind, Arc<IssuerDigest>, [u8; 32])>,
+    ) -> Self {
+        let entries = entries.map(|(kind, issuer, digest)| FurtherEntry { kind, issuer, digest });
+        Self { further: self.further.iter().cloned().chain(entries).collect(), ..self }
+    }
+
+    /// Returns the size of what the keys point to and do not share, in bytes.
+    pub fn heap_size(&self) -> usize {
+        let foreign = self.foreign.iter().map(|key| size_of::<String>() + key.len());
+        size_of_val(&*self.further) + foreign.sum::<usize>()
     }
 
     /// Returns SHA-256 of the credential's `jti`.
@@ -83,24 +134,49 @@ impl Keys {
     /// Returns the entries that revoke by their existence: kind and key below
     /// `{tollgate}:revoked:`, in the format of [`Target::key`](super::Target::key).
     pub fn exact(&self) -> impl Iterator<Item = (&'static str, String)> {
-        self.exact_entries().map(|mark| (mark.kind.label(), mark.key()))
+        self.exact_entries().chain(self.kid()).map(|mark| (mark.kind.label(), mark.key()))
     }
 
     /// Returns the entries that contain a time T in seconds and revoke credentials issued at or
     /// before T: kind and key, as for [`Keys::exact`].
     pub fn before(&self) -> impl Iterator<Item = (&'static str, String)> {
-        self.before_entries().map(|mark| (mark.kind.label(), mark.key()))
+        let entries = self.before_entries().chain(self.agent_entries());
+        entries.map(|mark| (mark.kind.label(), mark.key()))
     }
 
-    /// Returns the entries of [`Keys::exact`] without writing out their keys.
+    /// Returns the entries of [`Keys::exact`] without writing out their keys, except
+    /// [`kid`](Self::kid).
     pub fn exact_entries(&self) -> impl Iterator<Item = EntryKey<'_>> {
         std::iter::once(self.token()).chain(self.jti.as_ref().map(|jti| self.entry(Kind::Jti, jti)))
     }
 
-    /// Returns the entries of [`Keys::before`] without writing out their keys.
+    /// Returns the entries of [`Keys::before`] without writing out their keys, except
+    /// [`agent_entries`](Self::agent_entries). That of the subject is the first.
     pub fn before_entries(&self) -> impl Iterator<Item = EntryKey<'_>> {
-        let client = self.client().filter(|client| !self.is_subject(*client));
-        std::iter::once(self.subject()).chain(client).chain(self.tenant())
+        let further = self.further.iter().map(FurtherEntry::key);
+        std::iter::once(self.subject())
+            .chain(self.other_client())
+            .chain(self.tenant())
+            .chain(further)
+    }
+
+    /// Returns the entries of the subject and the client as actors: an agent may hold a credential
+    /// itself. A store looks them up only while some actor is revoked or banned.
+    pub fn agent_entries(&self) -> impl Iterator<Item = EntryKey<'_>> {
+        let is_holder = |entry: &EntryKey<'_>| matches!(entry.kind, Kind::Subject | Kind::Client);
+        let holders = self.before_entries().filter(is_holder);
+        holders.map(|entry| EntryKey { kind: Kind::Actor, ..entry })
+    }
+
+    /// Returns the entry of the key that signed the credential. A store looks it up only while some
+    /// signing key is revoked.
+    pub fn kid(&self) -> Option<EntryKey<'_>> {
+        self.kid.as_ref().map(|kid| self.entry(Kind::Kid, kid))
+    }
+
+    /// Returns the entry of a client that is not the subject.
+    fn other_client(&self) -> Option<EntryKey<'_>> {
+        self.client().filter(|client| !self.is_subject(*client))
     }
 
     /// Returns the entry of the credential itself.
@@ -146,6 +222,12 @@ impl Keys {
     }
 }
 
+impl FurtherEntry {
+    fn key(&self) -> EntryKey<'_> {
+        EntryKey { kind: self.kind, issuer: &self.issuer, digest: &self.digest }
+    }
+}
+
 /// The key of one entry that revokes a credential, not written out yet.
 #[derive(Clone, Copy, Debug)]
 pub struct EntryKey<'a> {
@@ -184,6 +266,13 @@ impl EntryKey<'_> {
         out.extend_from_slice(hex_digits(self.digest).as_flattened());
     }
 
+    /// Returns the last part of the key: the digest of the name, in hex.
+    pub fn digits(self) -> [u8; 64] {
+        let mut digits = [0; 64];
+        digits.copy_from_slice(hex_digits(self.digest).as_flattened());
+        digits
+    }
+
     /// Returns the fingerprint of the key.
     pub fn fingerprint(self) -> Fingerprint {
         let issuer = if self.kind.is_issuer_scoped() { self.issuer.half } else { [0; 2] };
@@ -207,34 +296,48 @@ mod tests {
             client: Some("c"),
             tenant: Some("t"),
         };
-        let keys = Keys::new(names, 0, Vec::new());
+        let actors = [(issuer_digest("i"), "a"), (issuer_digest("other"), "b")];
+        let keys = Keys::new(names, 0, Vec::new())
+            .with_kid("k")
+            .with_actors(actors.into_iter())
+            .with_subject_alias("spiffe://d/s");
         let listed: Vec<_> = keys.exact().chain(keys.before()).collect();
         let issuer = || "i".to_owned();
+        let actor = |issuer: &str, actor: &str| Target::Actor {
+            issuer: issuer.into(),
+            actor: actor.into(),
+        };
         let targets = [
             Target::Token { sha256: [7; 32] },
             Target::Jti { issuer: issuer(), jti: "j".into() },
+            Target::Kid { issuer: issuer(), kid: "k".into() },
             Target::Subject { issuer: issuer(), subject: "s".into() },
             Target::Client { issuer: issuer(), client: "c".into() },
             Target::Tenant { tenant: "t".into() },
+            actor("i", "a"),
+            actor("other", "b"),
+            Target::Subject { issuer: issuer(), subject: "spiffe://d/s".into() },
+            actor("i", "s"),
+            actor("i", "c"),
+            actor("i", "spiffe://d/s"),
         ];
         assert_eq!(listed, targets.map(|target| (target.kind(), target.key())));
-        assert_eq!(keys.before().count(), 3);
         let bare =
             Keys::new(Names { jti: None, client: None, tenant: None, ..names }, 0, Vec::new());
-        assert_eq!((bare.exact().count(), bare.before().count()), (1, 1));
-        let fingerprints = |marks: Vec<EntryKey<'_>>| {
-            marks.into_iter().map(|mark| Some(mark.fingerprint())).collect::<Vec<_>>()
-        };
+        assert_eq!((bare.exact_entries().count(), bare.before_entries().count()), (1, 1));
+        assert_eq!((bare.kid().is_none(), bare.agent_entries().count()), (true, 1));
         let of_keys: Vec<_> = listed.iter().map(|(_, key)| Fingerprint::of(key)).collect();
-        assert_eq!(
-            fingerprints(keys.exact_entries().chain(keys.before_entries()).collect()),
-            of_keys
-        );
         assert!(of_keys.iter().all(Option::is_some));
-        for entry in keys.exact_entries().chain(keys.before_entries()) {
+        let exact = keys.exact_entries().chain(keys.kid());
+        let before = keys.before_entries().chain(keys.agent_entries());
+        let entries: Vec<_> = exact.chain(before).collect();
+        let fingerprints: Vec<_> = entries.iter().map(|entry| Some(entry.fingerprint())).collect();
+        assert_eq!(fingerprints, of_keys);
+        for entry in entries {
             let mut written = Vec::new();
             entry.write(&mut written);
             assert_eq!(entry.key().as_bytes(), written, "both forms of a key are equal");
+            assert!(written.ends_with(&entry.digits()));
         }
     }
 
@@ -252,7 +355,7 @@ mod tests {
         };
         let entries = |names: Names<'_>| {
             let keys = Keys::new(names, 0, Vec::new());
-            keys.before().map(|(_, key)| key).collect::<Vec<_>>()
+            keys.before_entries().map(EntryKey::key).collect::<Vec<_>>()
         };
         let issuer = || "i".to_owned();
         let subject = |name: &str| Target::Subject { issuer: issuer(), subject: name.into() }.key();

@@ -17,11 +17,13 @@ use crate::{
     limit::Limit,
     pattern::Pattern,
     rule::{
+        actor::ActorRule,
         condition::{self, Condition},
         content::{Content, Sections},
         model::ModelRule,
         scope::ScopeRule,
         size::{Api, Sizing},
+        tenant::TenantRule,
         websocket::WebSocketRule,
     },
 };
@@ -235,6 +237,8 @@ fn route(
             ("credentials", config.credentials.is_some()),
             ("audience", config.audience.is_some()),
             ("ambient", config.ambient),
+            ("actors", config.actors.is_some()),
+            ("tenant", config.tenant.is_some()),
             ("forward_credential", config.forward_credential),
             ("upstream_key", config.upstream_key.is_some()),
         ] {
@@ -283,6 +287,15 @@ fn route(
         let background = charges.background.map(NonZeroU64::get);
         Sizing { api: known.api.filter(|_| charges_tokens), background, ..known }
     });
+    let tenant = config
+        .tenant
+        .as_ref()
+        .map(|tenant| Box::new(TenantRule::compile(tenant, captures, &path.key("tenant"), errors)));
+    let actors = config.actors.as_ref().map(|actors| {
+        let issuers = context.issuers.list().iter().map(|issuer| Arc::clone(&issuer.name));
+        let issuers: Vec<_> = issuers.collect();
+        Box::new(ActorRule::compile(actors, &issuers, &path.key("actors"), errors))
+    });
     let sections = Sections {
         model: model.as_ref(),
         models: context.models,
@@ -293,6 +306,7 @@ fn route(
         mcp: config.mcp.as_ref(),
         categories: config.categories.as_ref().map(|rule| (rule, context.categories)),
         members: config.members.as_ref(),
+        tenant: tenant.as_deref().and_then(TenantRule::body),
         sized: sizing.is_some(),
     };
     let content = Content::compile(&sections, path, errors);
@@ -361,6 +375,8 @@ fn route(
         credentials,
         audience,
         ambient: config.ambient,
+        actors,
+        tenant,
         accepted,
         algs,
         forward_credential: config.forward_credential,

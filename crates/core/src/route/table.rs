@@ -357,6 +357,8 @@ mod tests {
                 websocket: None,
                 content: Content::default(),
                 resource_metadata: None,
+                actors: None,
+                tenant: None,
                 limits: Vec::new(),
                 on_outage: OnOutage::Deny,
                 credentials: CredentialKinds::from_iter([CredentialKind::Jwt]),

@@ -23,7 +23,7 @@ use crate::{
         Headers, Request,
         body::{
             Body, BodyFacts, FieldPlan, ForbiddenCause, ForbiddenMember, FormPlan, Outline, Parts,
-            Plan, PlanError, Wanted, cap_names, members::TableId,
+            Plan, PlanError, Pointer, Wanted, cap_names, members::TableId,
         },
     },
     text::is_scope,
@@ -52,6 +52,8 @@ pub(crate) struct Sections<'a> {
     pub(crate) mcp: Option<&'a McpConfig>,
     pub(crate) categories: Option<(&'a CategoryRuleConfig, &'a Arc<Categories>)>,
     pub(crate) members: Option<&'a RouteMembers>,
+    /// The member that names the tenant.
+    pub(crate) tenant: Option<&'a Pointer>,
     /// Whether the size of a request is computed.
     pub(crate) sized: bool,
 }
@@ -177,7 +179,8 @@ impl Content {
             || adapters
             || self.fields.is_some()
             || self.tools.is_some()
-            || self.mcp.is_some();
+            || self.mcp.is_some()
+            || sections.tenant.is_some();
         if !read {
             let length = self.caps.is_some() || (tiers && sections.models.have_caps());
             return Ok(if length { Reading::Length } else { Reading::Nothing });
@@ -200,6 +203,9 @@ impl Content {
         }
         if let Some(pointer) = categories.and_then(|rule| rule.field.as_ref()) {
             plan.category(pointer)?;
+        }
+        if let Some(pointer) = sections.tenant {
+            plan.tenant(pointer)?;
         }
         if self.mcp.is_some() {
             plan.rpc()?;
@@ -302,6 +308,7 @@ impl Content {
             ("raise", self.raise.is_some()),
             ("tools", self.tools.is_some()),
             ("mcp", self.mcp.is_some()),
+            ("tenant", sections.tenant.is_some()),
             (
                 "categories",
                 self.categories

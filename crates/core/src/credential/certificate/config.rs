@@ -17,7 +17,7 @@ use crate::{
 };
 
 /// The issuer of certificates whose rule names no SPIFFE ID, where the section names none.
-const DEFAULT_ISSUER: &str = "tollgate:client-certificates";
+pub const DEFAULT_ISSUER: &str = "tollgate:client-certificates";
 
 /// The longest `max_life`.
 const LONGEST_LIFE: Span = Span::from_secs(3653 * 86_400);
@@ -105,19 +105,48 @@ pub struct ClientCertificates {
 
 /// A compiled entry of `identities`.
 #[derive(Clone, Debug)]
-pub(super) struct IdentityRule {
-    pub(super) kind: NameKind,
+pub(in crate::credential) struct IdentityRule {
+    pub(in crate::credential) kind: NameKind,
     pub(super) pattern: NamePattern,
     pub(super) subject: Option<Template>,
     pub(super) tenant: Option<Template>,
-    pub(super) scopes: Vec<String>,
-    pub(super) roles: Vec<String>,
+    pub(in crate::credential) scopes: Vec<String>,
+    pub(in crate::credential) roles: Vec<String>,
+}
+
+/// A name, and the identity that a rule maps it to.
+pub(in crate::credential) struct Mapped {
+    pub(in crate::credential) name: String,
+    pub(in crate::credential) subject: String,
+    pub(in crate::credential) tenant: Option<String>,
+}
+
+impl IdentityRule {
+    /// Maps a name; `None` where it does not fit.
+    pub(in crate::credential) fn map(&self, name: String) -> Option<Mapped> {
+        let captures = self.pattern.captures(&name)?;
+        let fill = |template: &Template| template.fill(&captures);
+        let subject = self.subject.as_ref().map_or_else(|| name.clone(), fill);
+        let tenant = self.tenant.as_ref().map(fill);
+        Some(Mapped { subject, tenant, name })
+    }
+
+    /// Returns the trust domain of a rule for SPIFFE IDs, with its scheme.
+    pub(in crate::credential) fn trust_domain(&self) -> Option<String> {
+        self.pattern.trust_domain()
+    }
 }
 
 impl ClientCertificates {
     /// Whether a route can accept certificates: there are authorities, and identities.
     pub fn accepts_certificates(&self) -> bool {
         self.authorities.is_some() && !self.rules.is_empty()
+    }
+
+    /// Returns the issuers that certificates have in revocations, limits and audit lines.
+    pub fn issuers(&self) -> impl Iterator<Item = Arc<str>> {
+        let domains = self.rules.iter().filter_map(IdentityRule::trust_domain);
+        std::iter::once(Arc::clone(&self.issuer)).chain(domains.map(Arc::from))
     }
 }
 
@@ -182,7 +211,12 @@ impl CertificateHeaderConfig {
 }
 
 impl CertificateIdentityConfig {
-    fn compile(&self, path: &Path, errors: &mut Errors) -> Option<IdentityRule> {
+    /// Compiles the rule and records every error.
+    pub(in crate::credential) fn compile(
+        &self,
+        path: &Path,
+        errors: &mut Errors,
+    ) -> Option<IdentityRule> {
         let names = [
             (NameKind::Spiffe, &self.spiffe),
             (NameKind::Dns, &self.dns),

@@ -10,7 +10,7 @@ const MAX_SPIFFE_ID: usize = 2048;
 
 /// A kind of names in a certificate.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum NameKind {
+pub(in crate::credential) enum NameKind {
     /// A SPIFFE ID: the only URI of the subject's alternative names.
     Spiffe,
     /// A DNS name of the subject's alternative names.
@@ -124,7 +124,7 @@ pub(super) fn names(
 
 /// Whether a text is a SPIFFE ID (SPIFFE-ID section 2): scheme and trust domain in lower case, no
 /// port, query or fragment, no empty or dotted segment.
-pub(super) fn is_spiffe_id(text: &str) -> bool {
+pub(in crate::credential) fn is_spiffe_id(text: &str) -> bool {
     let Some(rest) = text.strip_prefix("spiffe://") else { return false };
     let (domain, path) = rest.split_once('/').map_or((rest, None), |(d, path)| (d, Some(path)));
     let is_domain_char = |byte: u8| matches!(byte, b'a'..=b'z' | b'0'..=b'9' | b'.' | b'-' | b'_');
@@ -141,7 +141,7 @@ pub(super) fn is_spiffe_id(text: &str) -> bool {
 }
 
 /// Returns the trust domain of a SPIFFE ID, with its scheme.
-pub(super) fn trust_domain(id: &str) -> &str {
+pub(in crate::credential) fn trust_domain(id: &str) -> &str {
     let end = id.match_indices('/').nth(2).map_or(id.len(), |(at, _)| at);
     id.get(..end).unwrap_or(id)
 }
@@ -220,6 +220,14 @@ impl NamePattern {
             return Err(PatternError::AnyTrustDomain);
         }
         Ok(pattern)
+    }
+
+    /// Returns the trust domain of a pattern for SPIFFE IDs, with its scheme.
+    pub(super) fn trust_domain(&self) -> Option<String> {
+        match (self.kind, self.parts.get(2)) {
+            (NameKind::Spiffe, Some(Part::Literal(domain))) => Some(format!("spiffe://{domain}")),
+            _ => None,
+        }
     }
 
     /// Returns the captured parts, where the name fits.

@@ -13,9 +13,12 @@ use super::{
 };
 use crate::{
     denial::{Denial, Reason, listed},
-    identity::{ClaimPath, Claims, CredentialKind, Identity, Omitted, Part, Principal, Validity},
+    identity::{
+        Actor, Actors, ClaimPath, Claims, CredentialKind, Holder, Identity, Omitted, Part,
+        Principal, Validity,
+    },
     json::Json,
-    revocation::{self, ExternalDenylist, Names},
+    revocation::{self, ExternalDenylist, Names, issuer_digest},
     text::is_identifier,
     time::Timestamp,
 };
@@ -135,18 +138,27 @@ pub(super) struct Wanted<'a> {
     pub(super) denylists: &'a [ExternalDenylist],
 }
 
+/// A token whose signature and times are proven.
+#[derive(Clone, Copy)]
+pub(super) struct ProvenToken<'a> {
+    pub(super) text: &'a str,
+    /// The name of the key that signed it.
+    pub(super) kid: Option<&'a str>,
+    pub(super) claims: &'a Json,
+    pub(super) times: &'a Times,
+}
+
 /// The principal of a token.
 ///
 /// # Errors
 /// `invalid_claim`.
 pub(super) fn principal(
-    token: &str,
+    token: ProvenToken<'_>,
     issuer: &Issuer,
-    claims: &Json,
-    times: &Times,
     wanted: Wanted<'_>,
     validity: Validity,
 ) -> Result<Principal, Denial> {
+    let ProvenToken { text: token, kid, claims, times } = token;
     for name in &issuer.required_claims {
         if claims.get(name).is_none_or(|value| matches!(value, Json::Null)) {
             return Err(Denial::new(
@@ -158,10 +170,15 @@ pub(super) fn principal(
     }
     let sources = &issuer.claims;
     let (subject, source) = subject(claims, sources)?;
+    let mapped = match &issuer.workloads {
+        Some(workloads) => workloads.map(&subject, &issuer.name)?,
+        None => None,
+    };
     let mut omitted = Omitted::default();
-    let tenant = match &issuer.tenant {
-        Some(fixed) => PartName::read(fixed.clone()),
-        None => optional(claims, &sources.tenant, (Part::Tenant, "tenant"), &mut omitted)?,
+    let tenant = match (&issuer.tenant, &mapped) {
+        (Some(fixed), _) => PartName::read(fixed.clone()),
+        (None, Some((_, mapped))) => mapped.tenant.clone().map(PartName::read).unwrap_or_default(),
+        (None, None) => optional(claims, &sources.tenant, (Part::Tenant, "tenant"), &mut omitted)?,
     };
     let client = optional(claims, &sources.client, (Part::Client, "client"), &mut omitted)?;
     let jti = token_id(claims, issuer, &mut omitted)?;
@@ -188,6 +205,18 @@ pub(super) fn principal(
     }
     let words::Scopes { scopes, omitted: omitted_scopes } = scopes;
     omitted.scopes = omitted_scopes;
+    // The rule of a workload is all that it is granted.
+    let (id, subject, scopes, roles) = match mapped {
+        Some((rule, mapped)) => {
+            omitted = Omitted::default();
+            (Some(mapped.name), mapped.subject, rule.scopes.clone(), rule.roles.clone())
+        }
+        None => (None, subject, scopes, roles),
+    };
+    if !is_identifier(&subject) || tenant.name.as_deref().is_some_and(|it| !is_identifier(it)) {
+        let cause = "the subject or the tenant of the workload is longer than 256 bytes";
+        return Err(Denial::new(Reason::InvalidClaim, cause));
+    }
     let names = Names {
         issuer: &issuer.digest,
         // An ECDSA signature can be rewritten into another valid one, the signed part cannot: the hash is over that.
@@ -199,12 +228,30 @@ pub(super) fn principal(
         tenant: tenant.entry.as_deref(),
     };
     let foreign = foreign_keys(token, jti.as_deref(), &subject, wanted.denylists)?;
-    let keys = revocation::Keys::new(names, times.issued_at.unwrap_or(0), foreign);
+    let actors = Actors::of(claims, &issuer.name)
+        .map_err(|error| Denial::new(Reason::InvalidClaim, error.to_string()))?;
+    let digest_of = |Actor { issuer: name, subject }| {
+        let is_own = *name == *issuer.name;
+        (if is_own { Arc::clone(&issuer.digest) } else { issuer_digest(name) }, subject)
+    };
+    let keys = revocation::Keys::new(names, times.issued_at.unwrap_or(0), foreign)
+        .with_actors(actors.iter(&issuer.name).map(digest_of));
+    let keys = match kid {
+        Some(kid) => keys.with_kid(kid),
+        None => keys,
+    };
+    let keys = match id.filter(|id| *id != subject) {
+        Some(id) => keys.with_subject_alias(&id),
+        None => keys,
+    };
     let identity = Identity {
         kind: wanted.kind,
         issuer: Arc::clone(&issuer.name),
         subject: &subject,
-        holder: holder::of(claims, &subject, source, client.name.as_deref()),
+        holder: match &issuer.workloads {
+            Some(_) => Holder::Client,
+            None => holder::of(claims, &subject, source, client.name.as_deref()),
+        },
         tenant: tenant.name.as_deref(),
         is_tenant_fixed: issuer.tenant.is_some(),
         client: client.name.as_deref(),
@@ -216,7 +263,8 @@ pub(super) fn principal(
         expires_at: times.expires_at,
     };
     let principal = Principal::new(identity, validity, keys)
-        .map_err(|error| Denial::new(Reason::InvalidClaim, error.to_string()))?;
+        .map_err(|error| Denial::new(Reason::InvalidClaim, error.to_string()))?
+        .with_actors(actors);
     let principal = if wanted.audiences.is_empty() {
         principal
     } else {

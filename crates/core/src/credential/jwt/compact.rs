@@ -93,6 +93,8 @@ pub(super) struct Header {
     pub(super) kid: Option<String>,
     /// Whether `typ` is that of an access token (RFC 9068 section 2.1).
     pub(super) is_access_token: bool,
+    /// Whether `typ` is JOSE, which a JWT-SVID may have (JWT-SVID section 2.3).
+    pub(super) is_jose: bool,
 }
 
 impl Header {
@@ -136,8 +138,10 @@ impl Header {
             Some(_) => return refuse(Reason::WrongTokenType, "typ is not a string"),
         };
         let is_access_token = matches!(typ.as_str(), "at+jwt" | "application/at+jwt");
+        let is_jose = typ == "jose";
         if json.get("typ").is_some()
             && !is_access_token
+            && !is_jose
             && !matches!(typ.as_str(), "jwt" | "application/jwt")
         {
             return refuse(Reason::WrongTokenType, "typ is neither JWT nor at+jwt");
@@ -146,6 +150,6 @@ impl Header {
             return refuse(Reason::WrongTokenType, "the token holds another token (cty)");
         }
         let has_nonce = json.get("nonce").is_some();
-        Ok(Self { algorithm, algorithm_name, has_nonce, kid, is_access_token })
+        Ok(Self { algorithm, algorithm_name, has_nonce, kid, is_access_token, is_jose })
     }
 }

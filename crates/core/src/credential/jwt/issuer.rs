@@ -1,6 +1,7 @@
 //! Trusted issuers and the requirements on their tokens.
 
 mod config;
+mod workload;
 
 use std::{collections::HashMap, sync::Arc};
 
@@ -8,11 +9,17 @@ pub use self::config::{
     AlgorithmName, Audiences, ClaimChoice, ClaimList, ClaimsConfig, IdTokens, IssuerConfig,
     JwksConfig, KidRule, TokenProfile,
 };
-pub(super) use self::config::{CLIENT_CLAIMS, ClaimSource, ClaimSources, SubjectSource};
+pub(super) use self::{
+    config::{CLIENT_CLAIMS, ClaimSource, ClaimSources, SubjectSource},
+    workload::Workloads,
+};
 use super::algorithm::Algorithm;
 use crate::{
     config::{Errors, Path},
-    credential::introspection::IntrospectionConfig,
+    credential::{
+        certificate::{is_spiffe_id, trust_domain},
+        introspection::IntrospectionConfig,
+    },
     identity::{ClaimPath, Generation},
     revocation,
     secret::SecretSource,
@@ -54,6 +61,8 @@ pub struct Issuer {
     pub introspection: Option<IntrospectionConfig>,
     /// The marker of what the endpoint states under this policy.
     pub(crate) statements: Generation,
+    /// The rules for the workloads of a trust domain; `None` for an ordinary issuer.
+    pub(super) workloads: Option<Workloads>,
 }
 
 impl Issuer {
@@ -141,6 +150,20 @@ impl Issuers {
             return None;
         }
         self.list.get(*self.by_name.get(iss.unwrap_or_default())?)
+    }
+
+    /// Returns the issuer of a token with these claims `iss` and `sub`. A JWT-SVID needs no `iss`: its
+    /// issuer is the trust domain of its `sub` (JWT-SVID section 3).
+    pub fn select(&self, iss: Option<&str>, sub: Option<&str>) -> Option<&Arc<Issuer>> {
+        let of_domain = || {
+            let id = sub.filter(|sub| is_spiffe_id(sub))?;
+            self.list.get(*self.by_name.get(trust_domain(id))?)
+        };
+        match iss {
+            // Before the issuer of tokens without `iss`, which has keys of its own.
+            None => of_domain().or_else(|| self.find(None)),
+            Some(iss) => self.find(Some(iss)).or_else(of_domain),
+        }
     }
 
     /// Sets what is retained of every token, besides the claims with a meaning of their own: claims,
@@ -236,6 +259,7 @@ fn compile(config: &IssuerConfig, index: usize, path: &Path, errors: &mut Errors
         errors.push(&path.key("algorithms"), "list at least one algorithm, such as `[RS256]`");
     }
     let source = source(config, &algorithms, name, path, errors);
+    let workloads = Workloads::compile(config, &algorithms, path, errors);
     if config.leeway > MAX_LEEWAY {
         errors.push(
             &path.key("leeway"),
@@ -277,12 +301,13 @@ fn compile(config: &IssuerConfig, index: usize, path: &Path, errors: &mut Errors
         required_claims: config.every_required_claim(),
         leeway: config.leeway,
         max_lifetime: config.max_lifetime,
-        claims: ClaimSources::of(&config.claims),
+        claims: ClaimSources::of(&config.claims, workloads.is_some()),
         tenant: config.tenant.clone(),
         accepts_id_tokens: config.id_tokens == IdTokens::Accepted,
         profile: config.profile,
         introspection: config.introspection.clone(),
         statements: Generation::new(),
+        workloads,
     }
 }
 

@@ -17,7 +17,10 @@ pub use self::{
     document::{MAX_BYTES, MAX_KEYS},
     key::{Key, SkippedKey},
 };
-use self::{jwk::Entry, key::Material};
+use self::{
+    jwk::{Entry, Purpose},
+    key::Material,
+};
 use super::algorithm::Algorithm;
 use crate::{identity::Generation, secret::Secret};
 
@@ -120,6 +123,29 @@ impl KeySet {
         document: &[u8],
         algorithms: &[Algorithm],
     ) -> Result<(Self, Vec<SkippedKey>), KeySetError> {
+        Self::read(document, algorithms, Purpose::Signature)
+    }
+
+    /// Parses the key set of an issuer: as [`parse`](Self::parse), or for a trust domain of SPIFFE
+    /// its bundle, of which the keys for JWT-SVIDs are used.
+    ///
+    /// # Errors
+    /// As for [`parse`](Self::parse).
+    pub fn of_issuer(
+        issuer: &str,
+        document: &[u8],
+        algorithms: &[Algorithm],
+    ) -> Result<(Self, Vec<SkippedKey>), KeySetError> {
+        let is_domain = issuer.starts_with("spiffe://");
+        let purpose = if is_domain { Purpose::JwtSvid } else { Purpose::Signature };
+        Self::read(document, algorithms, purpose)
+    }
+
+    fn read(
+        document: &[u8],
+        algorithms: &[Algorithm],
+        purpose: Purpose,
+    ) -> Result<(Self, Vec<SkippedKey>), KeySetError> {
         if document.len() > MAX_BYTES {
             return Err(KeySetError::TooLarge);
         }
@@ -133,7 +159,8 @@ impl KeySet {
         let mut set = Self::default();
         let (mut is_exposed, mut exposed) = (false, Vec::new());
         for raw in keys {
-            match jwk::read(raw.get(), algorithms) {
+            match jwk::read(raw.get(), algorithms, purpose) {
+                Entry::Foreign => {}
                 Entry::Usable(kid, key) => set.add(kid, key),
                 Entry::Skipped(skip) => set.skipped.push(skip),
                 Entry::Exposed(skip, digest) => {
@@ -242,6 +269,12 @@ impl KeySet {
     /// Whether the set has no keys.
     pub fn is_empty(&self) -> bool {
         self.keys.is_empty()
+    }
+
+    /// Returns the name of a key of this set.
+    pub(super) fn kid_of(&self, key: &Key) -> Option<&str> {
+        let named = self.keys.iter().find(|named| std::ptr::eq(&named.key, key));
+        named.and_then(|named| named.kid.as_deref())
     }
 
     /// Returns the names of the keys, sorted, each once.

@@ -12,6 +12,8 @@ pub struct BodyFacts<'a> {
     pub bytes: u64,
     /// The name of the model.
     pub model: Option<Cow<'a, str>>,
+    /// The tenant that the body names.
+    pub tenant: Option<Cow<'a, str>>,
     /// The names of adapters.
     pub adapters: Vec<Cow<'a, str>>,
     /// The largest number under each name of a [`Cap`].

@@ -435,6 +435,7 @@ impl<'a, 'p> Reader<'a, 'p> {
         match text {
             Text::Model => self.facts.model = Some(value),
             Text::Category => self.facts.category = Some(value),
+            Text::Tenant => self.facts.tenant = Some(value),
             Text::Adapter if value.is_empty() => {}
             Text::Adapter => self.facts.adapters.push(value),
             Text::Tool => {

@@ -98,6 +98,7 @@ pub(super) enum Text {
     Model,
     Adapter,
     Category,
+    Tenant,
     /// The name of a tool.
     Tool,
     /// The type of a tool.
@@ -404,6 +405,14 @@ impl Plan {
     /// See [`Plan::model`].
     pub fn category(&mut self, pointer: &Pointer) -> Result<(), PlanError> {
         self.put(pointer, Expect::Text(Text::Category), false)
+    }
+
+    /// Reads the string at `pointer` as the name of the tenant.
+    ///
+    /// # Errors
+    /// See [`Plan::model`].
+    pub fn tenant(&mut self, pointer: &Pointer) -> Result<(), PlanError> {
+        self.put(pointer, Expect::Text(Text::Tenant), false)
     }
 
     /// Records the largest number for each name of a [`Cap`], and the number of prompts.

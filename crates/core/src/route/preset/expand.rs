@@ -20,6 +20,7 @@ use crate::{
         fixed_charge::{FixedCharges, is_batch, may_run_in_background},
     },
     rule::{
+        actor::ActorsConfig,
         category::CategoryRuleConfig,
         condition::ConditionConfig,
         fields::{CapsConfig, FieldsConfig, Media},
@@ -27,6 +28,7 @@ use crate::{
         model::{AdaptersConfig, ModelRuleConfig, ModelSource},
         scope::ScopeRule,
         size::Sizing,
+        tenant::TenantConfig,
         websocket::WebSocketConfig,
     },
     secret::SecretSource,
@@ -110,6 +112,12 @@ pub struct PresetConfig {
     /// route. Default false.
     #[serde(default)]
     pub ambient: bool,
+    /// The agents that may act for subjects, by the claim `act` of a token (RFC 8693). Default: every
+    /// actor may, in a chain of at most eight. Each one is checked for revocation and bans.
+    pub actors: Option<ActorsConfig>,
+    /// Where a request names a tenant, which has to be that of the credential: in the `host` or a
+    /// `header`. Default: nowhere.
+    pub tenant: Option<TenantConfig>,
     /// Forward the client's credential to the upstream. Default false: an inference server does not
     /// use it.
     #[serde(default)]
@@ -264,6 +272,8 @@ pub(in crate::route) fn expand<'a>(
                 credentials: config.credentials.clone().filter(|_| !route.public),
                 audience: config.audience.clone().filter(|_| !route.public),
                 ambient: config.ambient && !route.public,
+                actors: config.actors.clone().filter(|_| !route.public),
+                tenant: config.tenant.clone().filter(|_| !route.public),
                 forward_credential: config.forward_credential && !route.public,
                 upstream_key: config.upstream_key.clone().filter(|_| !route.public),
             });
@@ -385,6 +395,11 @@ fn check_keys(
 ) -> Opened {
     let known =
         |words: Vec<&str>| if words.is_empty() { "none".to_owned() } else { words.join(", ") };
+    if config.tenant.as_ref().is_some_and(|tenant| tenant.body.is_some()) {
+        let message = "the requests of a preset have tables of their own; use `host` or `header`, \
+                       or a `match` entry";
+        errors.push(&path.key("tenant").key("body"), message);
+    }
     let scope = config.model.as_ref().and_then(|model| model.scope.as_ref());
     let mut groups = preset.closed();
     groups

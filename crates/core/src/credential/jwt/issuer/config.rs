@@ -9,7 +9,10 @@ use serde::{
 };
 
 use crate::{
-    credential::{introspection::IntrospectionConfig, jwt::algorithm::Algorithm},
+    credential::{
+        certificate::CertificateIdentityConfig, introspection::IntrospectionConfig,
+        jwt::algorithm::Algorithm,
+    },
     identity::ClaimPath,
     secret::SecretSource,
     time::Span,
@@ -20,7 +23,8 @@ use crate::{
 #[serde(deny_unknown_fields)]
 pub struct IssuerConfig {
     /// The exact `iss` of its tokens, or the word `absent` for tokens without `iss` (at most one
-    /// issuer).
+    /// issuer). A trust domain of SPIFFE, such as `spiffe://prod.example.com`, is the issuer of the
+    /// JWT-SVIDs whose `sub` belongs to it, with or without `iss`; its key set is the bundle.
     pub issuer: String,
     /// The names of this service, one of which the tokens' audience must contain; or the word
     /// `any`, which also accepts tokens for other services: use it only for issuers that serve no
@@ -65,6 +69,11 @@ pub struct IssuerConfig {
     pub claims: ClaimsConfig,
     /// A fixed tenant for every token of this issuer, instead of a claim.
     pub tenant: Option<String>,
+    /// For a trust domain of SPIFFE: the identities of its workloads, with `spiffe` as the kind of
+    /// name. The first rule that fits applies, and a workload that no rule fits is refused. Default:
+    /// the subject is the SPIFFE ID, and the rest is read of claims.
+    #[serde(default)]
+    pub identities: Vec<CertificateIdentityConfig>,
     /// Whether OpenID Connect ID tokens are accepted. Default `refused`: they are for the client that
     /// signed a user in. A token is one where its claims tell: `typ: ID`, `token_use: id`, or
     /// `at_hash`, `c_hash` or `nonce` without a claim of access tokens. Refresh tokens are never
@@ -319,7 +328,8 @@ pub(in crate::credential::jwt) struct ClaimSource {
 }
 
 impl ClaimSources {
-    pub(super) fn of(config: &ClaimsConfig) -> Self {
+    /// The claims of an issuer. The subject of a workload is `sub` and nothing else.
+    pub(super) fn of(config: &ClaimsConfig, of_workloads: bool) -> Self {
         let top = |name: &str| ClaimPath::top_level(name);
         let source = |named: Option<Vec<ClaimPath>>, default: &str| ClaimSource {
             is_named: named.is_some(),
@@ -329,6 +339,7 @@ impl ClaimSources {
         let client = source(choice(&config.client), "client_id");
         let subject = match &config.subject {
             Some(ClaimList(paths)) => paths.clone(),
+            None if of_workloads => vec![top("sub")],
             None => vec![top("sub"), top("client_id")],
         };
         let is_client = |path: &ClaimPath| {

@@ -30,6 +30,8 @@ const PRIVATE: [&str; 7] = ["d", "p", "q", "dp", "dq", "qi", "oth"];
 pub(super) enum Entry {
     /// A key with its name.
     Usable(Option<String>, Key),
+    /// A key of a bundle that is for other purposes.
+    Foreign,
     /// A key that cannot be used.
     Skipped(SkippedKey),
     /// A key whose private part is published, and its digest where it can be read: everyone who
@@ -37,8 +39,21 @@ pub(super) enum Entry {
     Exposed(SkippedKey, Option<[u8; 32]>),
 }
 
+/// The purpose of the keys that are read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Purpose {
+    /// Keys that sign tokens: `use` is `sig`, or absent.
+    Signature,
+    /// Keys of a SPIFFE bundle that sign JWT-SVIDs: `use` is `jwt-svid`, and there is a `kid`
+    /// (SPIFFE Trust Domain and Bundle section 4.2, JWT-SVID section 5).
+    JwtSvid,
+}
+
+/// The `use` of a key that signs JWT-SVIDs.
+const JWT_SVID: &str = "jwt-svid";
+
 /// Reads one key and its name, for an issuer that may use `algorithms`. An empty name is none.
-pub(super) fn read(raw: &str, algorithms: &[Algorithm]) -> Entry {
+pub(super) fn read(raw: &str, algorithms: &[Algorithm], purpose: Purpose) -> Entry {
     let skipped = |kid, reason| Entry::Skipped(SkippedKey { kid, reason });
     if raw.len() > MAX_KEY {
         return skipped(None, "it is larger than 64 KiB".into());
@@ -64,13 +79,23 @@ pub(super) fn read(raw: &str, algorithms: &[Algorithm]) -> Entry {
         );
         return Entry::Exposed(SkippedKey { kid, reason: reason.into() }, public_digest(&members));
     }
+    if purpose == Purpose::JwtSvid {
+        match (members.get("use").and_then(Json::text), &kid) {
+            (Some(JWT_SVID), Some(_)) => {}
+            (Some(JWT_SVID), None) => {
+                return skipped(None, "it is for JWT-SVIDs and has no kid".into());
+            }
+            // Those for X509-SVIDs, and what later versions add, are ignored.
+            _ => return Entry::Foreign,
+        }
+    }
     let Ok(jwk) = serde_json::from_str::<Jwk>(raw) else {
         return skipped(kid, misfit::reason(raw));
     };
     if !is_named {
         return skipped(None, "its kid is too long, or not printable".into());
     }
-    match usable(&jwk, raw, algorithms) {
+    match usable(&jwk, raw, algorithms, purpose) {
         Ok(key) => Entry::Usable(kid, key),
         Err(reason) => skipped(kid, reason),
     }
@@ -152,8 +177,15 @@ struct Parsed {
 }
 
 /// Checks use, operations, curve and the key itself, which jsonwebtoken's `from_jwk` does not.
-fn usable(jwk: &Jwk, raw: &str, algorithms: &[Algorithm]) -> Result<Key, Unusable> {
-    if matches!(jwk.common.public_key_use, Some(ref usage) if *usage != PublicKeyUse::Signature) {
+fn usable(
+    jwk: &Jwk,
+    raw: &str,
+    algorithms: &[Algorithm],
+    purpose: Purpose,
+) -> Result<Key, Unusable> {
+    if purpose == Purpose::Signature
+        && matches!(jwk.common.public_key_use, Some(ref usage) if *usage != PublicKeyUse::Signature)
+    {
         return Err("its use is not sig".into());
     }
     if matches!(jwk.common.key_operations, Some(ref operations) if !operations.contains(&KeyOperations::Verify))
