@@ -238,6 +238,10 @@ pub fn prepare_head<'a>(
 }
 
 /// The stages that need no body: request, transport, network, route, credential, scopes, refusals.
+#[allow(
+    clippy::result_large_err,
+    reason = "an outcome is moved once, and a box would cost each denial an allocation"
+)]
 fn check_head<'a>(
     snapshot: &'a Snapshot,
     head: RawHead<'a>,
@@ -366,6 +370,10 @@ impl CheckedHead<'_> {
 
     /// Denies the request if a limit of its route is remembered to be used up. Limits by model are
     /// not looked up: the model is known from the body only.
+    #[allow(
+        clippy::result_large_err,
+        reason = "an outcome is moved once, and a box would cost each denial an allocation"
+    )]
     fn without_refusals(mut self, hooks: &impl CheckHooks) -> Result<Self, Outcome> {
         let principal = match &self.access {
             Access::Public(_) => None,

@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use crate::{
     admission::Outage,
-    credential::{dpop::ProofAnswer, introspection::UnknownToken},
+    credential::{cookie::UpstreamCookies, dpop::ProofAnswer, introspection::UnknownToken},
     denial::{Denial, Reason},
     identity::{CredentialKind, KeyId, Principal},
     limit::LimitStatus,
@@ -107,7 +107,7 @@ pub struct Evidence {
     /// The changes to a handshake, on a route for WebSockets.
     pub upgrade: Option<Box<Upgrade>>,
     /// The cookies that the upstream gets, empty for none; `None` where those of the client stay.
-    pub cookies: Option<Box<str>>,
+    pub cookies: Option<Box<UpstreamCookies>>,
     /// What the answer has about a proof, where the client sent a token with the scheme `DPoP`, or had
     /// to.
     pub proof: Option<Box<ProofAnswer>>,

@@ -75,5 +75,9 @@ fuzz_target!(|input: &[u8]| {
     let uri = claims["htu"].as_str().expect("text").to_ascii_lowercase();
     let host = uri.strip_prefix("https://").expect("a scheme");
     let host = host.split(['/', '?', '#']).next().expect("a first part");
-    assert!(["api.example", "api.example:"].contains(&host.trim_end_matches(|c: char| c.is_ascii_digit())), "{uri}");
+    assert!(
+        ["api.example", "api.example:"]
+            .contains(&host.trim_end_matches(|c: char| c.is_ascii_digit())),
+        "{uri}"
+    );
 });

@@ -30,6 +30,10 @@ const ENVOY_OAUTH2: [&str; 7] = [
     "CodeVerifier",
 ];
 
+/// The cookies that an upstream gets in place of those of the client; empty for none.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct UpstreamCookies(pub String);
+
 /// The pairs of all `Cookie` headers, in their order.
 fn pairs<'a>(headers: &Headers<'a>) -> impl Iterator<Item = &'a [u8]> {
     headers
@@ -113,7 +117,10 @@ impl Cookies {
     ///
     /// # Errors
     /// `malformed_request` where the proxy cannot take a cookie out of the header.
-    pub fn for_upstream(&self, headers: &Headers<'_>) -> Result<Option<Box<str>>, Denial> {
+    pub fn for_upstream(
+        &self,
+        headers: &Headers<'_>,
+    ) -> Result<Option<Box<UpstreamCookies>>, Denial> {
         let mut list = String::new();
         let (mut has_cookies, mut has_removed) = (false, false);
         for pair in pairs(headers) {
@@ -137,7 +144,7 @@ impl Cookies {
         }
         // A proxy that does not report the header may still forward it.
         let is_unreported = !has_cookies && headers.proxy().rewrites_cookies;
-        Ok((has_removed || is_unreported).then(|| list.into_boxed_str()))
+        Ok((has_removed || is_unreported).then(|| Box::new(UpstreamCookies(list))))
     }
 
     /// Whether no upstream may get the cookie of this name: the one with the token, those of the
@@ -254,6 +261,7 @@ mod tests {
             (&[], Some("")),
         ] {
             let left = cookies().for_upstream(&headers(values)).unwrap();
+            let left = left.map(|left| left.0);
             assert_eq!(left.as_deref(), expected, "{values:?}");
         }
     }

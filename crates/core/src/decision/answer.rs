@@ -193,7 +193,7 @@ pub fn allowed<'a>(
         strip: &snapshot.policy.strip_headers,
         spoofed: &evidence.spoofed,
         upgrade: evidence.upgrade.as_deref(),
-        cookies: evidence.cookies.as_deref(),
+        cookies: evidence.cookies.as_ref().map(|cookies| cookies.0.as_str()),
         next_nonce: next_nonce(evidence),
     }
 }
