@@ -52,7 +52,7 @@ impl Names {
         targets.extend(client.map(|client| Target::Client { issuer: own(), client }));
         let agents = agents.into_iter().map(|(issuer, actor)| Target::Actor { issuer, actor });
         targets.extend(agents);
-        let issued = claims["iat"].as_f64();
+        let issued = claims.get("iat").and_then(Value::as_f64);
         let issued = issued.and_then(|iat| std::time::Duration::try_from_secs_f64(iat).ok());
         Self { targets, issued: issued.map(|issued| issued.as_secs()) }
     }
