@@ -470,18 +470,18 @@ mod tests {
             proof: Some(Box::new(proof)),
             ..AdmitRequest::default()
         });
-        assert_eq!(keys([&plain, &proving].into_iter()), 1 + 1 + 3);
+        assert_eq!(keys([&plain, &proving].into_iter()), 1 + 1 + 4);
         let mut cmd = Cmd::new();
         write(&mut cmd, &Tag::home(), [plain, proving].iter());
         let words = cmd.args_iter().map(|arg| if let Arg::Simple(word) = arg { word } else { b"" });
         let words: Vec<&[u8]> = words.collect();
         let proofs = "{tollgate}:proofs:000000000000000100000000000000ab";
         assert_eq!(words[1], proofs.as_bytes());
-        assert_eq!(words[5..7], [b"2", b"2"]);
-        assert_eq!(words[8], b"");
+        assert_eq!(words[6..8], [b"2", b"2"]);
+        assert_eq!(words[9], b"");
         let life = 5001_u64.to_be_bytes();
         let list = [&[0xdd, 0, 0, 0, 5, 0, 1, 0xcf][..], &life, &[7, 0xb0], &proof.id].concat();
-        assert_eq!(words[9..], [list]);
+        assert_eq!(words[10..], [list]);
     }
 
     #[test]
