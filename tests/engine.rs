@@ -63,10 +63,22 @@ pub(crate) async fn decide_from(
     address: Option<IpAddr>,
 ) -> String {
     let authorization = token.map(|token| format!("Bearer {token}"));
+    let headers: Vec<_> =
+        authorization.iter().map(|value| ("authorization", value.as_str())).collect();
+    decide_with(engine, path, &headers, address).await
+}
+
+/// Decides one GET request with these headers, of a client with this address.
+pub(crate) async fn decide_with(
+    engine: &Engine,
+    path: &str,
+    sent: &[(&str, &str)],
+    address: Option<IpAddr>,
+) -> String {
     let read = || {
         let mut headers = Headers::default();
-        if let Some(value) = &authorization {
-            headers.push("authorization", value.as_bytes());
+        for (name, value) in sent {
+            headers.push(name, value.as_bytes());
         }
         Ok(RawRequest {
             method: b"GET",
