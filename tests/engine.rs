@@ -15,15 +15,19 @@ use tollgate::{
 };
 use tollgate_core::{
     credential::api_key::GeneratedKey,
+    limit::shard::ShardBy,
     request::{Headers, RawBody, RawRequest},
     time::rfc3339::Rfc3339,
 };
 use tollgate_testkit::wait;
 
-use crate::rig::{
-    POLICY, SOON,
-    http::{Answer as Http, Server},
-    issuer::{Issuer, Key},
+use crate::{
+    proxies::dpop::BoundClient,
+    rig::{
+        POLICY, SOON,
+        http::{Answer as Http, Request, Server},
+        issuer::{Issuer, Key},
+    },
 };
 
 /// Compiles a configuration whose `${DIR}` is `dir`. It writes audit lines only if it has the
@@ -62,29 +66,32 @@ pub(crate) async fn decide_from(
     token: Option<&str>,
     address: Option<IpAddr>,
 ) -> String {
-    let authorization = token.map(|token| format!("Bearer {token}"));
-    let headers: Vec<_> =
-        authorization.iter().map(|value| ("authorization", value.as_str())).collect();
-    decide_with(engine, path, &headers, address).await
+    let request = Request::get(path);
+    let request = match token {
+        Some(token) => request.header("authorization", &format!("Bearer {token}")),
+        None => request,
+    };
+    decide_sent(engine, &request, address).await
 }
 
-/// Decides one GET request with these headers, of a client with this address.
-pub(crate) async fn decide_with(
-    engine: &Engine,
-    path: &str,
-    sent: &[(&str, &str)],
-    address: Option<IpAddr>,
-) -> String {
+/// Decides one request as [`decide`].
+async fn decide_request(engine: &Engine, request: &Request) -> String {
+    decide_sent(engine, request, None).await
+}
+
+async fn decide_sent(engine: &Engine, request: &Request, address: Option<IpAddr>) -> String {
     let read = || {
         let mut headers = Headers::default();
-        for (name, value) in sent {
-            headers.push(name, value.as_bytes());
+        for name in ["authorization", "dpop"] {
+            for value in request.all(name) {
+                headers.push(name, value.as_bytes());
+            }
         }
         Ok(RawRequest {
             method: b"GET",
             scheme: b"https",
             host: b"api.example.com",
-            path: path.as_bytes(),
+            path: request.path.as_bytes(),
             headers,
             address,
             peer_certificate: b"",
@@ -162,6 +169,51 @@ async fn it_allows_denies_and_reloads_without_a_socket() {
     let expected = "drain_timeout changed, which needs a restart; restart, or undo the change";
     assert_eq!(error.to_string(), expected);
     assert_eq!(decide(&engine, "/elsewhere", Some(&good)).await, "no_route");
+    engine.close().await;
+}
+
+/// What a reload adds to a policy may need another store than the one in force.
+#[tokio::test]
+async fn a_store_of_several_replicas_accepts_no_proof_after_a_reload() {
+    const SECTIONS: &str = "dpop: { origins: [\"https://api.example.com\"] }\nstore: { memory: { single_replica: true } }\n";
+    let dir = tempfile::tempdir().unwrap();
+    let issuer = Issuer::new("https://auth.example.com");
+    issuer.publish(dir.path());
+    let client = BoundClient::new(&issuer);
+    let unbound = issuer.token(json!({}));
+    let proved = || client.proved("/v1/models", &client.proof("/v1/models", None));
+    let bound = format!("{POLICY}{SECTIONS}");
+
+    let engine = ready(dir.path()).await;
+    let reloaded = engine.reload(load(dir.path(), &bound)).await;
+    assert!(matches!(&reloaded, Err(ReloadError::NeedsRestart(changed)) if *changed == ["store"]));
+    assert_eq!(decide_request(&engine, &proved()).await, "store_unavailable");
+    assert_eq!(decide(&engine, "/v1/models", Some(&unbound)).await, "allow");
+    engine.close().await;
+
+    // The restart.
+    let engine = start(load(dir.path(), &bound));
+    until("readiness", || engine.readiness().missing().is_empty()).await;
+    let request = proved();
+    assert_eq!(decide_request(&engine, &request).await, "allow");
+    assert_eq!(decide_request(&engine, &request).await, "invalid_proof");
+    engine.close().await;
+}
+
+#[tokio::test]
+async fn a_reload_keeps_the_shards_of_the_store_in_force() {
+    let file = |by: &str| {
+        format!(
+            "store: {{ redis: {{ url: 'redis+cluster://127.0.0.1:1', shard: {by}, replicate_revocations: {{}} }} }}\nroutes: [{{ match: {{ paths: [/a] }}, public: true }}]\n"
+        )
+    };
+    let dir = tempfile::tempdir().unwrap();
+    let engine = start(load(dir.path(), &file("tenant")));
+    let shard_by = || engine.policy()().shard_by;
+    assert_eq!(shard_by(), Some(ShardBy::Tenant));
+    let reloaded = engine.reload(load(dir.path(), &file("subject"))).await;
+    assert!(matches!(&reloaded, Err(ReloadError::NeedsRestart(changed)) if *changed == ["store"]));
+    assert_eq!(shard_by(), Some(ShardBy::Tenant), "the shards of the store that counts");
     engine.close().await;
 }
 

@@ -132,6 +132,8 @@ impl Reloader {
         let Loaded { file, policy, digest } = loaded;
         // Before the policy, which may wait for keys: a credential that is removed ends at once.
         self.admin_credentials.store(Arc::new(file.server.listen.credentials()));
+        // INVARIANT: what a check counts is in one shard, that of the store in force.
+        let policy = policy.with_shards(self.server.store.shard_by());
         self.install(Arc::new(policy)).await;
         self.applied = digest;
         self.report_secrets();

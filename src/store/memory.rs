@@ -41,6 +41,8 @@ pub struct Memory {
     /// The proofs that were used, of which there are as many as buckets at most.
     proofs: Mutex<UsedProofs>,
     max_proofs: usize,
+    /// Whether this is the only replica: no other one has proofs of its own.
+    single_replica: bool,
     /// The revocations as checks look them up.
     map: RevocationMap,
     /// The revocations as they are listed, by the moment they end.
@@ -59,6 +61,7 @@ impl Memory {
             buckets: Buckets::new(config.max_buckets),
             proofs: Mutex::default(),
             max_proofs: usize::try_from(config.max_buckets).unwrap_or(usize::MAX),
+            single_replica: config.single_replica,
             map: RevocationMap::default(),
             table: Mutex::default(),
             bans: BanMap::default(),
@@ -71,7 +74,7 @@ impl Memory {
     ///
     /// # Errors
     /// [`Outage::Full`] if there is no room for a new bucket or a proof; [`Outage::Refused`] for an external
-    /// denylist, which is in a Redis.
+    /// denylist, which is in a Redis, and for a proof unless this is the only replica.
     pub fn admit_at(
         &self,
         request: &AdmitRequest,
@@ -103,6 +106,11 @@ impl Memory {
         proof: &ProofUse,
         now: Timestamp,
     ) -> Result<Result<(), ProofRefusal>, Outage> {
+        // Such a configuration is refused at the start, but a reload may add `dpop`. INVARIANT: no
+        // proof is accepted once at each replica.
+        if !self.single_replica {
+            return Err(Outage::Refused);
+        }
         let mut proofs = self.proofs.lock().unwrap_or_else(PoisonError::into_inner);
         proofs.advance(now, PROOFS_AT_ONCE);
         if proofs.len() >= self.max_proofs {

@@ -33,6 +33,16 @@ impl BoundClient {
         Self { key, token }
     }
 
+    /// The token, which is bound to the key.
+    pub(crate) fn token(&self) -> &str {
+        &self.token
+    }
+
+    /// The key in PEM.
+    pub(crate) fn key_pem(&self) -> String {
+        self.key.to_pem().unwrap()
+    }
+
     /// The value of the header `DPoP` for a path, with a nonce.
     pub(crate) fn proof(&self, path: &str, nonce: Option<&str>) -> String {
         let uri = format!("{ORIGIN}{path}");

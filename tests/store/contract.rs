@@ -338,7 +338,7 @@ async fn lists(store: &dyn Store) {
 
 #[tokio::test]
 async fn memory() {
-    let store = Memory::new(&MemoryConfig::default());
+    let store = Memory::new(&MemoryConfig { single_replica: true, ..MemoryConfig::default() });
     holds(&store).await;
     let ada = principal(json!({ "jti": "j", "sub": "ada", "iat": NOW }), &["blacklist:{jti}"]);
     assert_eq!(
