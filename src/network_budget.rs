@@ -56,8 +56,8 @@ impl NetworkBudget {
     }
 }
 
-/// The network of an address: the first 24 bits of IPv4, and 56 of IPv6, which one client may have.
-fn network(address: IpAddr) -> IpAddr {
+/// The network of a client: the first 24 bits of IPv4, and 56 of IPv6, which one client may have.
+pub(crate) fn network(address: IpAddr) -> IpAddr {
     match address.to_canonical() {
         IpAddr::V4(address) => Ipv4Addr::from_bits(address.to_bits() & !0xff).into(),
         IpAddr::V6(address) => Ipv6Addr::from_bits(address.to_bits() >> 72 << 72).into(),

@@ -221,10 +221,38 @@ async fn a_flood_of_made_up_tokens_is_bounded_and_leaves_others_theirs() {
     assert_eq!(decide_from(&gate.engine, "/text", Some("good-two"), other).await, "allow");
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn a_network_whose_tokens_take_long_leaves_others_their_calls() {
+    let (release, released) = mpsc::channel::<()>();
+    let released = Mutex::new(released);
+    let gate = Gate::start("10s", move |request| {
+        let token = token_of(request);
+        if token.starts_with("slow") {
+            // Until the test drops its end.
+            let _ended = released.lock().unwrap().recv();
+        }
+        answer(statement(&token))
+    });
+    let flooding = Some(IpAddr::V4(Ipv4Addr::new(192, 0, 2, 7)));
+    let tokens = ["slow-1", "slow-2", "slow-3", "slow-4"];
+    let flood = tokens.map(|token| decide_from(&gate.engine, "/text", Some(token), flooding));
+    let other = async {
+        until_async("a call", async || (gate.calls() == 1).then_some(())).await;
+        let other = Some(IpAddr::V4(Ipv4Addr::new(198, 51, 100, 1)));
+        let decision = decide_from(&gate.engine, "/text", Some("good"), other).await;
+        let calls = gate.calls();
+        drop(release);
+        (decision, calls)
+    };
+    let (_, (decision, calls)) = tokio::join!(join_all(flood), other);
+    assert_eq!((decision.as_str(), calls), ("allow", 2), "one of two places is left");
+}
+
 #[tokio::test]
 async fn a_token_is_sent_to_its_endpoint_only_and_a_jwt_to_none() {
     let gate = Gate::start("1s", |request| answer(statement(&token_of(request))));
-    for token in ["eyJhbGciOiJub25lIn0", "a.b.c", "with%percent", "with\"quote"] {
+    let key = "tgk_7Jk2mN4pQ8rT_AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA2fQEWa";
+    for token in ["eyJhbGciOiJub25lIn0", "a.b.c", "with%percent", "with\"quote", "tgk_", key] {
         let decision = gate.decide("/text", token).await;
         assert!(["credential_not_accepted", "malformed_token"].contains(&&*decision), "{decision}");
     }

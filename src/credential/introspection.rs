@@ -6,8 +6,9 @@
 //! - An answer is used for `introspection.cache`, and never after the token has expired.
 //! - Tokens that were refused are stored for [`REJECTED_FOR`], in a cache of their own: tokens that
 //!   are made up do not evict others.
-//! - All checks with one token wait for one call. The calls at once, the tokens that wait, the checks that
-//!   wait for a token, and the new tokens of each client network are bounded.
+//! - All checks with one token wait for one call. The calls at once, those of one client network, the
+//!   tokens that wait, the checks that wait for a token, and the new tokens of each client network are
+//!   bounded.
 //! - A call that fails is a 503 for the checks that wait for it, and is not remembered.
 
 mod endpoint;
@@ -187,7 +188,7 @@ impl Introspection {
                 // Answers the checks also if the call panics.
                 let mut ending =
                     Ending { state, digest, result: Err(IntrospectionError::Unavailable) };
-                ending.result = state.call(digest, &policy, &unknown, &*clock).await;
+                ending.result = state.call(digest, &policy, (&unknown, client), &*clock).await;
             });
         }
         answer.await.unwrap_or(Err(IntrospectionError::Unavailable))
@@ -254,7 +255,7 @@ impl State {
         &self,
         digest: TokenDigest,
         policy: &Policy,
-        unknown: &UnknownToken,
+        (unknown, client): (&UnknownToken, Option<IpAddr>),
         clock: &(dyn Fn() -> Timestamp + Send + Sync),
     ) -> Result<(), IntrospectionError> {
         let endpoint = self.endpoints.get(unknown.issuer).and_then(Option::as_ref);
@@ -274,7 +275,7 @@ impl State {
             }
             IntrospectionError::Unavailable
         };
-        let response = endpoint.call(&unknown.token).await.map_err(|error| fail(&error))?;
+        let response = endpoint.call(&unknown.token, client).await.map_err(|error| fail(&error))?;
         let (token, now) = (OpaqueToken::new(unknown.token.expose()), clock());
         let (issuers, denylists) = (&policy.issuers, &policy.denylists);
         let read = introspection::read(token, issuer, &response, issuers, denylists, now);

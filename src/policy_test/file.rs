@@ -166,7 +166,7 @@ impl CaseFile {
                 .ok_or_else(|| CaseError::NotIntrospected(spec.token.clone()))?;
             let answer = match &spec.text {
                 Some(text) => text.clone(),
-                None => Value::Object(mint::dated(&spec.answer, now)?).to_string(),
+                None => Value::Object(mint::stated(&spec.answer, &self.keys, now)?).to_string(),
             };
             Ok((digest, answer))
         };

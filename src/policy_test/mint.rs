@@ -91,15 +91,7 @@ fn header(
 }
 
 fn claims(spec: &TokenSpec, keys: &Keys, now: Timestamp) -> Result<Map<String, Value>, CaseError> {
-    let mut claims = dated(&spec.claims, now)?;
-    if let Some(Value::Object(confirmation)) = claims.get_mut("cnf") {
-        for value in confirmation.values_mut() {
-            let key = value.as_str().and_then(|text| text.strip_prefix("{jkt:")?.strip_suffix('}'));
-            if let Some(name) = key {
-                *value = thumbprint(&keys.get(name)?.pair)?.into();
-            }
-        }
-    }
+    let mut claims = stated(&spec.claims, keys, now)?;
     for name in &spec.claims_without {
         claims.remove(name);
     }
@@ -109,10 +101,25 @@ fn claims(spec: &TokenSpec, keys: &Keys, now: Timestamp) -> Result<Map<String, V
     Ok(claims)
 }
 
-pub(super) fn dated(
+/// Returns claims with their times, and with the thumbprints of keys.
+pub(super) fn stated(
     claims: &Map<String, Value>,
+    keys: &Keys,
     now: Timestamp,
 ) -> Result<Map<String, Value>, CaseError> {
+    let mut claims = dated(claims, now)?;
+    if let Some(Value::Object(confirmation)) = claims.get_mut("cnf") {
+        for value in confirmation.values_mut() {
+            let key = value.as_str().and_then(|text| text.strip_prefix("{jkt:")?.strip_suffix('}'));
+            if let Some(name) = key {
+                *value = thumbprint(&keys.get(name)?.pair)?.into();
+            }
+        }
+    }
+    Ok(claims)
+}
+
+fn dated(claims: &Map<String, Value>, now: Timestamp) -> Result<Map<String, Value>, CaseError> {
     let mut dated = claims.clone();
     for name in DATES {
         // Only a text that looks like an offset is one: a date claim may be a text on purpose.

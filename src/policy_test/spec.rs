@@ -44,7 +44,8 @@ pub(super) struct FileSpec {
 pub(super) struct StatementSpec {
     /// The opaque token.
     pub(super) token: String,
-    /// The members of the answer; `exp`, `nbf` and `iat` may be times such as `+5m`.
+    /// The members of the answer; `exp`, `nbf` and `iat` may be times such as `+5m`, and a member of
+    /// `cnf` may be `{jkt:NAME}`.
     #[serde(default)]
     pub(super) answer: Map<String, Value>,
     /// The answer as text, instead.

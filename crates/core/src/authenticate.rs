@@ -55,14 +55,20 @@ pub fn extract<'a>(
 
 /// Takes a token that has not the form of a JWT for an opaque one, where some issuer of the policy has
 /// such tokens. An API key of a foreign format is one only in a header of its own then.
+///
+/// INVARIANT: what begins like an API key of Tollgate is sent to no issuer, also with the scheme `DPoP`,
+/// and where the policy reads no keys from `Authorization`.
 pub(crate) fn or_opaque<'a>(
     found: Credential<'a>,
     headers: &Headers<'a>,
     keys: Option<&ApiKeys>,
 ) -> Credential<'a> {
     let mut names = keys.iter().flat_map(|keys| keys.headers.iter().copied());
+    let is_opaque = |token: &[u8]| {
+        introspection::is_opaque(token) && !token.starts_with(api_key::PREFIX.as_bytes())
+    };
     match found {
-        Credential::Jwt(token) if introspection::is_opaque(token.bytes()) => {
+        Credential::Jwt(token) if is_opaque(token.bytes()) => {
             Credential::Opaque(OpaqueToken::new(token.bytes()).with_proof(token.has_proof()))
         }
         Credential::ApiKey(key)

@@ -1,6 +1,8 @@
 //! Calls of one introspection endpoint.
 
 use std::{
+    hash::{BuildHasher as _, RandomState},
+    net::IpAddr,
     path::PathBuf,
     sync::{Arc, Mutex, PoisonError},
     time::{Duration, Instant},
@@ -27,11 +29,15 @@ use crate::{
         guard::{Guard, GuardError},
         plan::{Access, Remote},
     },
+    network_budget::network,
     secrets::{self, SecretError},
 };
 
 /// How long authorities are used before they are read again.
 const TLS_FOR: Duration = Duration::from_secs(300);
+
+/// The number of parts that client networks are divided into.
+const PARTS: usize = 64;
 
 /// The reason why an endpoint has not answered.
 #[derive(Debug, Error)]
@@ -63,6 +69,11 @@ pub(super) struct Endpoint {
     access: Access,
     /// The places of calls.
     calls: Semaphore,
+    /// The places for the client networks of each part, half of all: tokens that take long leave
+    /// places to the tokens of other networks.
+    parts: Vec<Semaphore>,
+    /// Selects the part of a network: no client can choose whose places it uses.
+    seed: RandomState,
     /// The configuration of TLS, and when it was made.
     tls: Mutex<Option<(Instant, Arc<ClientConfig>)>>,
     /// How long an answer is used.
@@ -74,6 +85,7 @@ impl Endpoint {
     pub(super) fn of(issuer: &Issuer) -> Option<Self> {
         let config = issuer.introspection.clone()?;
         let access = Access { proxy: config.proxy.clone(), ..Access::default() };
+        let most = usize::try_from(config.max_calls).unwrap_or(1);
         Some(Self {
             remote: Remote {
                 url: config.url.clone(),
@@ -84,22 +96,38 @@ impl Endpoint {
                 access: access.clone(),
             },
             access,
-            calls: Semaphore::new(usize::try_from(config.max_calls).unwrap_or(1)),
+            calls: Semaphore::new(most),
+            parts: (0..PARTS).map(|_| Semaphore::new(most.div_ceil(2))).collect(),
+            seed: RandomState::new(),
             tls: Mutex::default(),
             cache: config.cache,
             config,
         })
     }
 
-    /// Sends a token to the endpoint and returns the body of its answer.
-    pub(super) async fn call(&self, token: &Secret) -> Result<Bytes, EndpointError> {
+    /// Sends a token of a client to the endpoint and returns the body of its answer.
+    pub(super) async fn call(
+        &self,
+        token: &Secret,
+        client: Option<IpAddr>,
+    ) -> Result<Bytes, EndpointError> {
         let within = self.config.timeout.std();
         let called = timeout(within, async {
-            // The semaphore is never closed.
+            // The semaphores are never closed.
+            let _part = match self.part(client) {
+                Some(part) => part.acquire().await.ok(),
+                None => None,
+            };
             let _place = self.calls.acquire().await;
             self.post(token, within).await
         });
         called.await.map_err(|_elapsed| EndpointError::Timeout(within))?
+    }
+
+    /// The places for the network of a client. Clients whose address is not known are one network.
+    fn part(&self, client: Option<IpAddr>) -> Option<&Semaphore> {
+        let hash = self.seed.hash_one(client.map(network));
+        self.parts.get(usize::try_from(hash).unwrap_or(usize::MAX) % PARTS)
     }
 
     async fn post(&self, token: &Secret, within: Duration) -> Result<Bytes, EndpointError> {

@@ -357,7 +357,9 @@ fn route(
         || context.issuers.introspects();
     let accepted =
         has_kinds.then(|| AcceptedCredentials::new(credentials, context.api_keys, cookie));
-    let algs = context.algs.filter(|_| credentials.contains(CredentialKind::Jwt)).cloned();
+    let takes_proofs = [CredentialKind::Jwt, CredentialKind::OpaqueToken];
+    let takes_proofs = takes_proofs.into_iter().any(|kind| credentials.contains(kind));
+    let algs = context.algs.filter(|_| takes_proofs).cloned();
     Route {
         name: config.name().to_owned(),
         public: config.public,

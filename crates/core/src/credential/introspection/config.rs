@@ -51,7 +51,8 @@ pub struct IntrospectionConfig {
     /// The timeout of one call with the wait for its turn; at most 10s. Default 1s.
     #[serde(default = "timeout")]
     pub timeout: Span,
-    /// The most calls at once, 1 to 256. More tokens wait for their turn. Default 16.
+    /// The most calls at once, 1 to 256, half of them for one client network. More tokens wait for
+    /// their turn. Default 16.
     #[serde(default = "max_calls")]
     pub max_calls: u32,
     /// Allow plain http. Default false: the calls have tokens in them.
