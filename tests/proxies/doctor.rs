@@ -4,9 +4,15 @@ use std::process::Command;
 
 use serde_json::Value;
 
-use super::proxy_rig::{Kind, POLICY, ProxyRig};
-use crate::rig::http::{Answer, Reply, Server};
-use crate::rig::replace_once;
+use super::{
+    dpop::{BoundClient, SECTIONS},
+    proxy_rig::{Kind, POLICY, ProxyRig},
+};
+use crate::rig::{
+    http::{Answer, Reply, Server},
+    issuer::Issuer,
+    replace_once,
+};
 
 /// An upstream that returns the headers it received, and answers every path.
 fn mirror() -> Server {
@@ -287,5 +293,92 @@ fn routes_that_only_post_opens_are_tested() {
                 "{text}"
             );
         }
+    }
+}
+
+/// A token that is bound to a key, and proofs of it that are wrong in one way each.
+#[test]
+fn proofs_that_pass_for_another_request_are_found() {
+    const DPOP: &str = "dpop: { origins: [\"https://api.example.com\"] }\nstore: { memory: { single_replica: true } }\n";
+    let sound = ProxyRig::build(
+        Kind::EnvoyHttp,
+        &format!("{POLICY}{SECTIONS}"),
+        Some(mirror().port),
+        |config| config,
+    );
+    // The proxy leaves the proofs out, so that none arrives.
+    let without = ProxyRig::build(
+        Kind::EnvoyHttp,
+        &format!("{POLICY}{DPOP}"),
+        Some(mirror().port),
+        |config| {
+            replace_once(
+                config,
+                "patterns: [{ safe_regex: { regex: \".*\" } }]",
+                "patterns: [{ exact: authorization }, { prefix: x-forwarded- }]",
+            )
+        },
+    );
+    let origin = "https://api.example.com";
+    for (rig, origin, code, refused) in [
+        (&sound, origin, Some(0), None),
+        (&sound, "https://other.example.com", Some(1), Some("invalid_proof")),
+        (&without, origin, Some(1), Some("proof_required")),
+    ] {
+        let client = BoundClient::new(&rig.issuer);
+        let key = rig.dir.path().join("client.pem");
+        std::fs::write(&key, client.key_pem()).unwrap();
+        let output = Command::new(env!("CARGO_BIN_EXE_tollgate"))
+            .args(["doctor", &format!("http://127.0.0.1:{}", rig.port), "--output", "json"])
+            .args(["--host", "api.example.com", "--burst", "0", "--token", client.token()])
+            .args(["--dpop-origin", origin, "--dpop-key"])
+            .arg(&key)
+            .output()
+            .unwrap();
+        let text = String::from_utf8_lossy(&output.stdout).into_owned();
+        assert!(!text.contains(client.token()), "the report has the token");
+        let report: Value = serde_json::from_str(&text).unwrap_or_else(|error| {
+            panic!("{error}\n{text}\n{}", String::from_utf8_lossy(&output.stderr))
+        });
+        assert_eq!(output.status.code(), code, "{report:#}");
+        let name = "bound_token_needs_its_proof".to_owned();
+        assert!(with(&report, "ok").contains(&name), "{report:#}");
+        let good = report["probes"].as_array().unwrap().iter();
+        let good = good.filter(|probe| probe["name"] == "good_proof_passes").collect::<Vec<_>>();
+        let verdict = if refused.is_some() { "fault" } else { "ok" };
+        assert_eq!((good.len(), &good[0]["verdict"]), (1, &Value::from(verdict)), "{report:#}");
+        let detail = good[0]["detail"].as_str().unwrap();
+        assert!(refused.is_none_or(|code| detail.ends_with(code)), "{detail}");
+    }
+}
+
+#[test]
+fn the_key_of_another_token_is_an_error() {
+    let issuer = Issuer::new("https://auth.example.com");
+    let (client, other) = (BoundClient::new(&issuer), BoundClient::new(&issuer));
+    let dir = tempfile::tempdir().unwrap();
+    let file = |name: &str, text: &str| {
+        let path = dir.path().join(name);
+        std::fs::write(&path, text).unwrap();
+        path
+    };
+    let (own, wrong, none) = (
+        file("own.pem", &client.key_pem()),
+        file("other.pem", &other.key_pem()),
+        file("none.pem", "not a key"),
+    );
+    for (key, token, part) in [
+        (&wrong, Some(client.token()), "not bound to the key of --dpop-key"),
+        (&none, Some(client.token()), "the key of --dpop-key"),
+        (&own, None, "--token"),
+    ] {
+        let output = Command::new(env!("CARGO_BIN_EXE_tollgate"))
+            .args(["doctor", "http://127.0.0.1:1", "--dpop-key"])
+            .arg(key)
+            .args(token.into_iter().flat_map(|token| ["--token", token]))
+            .output()
+            .unwrap();
+        let text = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert!(output.status.code() == Some(2) && text.contains(part), "{part}: {text}");
     }
 }

@@ -90,7 +90,9 @@ impl Cookies {
         let mut found = None;
         for pair in pairs(headers) {
             let value = pair.strip_prefix(name.as_bytes()).and_then(|rest| rest.strip_prefix(b"="));
-            let is_like = |text: &&[u8]| after(&read_leniently(text), name) == Some(&[]);
+            let is_like = |text: &&[u8]| {
+                text.len() >= name.len() && after(&read_leniently(text), name) == Some(&[])
+            };
             let like = names(pair).filter(is_like).count();
             match (value, like) {
                 (_, 0) => {}
@@ -151,6 +153,10 @@ impl Cookies {
     /// filter and those of the list. A number or another suffix after punctuation belongs to the
     /// name: long values are split over several cookies.
     fn is_removed(&self, name: &[u8]) -> bool {
+        // No reading makes a name longer: a header full of short ones costs little.
+        if !self.removed().any(|removed| removed.len() <= name.len()) {
+            return false;
+        }
         let name = read_leniently(name);
         let is_covered = |rest: &[u8]| !rest.first().is_some_and(u8::is_ascii_alphabetic);
         self.removed().any(|removed| after(&name, removed).is_some_and(is_covered))

@@ -79,12 +79,20 @@ impl Probes<'_> {
         let good = client.proof(&client.key, (method, &uri), nonce.as_deref())?;
         let reply = self.proved(&protected, &bound, &[good.as_str()]).await?;
         let code = reply.as_ref().and_then(Reply::code);
-        if matches!(
+        let is_refused = matches!(
             code.as_deref(),
-            Some("invalid_proof" | "proof_required" | "missing_credential")
-        ) {
-            let code = code.unwrap_or_default();
-            let detail = format!("a proof for {method} {uri} is refused: {code}");
+            Some(
+                "invalid_proof"
+                    | "proof_required"
+                    | "missing_credential"
+                    | "unsupported_confirmation"
+            )
+        );
+        // Without an answer of the store, or any, no proof is accepted.
+        if is_refused || reply.as_ref().is_none_or(|reply| reply.status >= 500) {
+            let why = code.or_else(|| Some(reply?.status.to_string()));
+            let why = why.as_deref().unwrap_or("no answer");
+            let detail = format!("a proof for {method} {uri} is refused: {why}");
             self.add(NAME_GOOD, super::Verdict::Fault, detail, Some(REMEDY_GOOD));
         } else {
             let detail = format!("a proof for {method} {uri} is accepted");
