@@ -66,32 +66,29 @@ pub(crate) async fn decide_from(
     token: Option<&str>,
     address: Option<IpAddr>,
 ) -> String {
-    let request = Request::get(path);
-    let request = match token {
-        Some(token) => request.header("authorization", &format!("Bearer {token}")),
-        None => request,
-    };
-    decide_sent(engine, &request, address).await
+    let authorization = token.map(|token| format!("Bearer {token}"));
+    let headers: Vec<_> =
+        authorization.iter().map(|value| ("authorization", value.as_str())).collect();
+    decide_with(engine, path, &headers, address).await
 }
 
-/// Decides one request as [`decide`].
-async fn decide_request(engine: &Engine, request: &Request) -> String {
-    decide_sent(engine, request, None).await
-}
-
-async fn decide_sent(engine: &Engine, request: &Request, address: Option<IpAddr>) -> String {
+/// Decides one GET request with these headers, of a client with this address.
+pub(crate) async fn decide_with(
+    engine: &Engine,
+    path: &str,
+    sent: &[(&str, &str)],
+    address: Option<IpAddr>,
+) -> String {
     let read = || {
         let mut headers = Headers::default();
-        for name in ["authorization", "dpop"] {
-            for value in request.all(name) {
-                headers.push(name, value.as_bytes());
-            }
+        for (name, value) in sent {
+            headers.push(name, value.as_bytes());
         }
         Ok(RawRequest {
             method: b"GET",
             scheme: b"https",
             host: b"api.example.com",
-            path: request.path.as_bytes(),
+            path: path.as_bytes(),
             headers,
             address,
             peer_certificate: b"",
@@ -106,6 +103,15 @@ async fn decide_sent(engine: &Engine, request: &Request, address: Option<IpAddr>
         }
     });
     answer.await
+}
+
+/// Decides a GET request with a proof.
+async fn decide_request(engine: &Engine, request: &Request) -> String {
+    let headers: Vec<_> = ["authorization", "dpop"]
+        .into_iter()
+        .flat_map(|name| request.all(name).into_iter().map(move |value| (name, value)))
+        .collect();
+    decide_with(engine, &request.path, &headers, None).await
 }
 
 /// The names of the facts that the proxy gets of an allowed request.

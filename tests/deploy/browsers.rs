@@ -32,8 +32,8 @@ const POLICY: &str = r#"                      # What pages of these origins may 
                           "@type": type.googleapis.com/envoy.extensions.filters.http.cors.v3.CorsPolicy
                           allow_origin_string_match: [{ exact: "https://app.example.com" }]
                           allow_methods: GET, POST, DELETE
-                          allow_headers: authorization, content-type
-                          expose_headers: www-authenticate, retry-after, retry-after-ms, x-should-retry, x-tollgate-decision-id, ratelimit, ratelimit-policy, x-ratelimit-limit-requests, x-ratelimit-remaining-requests, x-ratelimit-reset-requests, x-ratelimit-limit-tokens, x-ratelimit-remaining-tokens, x-ratelimit-reset-tokens
+                          allow_headers: authorization, content-type, dpop
+                          expose_headers: www-authenticate, dpop-nonce, retry-after, retry-after-ms, x-should-retry, x-tollgate-decision-id, ratelimit, ratelimit-policy, x-ratelimit-limit-requests, x-ratelimit-remaining-requests, x-ratelimit-reset-requests, x-ratelimit-limit-tokens, x-ratelimit-remaining-tokens, x-ratelimit-reset-tokens
                           max_age: "600"
 "#;
 

@@ -26,7 +26,10 @@ fn a_page_of_an_open_origin_can_ask_and_read() {
     let reply = rig.envoy.send(&preflight(ORIGIN));
     assert_eq!(reply.status, 200, "{}", reply.text());
     assert_eq!(reply.one("access-control-allow-origin"), Some(ORIGIN));
-    assert_eq!(reply.one("access-control-allow-headers"), Some("authorization, content-type"));
+    assert_eq!(
+        reply.one("access-control-allow-headers"),
+        Some("authorization, content-type, dpop")
+    );
     assert_eq!(reply.one("x-tollgate-decision-id"), None);
     assert!(rig.upstream.taken().is_empty());
 

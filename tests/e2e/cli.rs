@@ -135,13 +135,6 @@ fn the_schema_describes_every_section() {
         assert!(schema["properties"][section]["description"].is_string(), "{section}");
     }
     assert_eq!(schema["additionalProperties"], false);
-    let text = schema.to_string();
-    for later in ["introspection", "budget", "concurrency"] {
-        assert!(
-            !text.contains(&format!("\"{later}")),
-            "`{later}` is not built, so it is not in the schema"
-        );
-    }
 }
 
 #[test]

@@ -3,10 +3,10 @@
 use std::sync::Arc;
 
 use tollgate::{config, engine::Engine, observe};
-use tollgate_testkit::wait::until_async;
+use tollgate_testkit::{KeyPair, KeyType, proof, wait::until_async};
 
 use crate::{
-    engine::decide,
+    engine::{decide, decide_with},
     rig::oidc::{Provider, SECRET},
 };
 
@@ -64,4 +64,40 @@ async fn tokens_of_a_real_provider_are_verified_or_introspected() {
         (decision == "inactive_token").then_some(())
     })
     .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn tokens_that_a_real_provider_binds_to_a_key_need_its_proofs() {
+    let dir = tempfile::tempdir().unwrap();
+    let provider = Provider::start(dir.path(), None);
+    let text = CONFIG.replace("ISSUER", &provider.issuer()).replace("SECRET", SECRET)
+        + "dpop: { origins: [\"https://api.example.com\"] }\n\
+           store: { memory: { single_replica: true } }\n";
+    let loaded = config::compile(&text, &|_| None).unwrap();
+    let engine = Engine::start(loaded, Arc::new(observe::now)).unwrap();
+    until_async("readiness", async || engine.readiness().missing().is_empty().then_some(())).await;
+    let (key, other) = (KeyPair::generate(KeyType::P256), KeyPair::generate(KeyType::P256));
+    let (key, other) = (key.unwrap(), other.unwrap());
+    // A signed token, and one that the provider describes when it is asked.
+    for resource in ["https://api.example.com/es256", "https://opaque.example.com"] {
+        let token = provider.bound_token(resource, &key);
+        let bound = format!("DPoP {token}");
+        let proved = |key: &KeyPair, jti: &str| {
+            let uri = "https://api.example.com/any";
+            let moment = observe::now().secs();
+            proof(key, ("GET", uri), &token, moment, jti).unwrap().sign(key).unwrap()
+        };
+        let decided = async |authorization: &str, proof: Option<&str>| {
+            let mut headers = vec![("authorization", authorization)];
+            headers.extend(proof.map(|proof| ("dpop", proof)));
+            decide_with(&engine, "/any", &headers, None).await
+        };
+        let first = proved(&key, "first-of-the-proofs");
+        assert_eq!(decided(&bound, Some(&first)).await, "allow", "{resource}");
+        assert_eq!(decided(&bound, Some(&first)).await, "invalid_proof", "{resource}, again");
+        let foreign = proved(&other, "second-of-the-proofs");
+        assert_eq!(decided(&bound, Some(&foreign)).await, "invalid_proof", "{resource}");
+        assert_eq!(decided(&bound, None).await, "proof_required", "{resource}");
+        assert_eq!(decided(&format!("Bearer {token}"), None).await, "proof_required", "{resource}");
+    }
 }

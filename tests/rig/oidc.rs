@@ -7,10 +7,12 @@ use std::{
 };
 
 use base64::{Engine as _, engine::general_purpose::STANDARD};
-use serde_json::Value;
+use serde_json::{Value, json};
+use tollgate_testkit::{KeyPair, proof};
 
 use super::{
     http::{Reply, Request},
+    issuer::now,
     part,
     process::Process,
 };
@@ -55,6 +57,11 @@ impl Provider {
 
     /// Posts a form as a client.
     pub(crate) fn post(&self, path: &str, client: &str, form: &str) -> Reply {
+        self.request(path, client, form).send(self.port)
+    }
+
+    /// The request that posts a form as a client.
+    fn request(&self, path: &str, client: &str, form: &str) -> Request {
         let basic = STANDARD.encode(format!("{client}:{SECRET}"));
         Request::new("POST", path)
             .without("host")
@@ -62,7 +69,21 @@ impl Provider {
             .header("Authorization", &format!("Basic {basic}"))
             .header("Content-Type", "application/x-www-form-urlencoded")
             .body(form)
-            .send(self.port)
+    }
+
+    /// A token of the client `machine` for a resource, which is bound to a key.
+    pub(crate) fn bound_token(&self, resource: &str, key: &KeyPair) -> String {
+        let uri = format!("{}/token", self.issuer());
+        let jti = format!("{:032x}", rand::random::<u128>());
+        let proof = proof(key, ("POST", &uri), "", now(), &jti).unwrap();
+        let proof = proof.claims(json!({ "ath": null })).sign(key).unwrap();
+        let form = format!("grant_type=client_credentials&scope=infer:text&resource={resource}");
+        let request = self.request("/token", "machine", &form).header("DPoP", &proof);
+        let reply = request.send(self.port);
+        assert_eq!(reply.status, 200, "{}", reply.text());
+        let answer = reply.json();
+        assert_eq!(answer["token_type"], "DPoP", "{answer}");
+        answer["access_token"].as_str().unwrap().to_owned()
     }
 
     /// A token of the client `machine` for a resource, and what the provider answers beside it.
