@@ -125,6 +125,10 @@ impl Checker {
         record: &CheckRecord<'_>,
         (deadline, since): (Deadline, Instant),
     ) -> Result<(), Denial> {
+        // Without an endpoint nothing is waited for, and there may be no runtime.
+        if !state.introspection.has_endpoints() {
+            return Err(introspection::unavailable(IntrospectionError::Unavailable.to_string()));
+        }
         let client = record.address();
         let Some(_share) = self.shares.call(Owner::of_address(client)) else {
             return Err(overloaded("the client has too many checks that wait"));
