@@ -289,6 +289,7 @@ fn reservation(round: u64, n: usize) -> Reservation {
         amount,
         unreported: amount,
         by_principal: true,
+        is_shadow: false,
     };
     let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap();
     let now = Timestamp::from_secs(now.as_secs());

@@ -342,6 +342,7 @@ impl Drop for CheckRecord<'_> {
                 Decision::Deny(denial) => denial.member_label(),
                 _ => None,
             }),
+            would_deny: evidence.map(|evidence| &evidence.would_deny),
         });
         if let Some(principal) = principal {
             metrics.count_subject(principal, matches!(result, CheckResult::Allow(_)));
@@ -374,6 +375,7 @@ impl Drop for CheckRecord<'_> {
             reason: result.reason(),
             status: denial.map(Denial::http),
             cause: cause.as_deref(),
+            would_deny: evidence.map(|evidence| &evidence.would_deny),
             microseconds: u64::try_from(elapsed.as_micros()).unwrap_or(u64::MAX),
         };
         self.observer.audit.write(slot, |line| fields.write(line));

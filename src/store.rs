@@ -85,6 +85,7 @@ pub type AdmitFuture<'a> =
 ///     burst: 2,
 ///     cost: 1,
 ///     by_principal: true,
+///     is_shadow: false,
 ///     lease: None,
 ///     within: CountedWithin::default(),
 /// };

@@ -224,6 +224,34 @@ async fn a_reload_keeps_the_shards_of_the_store_in_force() {
 }
 
 #[tokio::test]
+async fn what_a_limit_in_shadow_would_deny_is_counted() {
+    const SHADOW: &str = r#"
+issuers:
+  - { issuer: "https://auth.example.com", audiences: [inference-api], algorithms: [RS256, ES256, EdDSA], jwks: { file: "${DIR}/jwks.json" } }
+routes:
+  - { match: { methods: [GET], paths: [/v1/models] }, scopes: [], limits: [each] }
+limits: [{ name: each, mode: shadow, by: [subject], rate: 1/1h }]
+"#;
+    let dir = tempfile::tempdir().unwrap();
+    let issuer = Issuer::new("https://auth.example.com");
+    issuer.publish(dir.path());
+    let engine = start(load(dir.path(), SHADOW));
+    until("readiness", || engine.readiness().missing().is_empty()).await;
+    let token = issuer.token(json!({}));
+    for _ in 0..3 {
+        assert_eq!(decide(&engine, "/v1/models", Some(&token)).await, "allow");
+    }
+    let text = engine.observer().exposition(engine.status()).unwrap();
+    let name = r#"tollgate_would_deny_total{route="/v1/models",rule="limits.each",reason="rate_limited"} 2"#;
+    assert!(text.lines().any(|line| line == name), "{text}");
+    for line in ["tollgate_remembered_refusals 0", r#"tollgate_limit_denied_total{limit="each"} 0"#]
+    {
+        assert!(text.lines().any(|found| found == line), "{line}");
+    }
+    engine.close().await;
+}
+
+#[tokio::test]
 async fn a_refusal_is_remembered_until_the_policy_is_replaced() {
     const LIMITED: &str = r#"
 issuers:

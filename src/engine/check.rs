@@ -496,8 +496,8 @@ impl Checker {
         let unanswered = Unanswered::of(&self.store, &pending);
         let answers =
             self.ask(&pending, Deadline::of(call.map(|call| call.headers)), since, now).await;
-        let answers =
-            if has_stale_key(&pending, state) { unless_admitted(answers) } else { answers };
+        let is_stale = has_stale_key(&pending, state);
+        let answers = if is_stale { unless_admitted(&pending, answers) } else { answers };
         record.store_call_finished(answers.as_ref().err().copied());
         drop(share);
         self.conclude_remote(pending, answers, unanswered, (state, record.now()))
@@ -554,7 +554,7 @@ impl Checker {
                 let answers = local.admit(pending.admit_request());
                 // INVARIANT: a request that is admitted in an outage is settled under the identity
                 // that the store may hold, so that this is not released.
-                if is_admitted(&answers)
+                if is_admitted(&pending, &answers)
                     && let Some(unanswered) = unanswered
                 {
                     unanswered.answered();
@@ -590,9 +590,9 @@ fn conclude(
     pending.conclude(answers)
 }
 
-fn is_admitted(answers: &Result<AdmitResponse, Outage>) -> bool {
+fn is_admitted(pending: &Pending, answers: &Result<AdmitResponse, Outage>) -> bool {
     let Ok(AdmitResponse::Counted(verdicts)) = answers else { return false };
-    verdicts.iter().all(|verdict| verdict.admitted)
+    pending.admit_request().is_admitted_by(verdicts)
 }
 
 /// Whether the record of a check's key is in a copy that Redis has not confirmed in time: the key may
@@ -613,8 +613,11 @@ fn has_stale_key(pending: &Pending, state: &State) -> bool {
 /// Turns an answer that admits a check into an outage.
 ///
 /// INVARIANT: a revocation, a ban and a limit that the store knows hold in an outage, too.
-fn unless_admitted(answers: Result<AdmitResponse, Outage>) -> Result<AdmitResponse, Outage> {
-    if is_admitted(&answers) { Err(Outage::Stale) } else { answers }
+fn unless_admitted(
+    pending: &Pending,
+    answers: Result<AdmitResponse, Outage>,
+) -> Result<AdmitResponse, Outage> {
+    if is_admitted(pending, &answers) { Err(Outage::Stale) } else { answers }
 }
 
 fn refused(denial: Denial) -> Prepared {

@@ -138,6 +138,7 @@ mod tests {
             burst: 1,
             cost: 1,
             by_principal,
+            is_shadow: false,
             lease: None,
             within: tollgate_core::limit::shard::CountedWithin::default(),
         }

@@ -227,6 +227,7 @@ mod tests {
                 amount: 10,
                 unreported: 10,
                 by_principal: true,
+                is_shadow: false,
             }],
         }
     }

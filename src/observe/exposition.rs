@@ -244,6 +244,12 @@ impl Scrape {
         }
         let help = "Checks that were denied by a limit whose refusal of an earlier check was remembered, without a call to the store.";
         Family::counter(encoder, "remembered_denials", help)?.total(self.metrics.remembered())?;
+        let help = "Allowed checks that a rule or a limit in shadow would have denied.";
+        let mut family = Family::counter(encoder, "would_deny", help)?;
+        for ((route, rule, reason), count) in self.metrics.would_deny() {
+            let labels = [("route", route.as_str()), ("rule", rule.as_str()), ("reason", reason)];
+            family.count(&labels, count)?;
+        }
         let help = "Buckets of limits that are remembered to be used up.";
         Family::gauge(encoder, "remembered_refusals", help, None)?.alone(self.status.refusals)?;
         let help =

@@ -18,6 +18,7 @@ use tollgate_core::{
     admission::Outage,
     config::{Errors, Path},
     credential::api_key::KeyState,
+    denial::WouldDeny,
     identity::{CredentialKind, Principal},
     limit::LimitStatus,
     policy::Policy,
@@ -90,6 +91,12 @@ const CREDENTIALS: [&str; 1 + CredentialKind::ALL.len()] = [
 /// The label of members that no table lists.
 const OTHER_MEMBER: &str = "other";
 
+/// The label of rules in shadow without a series of their own.
+const OTHER_RULE: &str = "other";
+
+/// How many rules in shadow have series of their own, with their routes and reasons.
+const SHADOW_SERIES: usize = 1024;
+
 /// How many members have a label of their own; the names are those of tables and of the policy.
 const MEMBERS: usize = 1024;
 
@@ -127,7 +134,12 @@ pub struct Metrics {
     /// Events of API keys, by kind.
     key_events: [AtomicU64; KeyEventKind::ALL.len()],
     settlements: SettlementCounters,
+    /// Allowed checks that rules in shadow would have denied.
+    would_deny: Mutex<BTreeMap<ShadowLabels, u64>>,
 }
+
+/// The route, the rule and the reason of a denial in shadow.
+pub(super) type ShadowLabels = (String, String, &'static str);
 
 /// The series of everything that the policy names.
 #[derive(Clone, Debug)]
@@ -243,6 +255,8 @@ pub(super) struct CheckSample<'a> {
     pub(super) outage: Option<Outage>,
     /// The member that was forbidden, as a label.
     pub(super) member: Option<&'a str>,
+    /// What rules and limits in shadow would have denied.
+    pub(super) would_deny: Option<&'a WouldDeny>,
 }
 
 /// The result of the last load of the configuration.
@@ -299,6 +313,7 @@ impl Metrics {
             api_keys: Mutex::default(),
             key_events: array::from_fn(|_| AtomicU64::new(0)),
             settlements: SettlementCounters::default(),
+            would_deny: Mutex::default(),
         }
     }
 
@@ -343,6 +358,8 @@ impl Metrics {
             series.limits.retain(|name, _| limits.contains(name.as_str()));
             series
         });
+        let mut would_deny = self.would_deny.lock().unwrap_or_else(PoisonError::into_inner);
+        would_deny.retain(|(route, _, _), _| routes.contains(route.as_str()));
     }
 
     /// The counters of settlements.
@@ -425,6 +442,9 @@ impl Metrics {
                 self.remembered.fetch_add(1, Relaxed);
             }
         }
+        if allowed && let Some(would_deny) = check.would_deny.filter(|list| !list.is_empty()) {
+            self.count_would_deny(check.route.unwrap_or(NO_ROUTE), would_deny);
+        }
         if let Some(member) = check.member {
             self.count_member(&series, member);
         }
@@ -450,6 +470,27 @@ impl Metrics {
             _ => return,
         };
         count.fetch_add(1, Relaxed);
+    }
+
+    /// Counts an allowed check that rules in shadow would have denied. The names are those of the
+    /// policy; a policy that was replaced leaves the series of its rules.
+    #[cold]
+    fn count_would_deny(&self, route: &str, would_deny: &WouldDeny) {
+        let mut counts = self.would_deny.lock().unwrap_or_else(PoisonError::into_inner);
+        for denial in would_deny.iter() {
+            let labels = (route.to_owned(), denial.rule.clone(), denial.reason.code());
+            let labels = if counts.len() < SHADOW_SERIES || counts.contains_key(&labels) {
+                labels
+            } else {
+                (NO_ROUTE.to_owned(), OTHER_RULE.to_owned(), denial.reason.code())
+            };
+            *counts.entry(labels).or_default() += 1;
+        }
+    }
+
+    /// The allowed checks that rules in shadow would have denied.
+    pub(super) fn would_deny(&self) -> BTreeMap<ShadowLabels, u64> {
+        self.would_deny.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// Counts one denial of a member, which has a counter from its first denial on.
@@ -632,6 +673,7 @@ mod tests {
             store: None,
             outage: None,
             member: None,
+            would_deny: None,
         };
         for route in [None, Some("/v1/models"), Some("/made/up"), Some("none")] {
             metrics.count(&CheckSample { route, ..check });
@@ -675,6 +717,7 @@ mod tests {
             store: None,
             outage: None,
             member: None,
+            would_deny: None,
         };
         for model in [None, Some("qwen"), Some("Qwen/Qwen2"), Some("made/up"), Some("other")] {
             metrics.count(&CheckSample { model, ..check });
@@ -729,6 +772,7 @@ mod tests {
                 store: None,
                 outage: None,
                 member: None,
+                would_deny: None,
             });
         }
         let series = metrics.series();
@@ -756,6 +800,7 @@ mod tests {
             store: None,
             outage: None,
             member: None,
+            would_deny: None,
         };
         for member in [None, Some("priority"), Some("priority"), Some("other")] {
             metrics.count(&CheckSample { member, ..check });

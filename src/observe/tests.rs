@@ -495,6 +495,8 @@ tollgate_limit_denied_total{limit="each"} 1
 # HELP tollgate_remembered_denials Checks that were denied by a limit whose refusal of an earlier check was remembered, without a call to the store.
 # TYPE tollgate_remembered_denials counter
 tollgate_remembered_denials_total 0
+# HELP tollgate_would_deny Allowed checks that a rule or a limit in shadow would have denied.
+# TYPE tollgate_would_deny counter
 # HELP tollgate_remembered_refusals Buckets of limits that are remembered to be used up.
 # TYPE tollgate_remembered_refusals gauge
 tollgate_remembered_refusals 13

@@ -86,6 +86,8 @@ pub struct Expectation {
     pub holder: Option<String>,
     /// The roles, in the credential's order.
     pub roles: Option<Vec<String>>,
+    /// The rules and limits in shadow that would deny the request, with their reasons; `{}` for none.
+    pub would_deny: Option<BTreeMap<String, String>>,
 }
 
 /// An answer as an adapter gives it.
@@ -124,6 +126,8 @@ pub struct Internal {
     pub holder: Option<String>,
     /// The roles of the principal.
     pub roles: Vec<String>,
+    /// The rules and limits in shadow that would deny the request, with their reasons.
+    pub would_deny: BTreeMap<String, String>,
 }
 
 impl Observed {
@@ -137,6 +141,11 @@ impl Observed {
             route: evidence.route.as_ref().map(|route| route.name.clone()),
             model: evidence.model.as_deref().map(str::to_owned),
             cause: String::new(),
+            would_deny: evidence
+                .would_deny
+                .iter()
+                .map(|denial| (denial.rule.clone(), denial.reason.code().to_owned()))
+                .collect(),
             client: evidence
                 .principal
                 .as_ref()
@@ -242,6 +251,7 @@ pub fn compare(expect: &Expectation, observed: &Observed) -> Result<(), Differen
         found.equal("client", expect.client.as_ref(), internal.client.as_ref());
         found.equal("holder", expect.holder.as_ref(), internal.holder.as_ref());
         found.equal("roles", expect.roles.as_ref(), Some(&internal.roles));
+        found.equal("would_deny", expect.would_deny.as_ref(), Some(&internal.would_deny));
     }
     found.into_result()
 }

@@ -160,13 +160,16 @@ impl Ledger {
         self.reserved += u128::from(reservation.is_some());
         let mut held =
             reservation.map(|held| self.counters.try_hold(held, now)).unwrap_or_default();
-        let is_admitted = asked.iter().all(|(_, step)| step.verdict.admitted)
-            && held.iter().all(|verdict| verdict.admitted);
+        let is_admitted =
+            asked.iter().all(|(charge, step)| step.verdict.admitted || charge.is_shadow)
+                && reservation.is_none_or(|reservation| reservation.is_admitted(&held));
         if is_admitted {
-            self.arrival.extend(asked.iter().map(|(charge, step)| (charge.bucket, step.tat)));
+            let taken = asked.iter().filter(|(_, step)| step.verdict.admitted);
+            self.arrival.extend(taken.map(|(charge, step)| (charge.bucket, step.tat)));
             if let Some(reservation) = reservation {
-                self.counters.hold(reservation, None, now);
-                self.last = Some(reservation).filter(|one| one.is_settled()).cloned();
+                let held = reservation.held(&held);
+                self.counters.hold(&held, None, now);
+                self.last = Some(held.into_owned()).filter(Reservation::is_settled);
             }
             let charged = asked.into_iter().map(|(_, step)| step.verdict);
             return AdmitResponse::Counted(charged.chain(held).collect());

@@ -102,11 +102,41 @@ impl LocalFallback {
             return Err(Outage::Refused);
         }
         match &request.reservation {
+            Some(reservation) if reservation.holds.iter().any(is_uncounted) => {
+                self.admit_without_shadow(request, reservation, now)
+            }
             Some(reservation) if reservation.is_settled() => {
                 self.admit_from_escrow(request, reservation, now)
             }
             _ => self.count(request, now),
         }
+    }
+
+    /// Decides a check without what it holds of limits in shadow: a replica has no escrow of them.
+    fn admit_without_shadow(
+        &self,
+        request: &AdmitRequest,
+        reservation: &Reservation,
+        now: Timestamp,
+    ) -> Result<AdmitResponse, Outage> {
+        let holds = reservation.holds.iter().filter(|hold| !is_uncounted(hold)).cloned();
+        let counted = Reservation { holds: holds.collect(), ..reservation.clone() };
+        let is_settled = counted.is_settled();
+        let counted = Some(Box::new(counted)).filter(|counted| !counted.holds.is_empty());
+        let part = AdmitRequest { reservation: counted, ..request.clone() };
+        let response = match &part.reservation {
+            Some(counted) if is_settled => self.admit_from_escrow(&part, counted, now)?,
+            _ => self.count(&part, now)?,
+        };
+        let AdmitResponse::Counted(verdicts) = response else { return Ok(response) };
+        let mut verdicts = verdicts.into_iter();
+        let mut all: Vec<Verdict> = verdicts.by_ref().take(request.charges.len()).collect();
+        let of_holds = reservation
+            .holds
+            .iter()
+            .filter_map(|hold| if is_uncounted(hold) { Some(UNCOUNTED) } else { verdicts.next() });
+        all.extend(of_holds);
+        Ok(AdmitResponse::Counted(all))
     }
 
     /// Decides a check that holds tokens or slots: Redis holds some for this replica.
@@ -125,7 +155,7 @@ impl LocalFallback {
         if held.clone().any(|(verdict, hold)| hold.is_settled() && !verdict.admitted) {
             return Err(Outage::Escrow);
         }
-        if verdicts.iter().all(|verdict| verdict.admitted) {
+        if request.is_admitted_by(verdicts) {
             escrows.admitted(reservation, covered, now);
             self.escrows.count_admitted(&escrows);
         }
@@ -197,6 +227,14 @@ impl LocalFallback {
     }
 }
 
+/// Whether a hold is not counted in an outage: that of a limit in shadow which is settled.
+fn is_uncounted(hold: &Hold) -> bool {
+    hold.is_shadow && hold.is_settled()
+}
+
+/// The verdict on a hold that is not counted.
+const UNCOUNTED: Verdict = Verdict { admitted: true, remaining: 0, retry_after: 0, reset: 0 };
+
 /// The share of one replica in a charge's bucket, which fills more slowly and is smaller by the
 /// number of replicas.
 fn share(charge: &Charge, replicas: u64) -> Charge {
@@ -242,6 +280,7 @@ mod tests {
             burst,
             cost: 1,
             by_principal: true,
+            is_shadow: false,
             lease: None,
             within: tollgate_core::limit::shard::CountedWithin::default(),
         }

@@ -310,6 +310,7 @@ fn reservation(amount: u64, life: Span) -> Reservation {
             amount,
             unreported: amount,
             by_principal: true,
+            is_shadow: false,
         }],
     }
 }

@@ -27,6 +27,9 @@ use crate::rig::{
 fn lines() -> (Rig, Vec<Value>) {
     let policy =
         replace_once(POLICY.to_owned(), "    algorithms:", "    tenant: acme\n    algorithms:");
+    let shadow = "    conditions: [{ expression: request.method == 'GET', mode: shadow }]\n";
+    let scopes = "    scopes: [infer:text]\n";
+    let policy = replace_once(policy, scopes, &format!("{scopes}{shadow}"));
     let dir = tempfile::tempdir().unwrap();
     let (key, file) = api_key_file(dir.path());
     // A key with an owner that ends within seven days, and is known from another network.
@@ -135,6 +138,7 @@ fn docs_and_the_elasticsearch_template_have_the_fields_of_the_lines() {
         for (name, value) in line.as_object().unwrap() {
             let good = match mapped[name.as_str()] {
                 "long" | "short" | "date" => value.is_u64(),
+                "nested" => value.is_array(),
                 _ => value.is_string(),
             };
             assert!(good, "{name}: {value}");

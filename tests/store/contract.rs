@@ -38,6 +38,7 @@ pub(super) async fn holds(store: &dyn Store) {
     );
     bursts_and_refills(store).await;
     all_or_nothing(store).await;
+    limits_in_shadow(store).await;
     each_kind_revokes_what_it_names(store).await;
     a_signing_key_is_revoked_for_good(store).await;
     moments(store).await;
@@ -88,6 +89,30 @@ async fn bursts_and_refills(store: &dyn Store) {
     assert_eq!((refused.admitted, refused.remaining), (false, 2));
     let too_many = verdicts(store, &[Charge { cost: 11, ..many }]).await[0];
     assert_eq!((too_many.admitted, too_many.retry_after), (false, u64::MAX));
+}
+
+/// A limit in shadow takes what it has room for, and refuses nothing.
+async fn limits_in_shadow(store: &dyn Store) {
+    let shadow = |name: &str, burst| Charge { is_shadow: true, ..charge(name, 3_600_000, burst) };
+    let enforced = charge("shadow-enforced", 3_600_000, 3);
+    let charges = [shadow("shadow-one", 1), enforced.clone(), shadow("shadow-five", 5)];
+    let mut found = Vec::new();
+    for _ in 0..4 {
+        let verdicts = verdicts(store, &charges).await;
+        found.push(verdicts.iter().map(|v| (v.admitted, v.remaining)).collect::<Vec<_>>());
+    }
+    assert_eq!(
+        found,
+        [
+            [(true, 0), (true, 2), (true, 4)],
+            [(false, 0), (true, 1), (true, 3)],
+            [(false, 0), (true, 0), (true, 2)],
+            // The enforced one refuses, so that nothing is taken.
+            [(false, 0), (false, 0), (true, 2)],
+        ]
+    );
+    let alone = verdicts(store, &[shadow("shadow-none", 0)]).await[0];
+    assert_eq!((alone.admitted, alone.retry_after), (false, u64::MAX));
 }
 
 async fn all_or_nothing(store: &dyn Store) {

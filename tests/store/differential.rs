@@ -48,11 +48,13 @@ fn reference(tats: &mut HashMap<String, u64>, charges: &Check, now: u64) -> Vec<
             try_take(tats.get(key).copied(), now, limit.interval, limit.burst, *cost)
         })
         .collect();
-    let room = steps.iter().all(|step| step.verdict.admitted);
+    // A charge that wants nothing is that of a limit in shadow.
+    let room =
+        steps.iter().zip(charges).all(|(step, charge)| step.verdict.admitted || charge.3 == 0);
     let mut answer = vec![0];
     for ((key, limit, cost, want), step) in charges.iter().zip(steps) {
         let tat = tats.get(key).copied();
-        let (verdict, units) = if room {
+        let (verdict, units) = if room && step.verdict.admitted {
             let units = leasable(
                 tat,
                 now,
@@ -104,8 +106,11 @@ fn check(random: &mut StdRng, limits: &[(String, Limit)]) -> Check {
     let charges = chosen.into_iter().map(|(key, limit)| {
         let cost =
             if random.random_ratio(1, 4) { random.random_range(1..=limit.burst + 1) } else { 1 };
-        let want =
-            if random.random_ratio(1, 4) { random.random_range(1..=limit.burst + 1) } else { cost };
+        let want = match random.random_range(0..8) {
+            0..2 => random.random_range(1..=limit.burst + 1),
+            2 => 0,
+            _ => cost,
+        };
         (key, limit, cost, want)
     });
     // The configuration bounds a full bucket to a year, and with it what a charge can add.

@@ -83,6 +83,25 @@ async fn leased_units_are_spent_without_a_call() {
 }
 
 #[tokio::test]
+async fn a_limit_in_shadow_beside_a_leased_one_refuses_nothing() {
+    let server = redis_server::start(&[]);
+    let store = open(&server.unix());
+    let shadow = Charge { is_shadow: true, ..charge("shadow", HOUR, 1) };
+    let both = [leased("both", 3, 60_000), shadow.clone()];
+    let mut found = Vec::new();
+    for _ in 0..4 {
+        let verdicts = verdicts(&*store, &both).await;
+        found.push(verdicts.iter().map(|verdict| verdict.admitted).collect::<Vec<_>>());
+    }
+    assert_eq!(found, [[true, true], [true, false], [true, false], [false, false]]);
+    // A leased limit that refuses leaves a limit in shadow as it is.
+    let wide = Charge { burst: 9, bucket: "wide".into(), ..shadow };
+    let refused = verdicts(&*store, &[leased("both", 3, 60_000), wide.clone()]).await;
+    assert_eq!((refused[0].admitted, refused[1].remaining), (false, 9));
+    store.close().await;
+}
+
+#[tokio::test]
 async fn all_units_are_admitted_and_no_more() {
     let server = redis_server::start(&[]);
     let replicas: Vec<_> = (0..4).map(|_| open(&server.unix())).collect();

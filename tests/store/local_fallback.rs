@@ -210,6 +210,7 @@ async fn windows_of_requests_have_shares_and_holds_of_tokens_need_an_escrow() {
             amount: 1,
             unreported: 1,
             by_principal: true,
+            is_shadow: false,
         };
         let reservation = Reservation {
             id: ReservationId([1; 16]),

@@ -95,6 +95,7 @@ pub(super) fn charge(key: &str, interval: u64, burst: u64) -> Charge {
         burst,
         cost: 1,
         by_principal: true,
+        is_shadow: false,
         lease: None,
         within: tollgate_core::limit::shard::CountedWithin::default(),
     }

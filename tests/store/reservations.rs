@@ -93,8 +93,9 @@ impl Model {
             let (interval, burst) = RATE;
             let step = charged.then(|| try_take(self.tat, now, interval, burst, 1));
             let mut held = reservation.map(|one| self.counters.try_hold(one, at(now)));
+            let admits = |one: &&Reservation| one.is_admitted(held.as_deref().unwrap_or_default());
             let admitted = step.is_none_or(|step| step.verdict.admitted)
-                && held.iter().flatten().all(|verdict| verdict.admitted);
+                && reservation.as_ref().is_none_or(admits);
             if let Some(step) = step {
                 let verdict = match step.verdict {
                     _ if admitted => {
@@ -108,7 +109,7 @@ impl Model {
             }
             if let (Some(held), Some(reservation)) = (&mut held, reservation) {
                 if admitted {
-                    self.counters.hold(reservation, None, at(now));
+                    self.counters.hold(&reservation.held(held), None, at(now));
                 } else {
                     self.counters.peek_admitted(reservation, held, at(now));
                 }
@@ -172,6 +173,13 @@ fn hold_numbers(hold: &Hold) -> [u64; 5] {
     [kind, first, second, hold.amount, hold.unreported]
 }
 
+/// The numbers of a hold in a check: the kind of a limit in shadow is larger by ten.
+fn checked_numbers(hold: &Hold) -> [u64; 5] {
+    let [kind, rest @ ..] = hold_numbers(hold);
+    let [first, second, amount, unreported] = rest;
+    [kind + if hold.is_shadow { 10 } else { 0 }, first, second, amount, unreported]
+}
+
 impl Real {
     fn admit(&mut self, checks: &[Check<'_>], now: u64) -> Vec<i64> {
         let mut call = self.reserve.prepare_invoke();
@@ -203,7 +211,7 @@ impl Real {
             };
             call.arg(reservation.holds.len()).arg(reservation.issued.micros());
             call.arg(reservation.life.micros()).arg(u64::from(reservation.is_settled()));
-            call.arg(reservation.holds.iter().flat_map(hold_numbers).collect::<Vec<_>>());
+            call.arg(reservation.holds.iter().flat_map(checked_numbers).collect::<Vec<_>>());
         }
         call.arg("]").arg(now).invoke(&mut self.client).unwrap()
     }
@@ -302,6 +310,7 @@ fn reservation(random: &mut StdRng, id: u8, counters: &[Counter], now: u64) -> R
             amount,
             unreported: amount / random.random_range(1..4),
             by_principal: true,
+            is_shadow: random.random_ratio(1, 4),
         }
     };
     let holds = places.into_iter().map(hold).collect();

@@ -36,6 +36,7 @@ pub(super) fn hold(limit: &str, counter: Counter, amount: u64, unreported: u64) 
         amount,
         unreported,
         by_principal: true,
+        is_shadow: false,
     }
 }
 
@@ -94,9 +95,36 @@ async fn left(store: &dyn Store, budget: &Hold) -> u64 {
 pub(super) async fn holds(store: &dyn Store) {
     everything_is_held_or_nothing(store).await;
     a_report_counts_once(store).await;
+    limits_in_shadow(store).await;
     many_reports_in_one_call(store).await;
     a_lost_report_is_charged_at_expiry(store).await;
     assert_eq!(store.settle(&[]).await, Ok(Vec::new()));
+}
+
+/// Of a limit in shadow without room nothing is held, whatever is reported.
+async fn limits_in_shadow(store: &dyn Store) {
+    let shadow = |name: &str, counter| Hold { is_shadow: true, ..hold(name, counter, 40, 40) };
+    let narrow = shadow("shadow-narrow", budget(50));
+    let wide = hold("shadow-wide", budget(1000), 40, 40);
+    let holds = [narrow.clone(), wide.clone()];
+    let [first, second] = [(); 2].map(|()| minute(&holds));
+    let states = |verdicts: Vec<Verdict>| {
+        verdicts.iter().map(|v| (v.admitted, v.remaining)).collect::<Vec<_>>()
+    };
+    assert_eq!(states(admit(store, &[], &first).await), [(true, 10), (true, 960)]);
+    assert_eq!(states(admit(store, &[], &second).await), [(false, 10), (true, 920)]);
+    // A retry of the check finds what it holds.
+    assert_eq!(states(admit(store, &[], &second).await), [(false, 10), (true, 920)]);
+    assert_eq!(settle(store, &second, Usage::Final(30)).await, Settled::Charged(30));
+    assert_eq!(settle(store, &first, Usage::Final(5)).await, Settled::Charged(5));
+    let third = minute(&holds);
+    assert_eq!(states(admit(store, &[], &third).await), [(true, 5), (true, 925)]);
+    assert_eq!(settle(store, &third, Usage::Released).await, Settled::Charged(0));
+    // An enforced limit refuses, so that nothing is held.
+    let never = hold("shadow-never", Counter::Slots { limit: 0 }, 1, 1);
+    let refused = admit(store, &[], &minute(&[narrow.clone(), never])).await;
+    assert_eq!(states(refused), [(true, 45), (false, 0)]);
+    assert_eq!(states(admit(store, &[], &minute(&[narrow])).await), [(true, 5)]);
 }
 
 async fn everything_is_held_or_nothing(store: &dyn Store) {

@@ -42,6 +42,18 @@ impl AdmitRequest {
             && self.reservation.is_none()
             && self.proof.is_none()
     }
+
+    /// Whether the verdicts of a store admit the request: each one on a charge and a hold does,
+    /// except those of limits in shadow.
+    pub fn is_admitted_by(&self, verdicts: &[Verdict]) -> bool {
+        let holds = self.reservation.iter().flat_map(|reservation| &reservation.holds);
+        let mut in_shadow = self
+            .charges
+            .iter()
+            .map(|charge| charge.is_shadow)
+            .chain(holds.map(|hold| hold.is_shadow));
+        verdicts.iter().all(|verdict| in_shadow.next().unwrap_or(false) || verdict.admitted)
+    }
 }
 
 /// The store's answer to an [`AdmitRequest`].

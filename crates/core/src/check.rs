@@ -29,11 +29,11 @@ use crate::{
         Decision, Dialect, Evidence, Failure, Grant, Outcome, Upgrade,
         answer::{DECISION_ID, IDENTITY},
     },
-    denial::{Denial, Reason, malformed},
+    denial::{Denial, Reason, WouldDeny, malformed},
     details::NormalizedRequest,
     identity::Principal,
     limit::{
-        Charge, ChargeSubject, Held, LimitStatus, Verdict, refusal::Refusal,
+        Charge, ChargeSubject, Held, LimitStatus, Verdict, rate::RateLimit, refusal::Refusal,
         reservation::ReservationKeys,
     },
     pattern::Captures,
@@ -325,7 +325,7 @@ fn enter<'a>(
     hooks.passed(Stage::Verification(Check::Claims));
     evidence.stage = Stage::Scopes;
     permit::check_network(principal, request.address)?;
-    permit::check_actor(route, principal)?;
+    permit::check_actor(route, principal, &mut evidence.would_deny)?;
     let permit = permit::check_scopes(route, principal)?;
     permit::check_tenant(&permit, &request, &captures)?;
     if route.upstream_key.is_some_and(|index| snapshot.upstream_key(index).is_none()) {
@@ -386,13 +386,13 @@ impl CheckedHead<'_> {
             route: &route.name,
             address: self.request.address,
         };
-        let refused =
-            route.limits.iter().filter(|limit| !limit.needs_model()).filter_map(|limit| {
-                // A request that lacks what a limit counts by is denied in its own stage.
-                let charge = limit.charge(&subject).ok()?;
-                let verdict = hooks.refusal(&charge)?.verdict(&charge, self.now)?;
-                Some(LimitStatus::of(charge, verdict))
-            });
+        let looked_up = |limit: &RateLimit| !limit.needs_model() && !limit.is_shadow();
+        let refused = route.limits.iter().filter(|limit| looked_up(limit)).filter_map(|limit| {
+            // A request that lacks what a limit counts by is denied in its own stage.
+            let charge = limit.charge(&subject).ok()?;
+            let verdict = hooks.refusal(&charge)?.verdict(&charge, self.now)?;
+            Some(LimitStatus::of(charge, verdict))
+        });
         let refused: Vec<LimitStatus> = refused.collect();
         let Err(denial) = check_limits(&refused, ", as remembered from an earlier check") else {
             return Ok(self);
@@ -437,6 +437,7 @@ fn authorize(
         stage: &mut evidence.stage,
         model: &mut evidence.model,
         details: hooks.details(),
+        would_deny: &mut evidence.would_deny,
     };
     let (permit, proof) = match access {
         Access::Public(route) => (permit::permit_public(route, context, &mut progress)?, None),
@@ -453,14 +454,18 @@ fn authorize(
         route: &permit.route().name,
         address,
     };
-    let charges = charges(permit.route(), &subject)?;
+    let charges = charges(permit.route(), &subject, &mut evidence.would_deny)?;
     let (held, reservation) = if permit.route().holds.is_empty() {
         (Vec::new(), None)
     } else {
         let now = context.now;
         let (tokens, histories) =
             request_tokens(&permit, &subject, |history| hooks.learnt_usage(history));
-        let held = holds(&permit, &subject, tokens, now, &mut evidence.limits)?;
+        let mut held = holds(&permit, &subject, tokens, now, evidence)?;
+        if snapshot.reservation_keys.is_none() {
+            // No usage could be reported, which is no reason for a limit in shadow to deny.
+            held.retain(|held| !held.hold.is_shadow || !held.hold.is_settled());
+        }
         let reservation =
             reserve(&held, histories, &subject, snapshot, now, || hooks.reservation_id())?;
         (held, reservation)
@@ -469,11 +474,21 @@ fn authorize(
     Ok((permit, AdmitRequest { revocation, address, proof, charges, reservation }, held))
 }
 
-/// One charge for each rate of the route.
-fn charges(route: &Route, subject: &ChargeSubject<'_>) -> Result<Vec<Charge>, Denial> {
+/// One charge for each rate of the route, except those in shadow that cannot count the request.
+fn charges(
+    route: &Route,
+    subject: &ChargeSubject<'_>,
+    would_deny: &mut WouldDeny,
+) -> Result<Vec<Charge>, Denial> {
     let mut charges = Vec::with_capacity(route.limits.len());
     for limit in &route.limits {
-        charges.push(limit.charge(subject)?);
+        match limit.charge(subject) {
+            Ok(charge) => charges.push(charge),
+            Err(denial) if limit.is_shadow() => {
+                would_deny.record("limits", Some(&limit.name), denial);
+            }
+            Err(denial) => return Err(denial),
+        }
     }
     Ok(charges)
 }
@@ -508,10 +523,17 @@ impl Pending {
     ) -> impl Iterator<Item = (&Charge, Refusal)> {
         let charges = &self.admit_request.charges;
         let answered = charges.len() + self.held.len() == verdicts.len();
-        let limits = self.permit.route().limits.iter().filter(move |_| answered);
-        limits.zip(charges).zip(verdicts).filter(|((limit, _), _)| !limit.needs_model()).filter_map(
-            move |((_, charge), verdict)| Some((charge, Refusal::of(charge, *verdict, now)?)),
-        )
+        let limits = &self.permit.route().limits;
+        let refused = charges
+            .iter()
+            .zip(verdicts)
+            .filter(move |(charge, verdict)| answered && !verdict.admitted && !charge.is_shadow);
+        let looked_up = refused.filter(move |(charge, _)| {
+            limits.iter().any(|limit| limit.name == charge.limit && !limit.needs_model())
+        });
+        looked_up.filter_map(move |(charge, verdict)| {
+            Some((charge, Refusal::of(charge, *verdict, now)?))
+        })
     }
 
     /// Whether the route counts locally in this outage of the store. A proof is never accepted without
@@ -590,17 +612,25 @@ impl Pending {
     /// ));
     /// ```
     pub fn conclude(self, response: Result<AdmitResponse, Outage>) -> Outcome {
-        let Self { permit, admit_request, held, keys, now, mut evidence } = self;
-        let AdmitRequest { charges, reservation, proof, .. } = admit_request;
+        let Self { permit, admit_request, held, mut keys, now, mut evidence } = self;
+        let AdmitRequest { charges, mut reservation, proof, .. } = admit_request;
         let mut sealed = None;
         evidence.stage = Stage::Store;
         let counted = match response {
             Ok(AdmitResponse::Counted(verdicts))
                 if verdicts.len() == charges.len() + held.len() =>
             {
-                evidence.limits = statuses(charges, held, verdicts);
+                if let Some(reservation) = &mut reservation
+                    && reservation.holds.iter().any(|hold| hold.is_shadow)
+                {
+                    reservation.remove_refused(verdicts.get(charges.len()..).unwrap_or_default());
+                    keys = keys.filter(|_| reservation.is_settled());
+                }
+                let mut would_deny = WouldDeny::default();
+                evidence.limits = statuses(charges, held, verdicts, &mut would_deny);
                 let checked = check_limits(&evidence.limits, "").map_err(Decision::Deny);
                 if checked.is_ok() {
+                    evidence.would_deny.append(would_deny);
                     sealed =
                         reservation.zip(keys).map(|(reservation, keys)| reservation.seal(&keys));
                 }

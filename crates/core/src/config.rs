@@ -20,6 +20,7 @@ mod de;
 mod env;
 mod error;
 mod from_text;
+mod mode;
 mod omitted;
 mod path;
 mod read_error;
@@ -37,6 +38,7 @@ pub use self::{
     env::{ExpandError, expand},
     error::{ConfigError, ConfigErrorKind, Errors, Found, Place},
     from_text::from_text,
+    mode::Mode,
     omitted::OmittedPaths,
     path::Path,
     recover::{Partial, keys_of},

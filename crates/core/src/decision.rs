@@ -8,7 +8,7 @@ use std::sync::Arc;
 use crate::{
     admission::Outage,
     credential::{cookie::UpstreamCookies, dpop::ProofAnswer, introspection::UnknownToken},
-    denial::{Denial, Reason},
+    denial::{Denial, Reason, WouldDeny},
     identity::{CredentialKind, KeyId, Principal},
     limit::LimitStatus,
     permit::Permit,
@@ -111,6 +111,8 @@ pub struct Evidence {
     /// What the answer has about a proof, where the client sent a token with the scheme `DPoP`, or had
     /// to.
     pub proof: Option<Box<ProofAnswer>>,
+    /// What rules and limits in shadow would have denied.
+    pub would_deny: WouldDeny,
 }
 
 /// What the verification of a credential lacks.
@@ -178,6 +180,7 @@ impl Evidence {
             upgrade: None,
             cookies: None,
             proof: None,
+            would_deny: WouldDeny::default(),
         }
     }
 }

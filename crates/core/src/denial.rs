@@ -1,11 +1,15 @@
 //! Denials, and the table of their reasons.
 
 mod reason;
+mod would_deny;
 
 use std::{borrow::Cow, sync::Arc};
 
-pub use self::reason::Reason;
 use self::reason::{anthropic_type, openai_type};
+pub use self::{
+    reason::Reason,
+    would_deny::{MAX_RULE, MAX_WOULD_DENY, ShadowDenial, WouldDeny},
+};
 use crate::{
     text::{is_invisible, with_invisible_escaped},
     time::Span,

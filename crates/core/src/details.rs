@@ -35,4 +35,6 @@ pub struct ConditionResult {
     pub name: String,
     /// The value, or the reason why it has none.
     pub value: Result<bool, String>,
+    /// Whether the condition is in shadow.
+    pub is_shadow: bool,
 }

@@ -71,6 +71,9 @@ pub struct Charge {
     pub lease: Option<LeaseTerms>,
     /// What the requests that the bucket counts have in common: whether it is in their shard.
     pub within: CountedWithin,
+    /// Whether the limit is in shadow: the charge is taken where there is room, and never refuses the
+    /// request.
+    pub is_shadow: bool,
 }
 
 impl Charge {

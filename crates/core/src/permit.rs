@@ -3,13 +3,13 @@
 use std::{net::IpAddr, sync::Arc};
 
 use crate::{
-    denial::{Denial, Reason, shown},
+    denial::{Denial, Reason, WouldDeny, shown},
     details::{ConditionResult, Details},
     identity::{Omitted, Principal},
     pattern::Captures,
     request::{Body, Request},
     route::Route,
-    rule::{condition::Activation, model::Models, size::SizedRequest},
+    rule::{condition::Activation, model::Models, shadow::ShadowRule, size::SizedRequest},
     stage::Stage,
     time::Timestamp,
 };
@@ -74,6 +74,8 @@ pub struct Progress<'a> {
     pub model: &'a mut Option<Arc<str>>,
     /// The details, where they are requested.
     pub details: Option<&'a mut Details>,
+    /// What rules in shadow would deny.
+    pub would_deny: &'a mut WouldDeny,
 }
 
 /// Checks what needs neither credential nor body on a public route: its conditions.
@@ -115,8 +117,14 @@ pub fn check_network(principal: &Principal, address: Option<IpAddr>) -> Result<(
 ///
 /// # Errors
 /// `actor_forbidden`.
-pub fn check_actor(route: &Route, principal: &Principal) -> Result<(), Denial> {
-    route.actors.as_ref().map_or(Ok(()), |rule| rule.check(principal))
+pub fn check_actor(
+    route: &Route,
+    principal: &Principal,
+    would_deny: &mut WouldDeny,
+) -> Result<(), Denial> {
+    let Some(rule) = &route.actors else { return Ok(()) };
+    let is_shadow = route.shadow.contains(ShadowRule::Actors);
+    would_deny.apply(rule.check(principal), is_shadow, ShadowRule::Actors.key(), None)
 }
 
 /// Checks that the tenant that the head of the request names is that of the credential.
@@ -153,7 +161,7 @@ fn check_omitted(route: &Route, omitted: &Omitted) -> Result<(), Denial> {
         return Err(Denial::new(Reason::InvalidClaim, why.clone()));
     }
     match omitted.scopes.first() {
-        Some(why) if !route.conditions.is_empty() => {
+        Some(why) if route.conditions.iter().any(|condition| !condition.is_shadow()) => {
             let cause = format!("{why}, and the route has conditions, which may read scopes");
             Err(Denial::new(Reason::InvalidClaim, cause))
         }
@@ -220,7 +228,8 @@ impl RoutePermit {
         if let Some(details) = &mut progress.details {
             details.categories = route.content.categories(&request.headers, &facts);
         }
-        route.content.check(&principal, tier, request, &facts)?;
+        let would_deny = &mut *progress.would_deny;
+        route.content.check(&principal, tier, request, &facts, route.shadow, would_deny)?;
         let sized = match route.sizing {
             Some(sizing) => {
                 let model = model.as_deref().and_then(|name| models.size(name));
@@ -270,8 +279,12 @@ fn check_conditions(
         let results = route.conditions.iter().map(|condition| ConditionResult {
             name: condition.name().to_owned(),
             value: condition.holds(&activation).map_err(|error| error.to_string()),
+            is_shadow: condition.is_shadow(),
         });
         details.conditions = results.collect();
     }
-    route.conditions.iter().try_for_each(|condition| condition.check(&activation))
+    route.conditions.iter().try_for_each(|condition| {
+        let (result, name) = (condition.check(&activation), Some(condition.name()));
+        progress.would_deny.apply(result, condition.is_shadow(), "conditions", name)
+    })
 }

@@ -37,6 +37,7 @@ use crate::{
         member::RouteMembers,
         model::{ModelRule, ModelRuleConfig, Models},
         scope::ScopeRule,
+        shadow::{ShadowRule, ShadowRules},
         size::Sizing,
         tenant::{TenantConfig, TenantRule},
         tool::McpConfig,
@@ -81,6 +82,10 @@ pub struct RouteConfig {
     /// well.
     #[serde(default)]
     pub conditions: Vec<ConditionConfig>,
+    /// The rules of the route that are in shadow: what they would deny is logged (`would_deny`), and
+    /// the request passes. Conditions and limits have a `mode`. Default: none.
+    #[serde(default)]
+    pub shadow: Vec<ShadowRule>,
     /// The permitted categories of prompts, which a request declares or patterns find in its text.
     /// Default: prompts are not classified.
     pub categories: Option<CategoryRuleConfig>,
@@ -201,6 +206,8 @@ pub struct Route {
     pub model: Option<ModelRule>,
     /// The conditions, all of which must be true.
     pub conditions: Vec<Condition>,
+    /// The rules that are in shadow.
+    pub shadow: ShadowRules,
     /// The rules for the body.
     pub(crate) content: Content,
     /// The rules for a WebSocket.
@@ -246,18 +253,18 @@ impl Route {
         self.content.reads_body()
     }
 
-    /// Whether the route uses a part of the identity.
+    /// Whether the route uses a part of the identity for what it enforces.
     pub(crate) fn uses(&self, part: Part) -> bool {
         // A condition can read every other part.
-        let is_read = part != Part::Id && !self.conditions.is_empty();
+        let is_read = part != Part::Id && self.conditions.iter().any(|one| !one.is_shadow());
         let is_compared = part == Part::Tenant && self.tenant.is_some();
         is_read
             || is_compared
             || match part {
                 Part::Scopes => !self.scopes.is_empty() || self.model.is_some(),
                 _ => {
-                    self.limits.iter().any(|limit| limit.uses(part))
-                        || self.holds.iter().any(|limit| limit.uses(part))
+                    self.limits.iter().any(|limit| limit.uses(part) && !limit.is_shadow())
+                        || self.holds.iter().any(|limit| limit.uses(part) && !limit.is_shadow())
                 }
             }
     }

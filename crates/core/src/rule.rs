@@ -10,6 +10,7 @@ pub mod fields;
 pub mod member;
 pub mod model;
 pub mod scope;
+pub mod shadow;
 pub mod size;
 pub mod tenant;
 pub mod tool;

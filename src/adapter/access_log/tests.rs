@@ -51,6 +51,7 @@ fn reservation(counter: Counter) -> Reservation {
             amount: HELD,
             unreported: HELD,
             by_principal: true,
+            is_shadow: false,
         }],
     }
 }

@@ -102,6 +102,10 @@ fn answer(explanation: &Explanation, paint: Paint, out: &mut dyn Write) -> io::R
             failure.reason.code()
         )?,
     }
+    for denial in explanation.outcome.evidence.would_deny.iter() {
+        let (rule, reason) = (printable(&denial.rule), denial.reason.code());
+        writeln!(out, "  in shadow, would deny: {rule}: {reason}: {}", printable(&denial.cause))?;
+    }
     for (name, value) in &observed.set {
         writeln!(out, "  to the upstream: {name}: {}", printable(redacted(name, value)))?;
     }
@@ -156,6 +160,20 @@ pub(super) fn json(explanation: &Explanation) -> Value {
             "body": observed.body,
         },
     });
+    let would_deny: Vec<Value> = explanation
+        .outcome
+        .evidence
+        .would_deny
+        .iter()
+        .map(|denial| {
+            json!({ "rule": denial.rule, "reason": denial.reason.code(), "cause": denial.cause })
+        })
+        .collect();
+    if let Some(answer) = object.pointer_mut("/answer").and_then(Value::as_object_mut)
+        && !would_deny.is_empty()
+    {
+        answer.insert("would_deny".to_owned(), Value::Array(would_deny));
+    }
     if let Some(members) = object.as_object_mut() {
         members.extend(explanation.case.as_ref().map(|case| ("case".to_owned(), json!(case))));
         members.extend(

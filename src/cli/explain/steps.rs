@@ -502,7 +502,8 @@ impl Record<'_> {
                 Ok(value) => value.to_string(),
                 Err(reason) => format!("no value: {reason}"),
             };
-            ("condition", json!(format!("`{}`: {value}", result.name)))
+            let shadow = in_shadow(result.is_shadow);
+            ("condition", json!(format!("`{}`: {value}{shadow}", result.name)))
         };
         self.details.conditions.iter().map(shown).collect()
     }
@@ -623,19 +624,24 @@ fn principal_facts(principal: &Principal, jti: Option<&Value>) -> Facts {
 
 fn limit_facts(admit_request: &AdmitRequest) -> Facts {
     let shown = |charge: &Charge| {
-        let Charge { limit, bucket: _, interval, burst, cost, by_principal: _, lease, within: _ } =
-            charge;
+        let Charge { limit, interval, burst, cost, lease, is_shadow, .. } = charge;
         let every = Span::from_micros(*interval);
         let lease =
             lease.map_or(String::new(), |terms| format!(", leased by {} at most", terms.slice));
         json!(format!(
-            "`{limit}`: {cost} of {burst}, one more every {every}, in bucket {}{lease}",
-            charge.key()
+            "`{limit}`: {cost} of {burst}, one more every {every}, in bucket {}{lease}{}",
+            charge.key(),
+            in_shadow(*is_shadow)
         ))
     };
     let charges = admit_request.charges.iter().map(|charge| ("charge", shown(charge)));
     let holds = admit_request.reservation.iter().flat_map(|reservation| &reservation.holds);
     charges.chain(holds.map(|hold| ("hold", json!(hold_text(hold))))).collect()
+}
+
+/// Returns the words for a limit in shadow.
+const fn in_shadow(is_shadow: bool) -> &'static str {
+    if is_shadow { ", in shadow" } else { "" }
 }
 
 /// Returns what a request holds of a counter.
@@ -657,7 +663,7 @@ fn hold_text(hold: &Hold) -> String {
         }
         Counter::Bucket { .. } | Counter::Budget { .. } | Counter::Slots { .. } => String::new(),
     };
-    format!("`{limit}`: {amount} of {of}{ends}, in {}", hold.key())
+    format!("`{limit}`: {amount} of {of}{ends}, in {}{}", hold.key(), in_shadow(hold.is_shadow))
 }
 
 /// Returns the place where a request names its model, as configured.

@@ -6,7 +6,7 @@ use super::compile;
 type Row = (&'static str, &'static str, &'static [&'static str]);
 
 #[rustfmt::skip]
-const ROWS: [Row; 61] = [
+const ROWS: [Row; 62] = [
     (
         "an empty file",
         "# nothing yet",
@@ -84,6 +84,22 @@ const ROWS: [Row; 61] = [
          routes: [{ match: { methods: [POST], paths: [/a] }, scopes: [], model: { from: body }, limits: [each] }]",
         &[
             "line 3: routes[0].limits[0]: `each` counts by model, and clients can invent names; list the `models`, or set `model.scope` with `{model}`",
+        ],
+    ),
+    (
+        "a rule in shadow that the route does not have, and one that always decides",
+        "issuers: [{ issuer: 'https://a', audiences: any, algorithms: [RS256], jwks: { url: 'https://a/jwks' } }]\n\
+         routes:\n\
+         - { match: { methods: [GET], paths: [/a] }, scopes: [], shadow: [tools] }\n\
+         - { match: { methods: [GET], paths: [/b] }, scopes: [x], shadow: [scopes] }\n\
+         - { match: { methods: [GET], paths: [/c] }, scopes: [], limits: [c] }\n\
+         - { preset: vllm, shadow: [mcp] }\n\
+         limits: [{ name: c, mode: shaddow, by: [subject], rate: 1/1h }]",
+        &[
+            "line 3: routes[0].shadow[0]: the route has no `tools`; set it, or remove this",
+            "line 4: routes[1].shadow[0]: unknown value `scopes`, expected `actors`, `caps`, `categories`, `mcp`, `raise` or `tools`",
+            "line 6: routes[3].shadow[0]: the preset has no `mcp`; set it, or remove this",
+            "line 7: limits[0].mode: unknown value `shaddow`, expected `enforce` or `shadow`",
         ],
     ),
     (

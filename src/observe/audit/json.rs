@@ -71,6 +71,13 @@ impl<'o> Object<'o> {
         self.out.push(b',');
     }
 
+    /// Adds JSON that `write` appends.
+    pub(super) fn json(&mut self, name: Name, write: impl FnOnce(&mut Vec<u8>)) {
+        self.unquoted(name);
+        write(self.out);
+        self.out.push(b',');
+    }
+
     /// Adds a name whose value has quotes of its own, or none.
     #[inline]
     fn unquoted(&mut self, name: Name) {

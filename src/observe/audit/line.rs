@@ -5,7 +5,7 @@
 use std::{borrow::Cow, net::IpAddr};
 
 use tollgate_core::{
-    denial::MAX_CAUSE,
+    denial::{MAX_CAUSE, MAX_RULE, WouldDeny},
     identity::{CredentialKind, Principal},
     text::{hex_128, is_printable_without},
 };
@@ -24,6 +24,8 @@ const PATH: usize = 1024;
 const METHOD: usize = 32;
 /// Most bytes of a cause, as escaped: the core makes none that needs more.
 const CAUSE: usize = MAX_CAUSE;
+/// Most bytes of what rules in shadow would deny.
+const WOULD_DENY: usize = 400;
 /// Most bytes of a request id. The shortest signed token is longer.
 const REQUEST_ID: usize = 128;
 /// Most bytes of any other text, as escaped.
@@ -53,6 +55,8 @@ pub(crate) struct CheckLine<'a> {
     /// The HTTP status of a denial.
     pub(crate) status: Option<u16>,
     pub(crate) cause: Option<&'a str>,
+    /// What rules and limits in shadow would have denied.
+    pub(crate) would_deny: Option<&'a WouldDeny>,
     pub(crate) microseconds: u64,
 }
 
@@ -121,9 +125,34 @@ impl CheckLine<'_> {
         if let Some(cause) = self.cause {
             line.text(name!("cause"), cause.as_bytes(), CAUSE);
         }
+        if let Some(would_deny) = self.would_deny.filter(|would_deny| !would_deny.is_empty()) {
+            line.json(name!("would_deny"), |out| write_would_deny(would_deny, out));
+        }
         line.number(name!("microseconds"), self.microseconds);
         line.close();
     }
+}
+
+/// Writes a list of the rules with their reasons, as many as have room.
+#[cold]
+fn write_would_deny(would_deny: &WouldDeny, out: &mut Vec<u8>) {
+    let start = out.len();
+    out.push(b'[');
+    for denial in would_deny.iter() {
+        let end = out.len();
+        if end > start + 1 {
+            out.push(b',');
+        }
+        let mut entry = Object::open(&mut *out);
+        entry.text(name!("rule"), denial.rule.as_bytes(), MAX_RULE);
+        entry.plain(name!("reason"), denial.reason.code().as_bytes());
+        entry.close();
+        if out.len() >= start + WOULD_DENY {
+            out.truncate(end);
+            break;
+        }
+    }
+    out.push(b']');
 }
 
 /// Whether bytes are the id of a request: one printable word that needs no escapes.
@@ -174,6 +203,8 @@ pub(crate) fn truncated(bytes: &[u8], most: usize) -> Cow<'_, str> {
 
 #[cfg(test)]
 mod tests {
+    use tollgate_core::denial::{Denial, Reason};
+
     use super::*;
 
     #[test]
@@ -225,8 +256,26 @@ mod tests {
     }
 
     #[test]
+    fn what_rules_in_shadow_would_deny_is_a_list() {
+        let mut would_deny = WouldDeny::default();
+        would_deny.record("limits", Some("a"), Denial::new(Reason::RateLimited, "full"));
+        would_deny.record("tools", None, Denial::new(Reason::ToolForbidden, "no scope"));
+        let mut line = Vec::new();
+        write_would_deny(&would_deny, &mut line);
+        assert_eq!(
+            String::from_utf8(line).unwrap(),
+            r#"[{"rule":"limits.a","reason":"rate_limited"},{"rule":"tools","reason":"tool_forbidden"}]"#
+        );
+    }
+
+    #[test]
     fn the_longest_line_has_room() {
         let hostile = "\u{1}".repeat(20_000);
+        let mut many = WouldDeny::default();
+        for n in 0..20 {
+            let denial = Denial::new(Reason::BudgetExhausted, "cause");
+            many.record("limits", Some(&format!("{n}{}", "x".repeat(64))), denial);
+        }
         let mut line = Vec::new();
         CheckLine {
             time: Rfc3339(tollgate_core::time::Timestamp::from_secs(0)),
@@ -245,6 +294,7 @@ mod tests {
             reason: "unsupported_media_type",
             status: Some(u16::MAX),
             cause: Some(&hostile),
+            would_deny: Some(&many),
             microseconds: u64::MAX,
         }
         .write(&mut line);

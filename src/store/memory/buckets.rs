@@ -121,8 +121,8 @@ impl Buckets {
         let tables = &mut *self.tables.lock().unwrap_or_else(PoisonError::into_inner);
         let owner = owner.map(|owner| tables.owned.owner(owner));
         let mut verdicts = self.try_charges(tables, charges, owner, now);
-        if verdicts.iter().all(|verdict| verdict.admitted) {
-            self.take(tables, charges, &verdicts, owner, now)?;
+        if is_admitted(charges, &verdicts) {
+            self.take_all(tables, charges, &verdicts, owner, now)?;
         } else {
             peek_admitted(tables, charges, &mut verdicts, now);
         }
@@ -153,8 +153,9 @@ impl Buckets {
         charges.iter().map(verdict).collect()
     }
 
-    /// Takes charges that are admitted.
-    fn take(
+    /// Takes the charges that are admitted. Those of limits in shadow are left out where a table has
+    /// no room for them.
+    fn take_all(
         &self,
         tables: &mut Tables,
         charges: &[Charge],
@@ -162,8 +163,32 @@ impl Buckets {
         owner: Option<u16>,
         now: u64,
     ) -> Result<(), Outage> {
+        self.take(tables, charges, verdicts, false, owner, now)?;
+        if charges.iter().any(|charge| charge.is_shadow) {
+            let _full = self.take(tables, charges, verdicts, true, owner, now);
+        }
+        Ok(())
+    }
+
+    /// Takes the admitted charges of limits that are in shadow, or of those that are not.
+    fn take(
+        &self,
+        tables: &mut Tables,
+        charges: &[Charge],
+        verdicts: &[Verdict],
+        is_shadow: bool,
+        owner: Option<u16>,
+        now: u64,
+    ) -> Result<(), Outage> {
+        let taken = || {
+            charges
+                .iter()
+                .zip(verdicts)
+                .filter(|(charge, verdict)| charge.is_shadow == is_shadow && verdict.admitted)
+        };
         for by_principal in [true, false] {
-            let mine = || charges.iter().filter(|charge| charge.by_principal == by_principal);
+            let mine =
+                || taken().map(|(charge, _)| charge).filter(|one| one.by_principal == by_principal);
             let Some(first) = mine().next() else { continue };
             let table = tables.of_mut(first);
             if table.len() + mine().count() > self.most {
@@ -176,7 +201,7 @@ impl Buckets {
                 }
             }
         }
-        for (charge, verdict) in charges.iter().zip(verdicts) {
+        for (charge, verdict) in taken() {
             // The bucket is full again after `reset`: that moment is its TAT.
             let tat = now + verdict.reset;
             tables.of_mut(charge).set(charge.bucket, tat, owner.unwrap_or_default());
@@ -205,6 +230,11 @@ impl Buckets {
     }
 }
 
+/// Whether the request may pass: every charge of a limit that is enforced is admitted.
+fn is_admitted(charges: &[Charge], verdicts: &[Verdict]) -> bool {
+    verdicts.iter().zip(charges).all(|(verdict, charge)| verdict.admitted || charge.is_shadow)
+}
+
 /// Replaces the verdicts that admit, after another one refused.
 fn peek_admitted(tables: &Tables, charges: &[Charge], verdicts: &mut [Verdict], now: u64) {
     let admitted = charges.iter().zip(verdicts).filter(|(_, verdict)| verdict.admitted);
@@ -228,6 +258,7 @@ mod tests {
             burst,
             cost: 1,
             by_principal: true,
+            is_shadow: false,
             lease: None,
             within: tollgate_core::limit::shard::CountedWithin::default(),
         }

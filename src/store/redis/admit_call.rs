@@ -118,7 +118,12 @@ pub(super) fn write<'a>(
             key.clear();
             charge.bucket.write_key(&charge.limit, &mut key);
             cmd.arg(tag.bucket(&key));
-            let want = wants.get(n).map_or(charge.cost, |want| charge.cost.max(*want));
+            let want = match wants.get(n) {
+                // A charge of a limit in shadow wants nothing: it never refuses, and has no lease.
+                _ if charge.is_shadow => 0,
+                Some(want) => charge.cost.max(*want),
+                None => charge.cost,
+            };
             for number in [charge.interval, charge.burst, charge.cost, want] {
                 numbers.push(number);
             }
@@ -189,7 +194,7 @@ fn write_holds(
     list.push(u64::from(holds.iter().any(Hold::is_settled)));
     for hold in holds {
         cmd.arg(tag.bucket(&hold.key()));
-        push_hold(list, hold);
+        push_kind(list, hold, if hold.is_shadow { SHADOW } else { 0 });
     }
     holds.len() + 1
 }
@@ -197,6 +202,11 @@ fn write_holds(
 /// Writes a hold as `counters.lua` reads it: its kind, two numbers of the kind, its amount and its
 /// unreported charge.
 pub(super) fn push_hold(list: &mut PackedList, hold: &Hold) {
+    push_kind(list, hold, 0);
+}
+
+/// Writes a hold with a number that is added to its kind.
+fn push_kind(list: &mut PackedList, hold: &Hold, added: u64) {
     let (kind, first, second) = match hold.counter {
         Counter::Bucket { interval, burst } => (1, interval, burst),
         Counter::Budget { limit, ends } => (2, limit, ends.micros()),
@@ -204,10 +214,13 @@ pub(super) fn push_hold(list: &mut PackedList, hold: &Hold) {
         Counter::Slots { limit } => (4, limit, 0),
         Counter::Rate { interval, burst } => (5, interval, burst),
     };
-    for number in [kind, first, second, hold.amount, hold.unreported] {
+    for number in [kind + added, first, second, hold.amount, hold.unreported] {
         list.push(number.min(MOST));
     }
 }
+
+/// What is added to the kind of a hold of a limit in shadow.
+const SHADOW: u64 = 10;
 
 /// The 32 hex digits of an address, with IPv4 mapped to IPv6.
 fn digits(address: IpAddr) -> [u8; 32] {
@@ -322,6 +335,7 @@ mod tests {
             burst: 3,
             cost: 1,
             by_principal: true,
+            is_shadow: false,
             lease,
             within: tollgate_core::limit::shard::CountedWithin::default(),
         };
@@ -409,6 +423,7 @@ mod tests {
             amount,
             unreported: 1,
             by_principal: true,
+            is_shadow: false,
         };
         let ends = Timestamp::from_micros(8);
         let reservation = Reservation {
@@ -493,6 +508,7 @@ mod tests {
             amount: 1,
             unreported: 1,
             by_principal: true,
+            is_shadow: false,
         };
         let reservation = Reservation {
             id: ReservationId([0; 16]),

@@ -10,7 +10,7 @@ use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 use tollgate_core::{
     admission::{AdmitRequest, AdmitResponse, Outage},
-    limit::{Charge, Verdict, lease::LeaseGrant},
+    limit::{Charge, Verdict, lease::LeaseGrant, reservation::Reservation},
 };
 
 use super::{
@@ -52,7 +52,7 @@ impl Redis {
         }
         check.request_refused();
         let response = self.link(shard).send(check.script_request(&request)).await;
-        check.conclude(response)
+        check.conclude(response, request.reservation.as_deref())
     }
 
     /// Requests units ahead of need, while the units of the lease are spent.
@@ -191,6 +191,7 @@ impl LeasedCheck<'_> {
     fn conclude(
         mut self,
         response: Result<ScriptResponse, Outage>,
+        reservation: Option<&Reservation>,
     ) -> Result<AdmitResponse, Outage> {
         let ScriptResponse { response, taken, called_at } = response?;
         let steps = std::mem::take(&mut self.steps);
@@ -205,7 +206,13 @@ impl LeasedCheck<'_> {
             }
             return Ok(response);
         };
-        let all = counted.iter().all(|verdict| verdict.admitted);
+        let sent = self.charges.iter().zip(&steps);
+        let sent = sent.filter(|(_, step)| !matches!(step, ChargeStep::Taken(..)));
+        let holds = reservation.iter().flat_map(|reservation| &reservation.holds);
+        let in_shadow = sent.map(|(charge, _)| charge.is_shadow);
+        let in_shadow = in_shadow.chain(holds.map(|hold| hold.is_shadow));
+        let mut each = counted.iter().zip(in_shadow);
+        let all = each.all(|(verdict, is_shadow)| verdict.admitted || is_shadow);
         let mut counted = counted.into_iter().zip(taken.into_iter().chain(std::iter::repeat(0)));
         let verdicts = self.charges.iter().zip(steps).map(|(charge, step)| {
             Some(match step {

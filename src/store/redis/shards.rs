@@ -108,7 +108,8 @@ impl Redis {
         let reservation = request.reservation.clone();
         let holds = reservation.as_ref().map_or(0, |reservation| reservation.holds.len());
         let shard = shards.of(request);
-        if others.iter().any(|verdict| !verdict.admitted) {
+        let at_home = request.charges.iter().filter(|charge| !shards.by.has(charge.within));
+        if at_home.zip(&others).any(|(charge, verdict)| !verdict.admitted && !charge.is_shadow) {
             // A proof is used up, whatever the limits decide.
             let proof = AdmitRequest { proof: request.proof.clone(), ..AdmitRequest::default() };
             if let denied @ AdmitResponse::Proof(_) = self.query(proof, shard).await? {
@@ -128,21 +129,26 @@ impl Redis {
         let owns = match self.query(in_shard, shard).await? {
             AdmitResponse::Counted(verdicts) => verdicts,
             denied => {
-                self.put_back(shards, request);
+                self.put_back(shards, request, &others);
                 return Ok(denied);
             }
         };
-        if owns.iter().any(|verdict| !verdict.admitted) {
-            self.put_back(shards, request);
+        let in_shard = request.charges.iter().filter(|charge| shards.by.has(charge.within));
+        let holds = request.reservation.iter().flat_map(|reservation| &reservation.holds);
+        let in_shadow = in_shard.map(|charge| charge.is_shadow);
+        let in_shadow = in_shadow.chain(holds.map(|hold| hold.is_shadow));
+        if in_shadow.zip(&owns).any(|(is_shadow, verdict)| !verdict.admitted && !is_shadow) {
+            self.put_back(shards, request, &others);
         }
         Ok(shards.merged(request, others, owns))
     }
 
     /// Puts units back that a check took at home, and that its shard refused: they are leased again.
-    fn put_back(&self, shards: &Shards, request: &AdmitRequest) {
-        let others = request.charges.iter().filter(|charge| !shards.by.has(charge.within));
+    fn put_back(&self, shards: &Shards, request: &AdmitRequest, others: &[Verdict]) {
+        let at_home = request.charges.iter().filter(|charge| !shards.by.has(charge.within));
+        let taken = at_home.zip(others).filter(|(_, verdict)| verdict.admitted);
         let mut exact = Vec::new();
-        for charge in others {
+        for (charge, _) in taken {
             if charge.lease.is_some() {
                 self.leases.put_back(charge);
             } else {

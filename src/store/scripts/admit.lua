@@ -9,7 +9,7 @@
 -- ARGV  the number of checks, the number of keys of Tollgate before the marker of bans, and a packed list (MessagePack:
 --       one argument costs less than a thousand), for each check: E, B, C, F, the credential's iat in seconds, the
 --       client's address (32 hex digits of IPv6; 0 where it is not known), the hash of the name of the key that signed
---       the credential (0 where there is none), and interval, burst, cost and want of each bucket; then, where some check holds or has a proof, the list of holds (counters.lua) or an empty text; then, where
+--       the credential (0 where there is none), and interval, burst, cost and want (0 of a limit in shadow) of each bucket; then, where some check holds or has a proof, the list of holds (counters.lua) or an empty text; then, where
 --       some check has a proof, a packed list with 0 for each check without one, and otherwise 1, the time for which it is
 --       remembered in milliseconds, the most proofs of its holder, and its id
 -- Returns a packed list, for each check: n if its n-th key revokes, counted E, B, C, F, and then a revocation of the subject
@@ -37,7 +37,7 @@ local bans, kinds = stored[own + 1], stored[own + 2]
 -- The TATs of the buckets that earlier checks of this call charged, and those buckets in their order.
 local tats, written = {}, {}
 local answer, size = {}, 0
-local starts, nexts, latests, intervals, takes, nevers = {}, {}, {}, {}, {}, {}
+local starts, nexts, latests, intervals, takes, nevers, shadows = {}, {}, {}, {}, {}, {}, {}
 local key, external, arg = 0, own + 2, 0
 -- The holds of checks, if some check has some: counters.lua has their functions.
 local list, at = ARGV[4] and ARGV[4] ~= '' and cmsgpack.unpack(ARGV[4]), 0
@@ -174,7 +174,9 @@ for _ = 1, checks do
         local next, latest = integer(start + interval * cost), integer(now + interval * burst)
         if not (next and latest) then code = -1 end
         starts[i], nexts[i], latests[i], intervals[i], takes[i], nevers[i] = start, next, latest, interval, cost, cost > burst
-        room = code == 0 and room and next <= latest
+        -- A charge of a limit in shadow wants nothing, and never refuses the check.
+        shadows[i] = want == 0
+        room = code == 0 and room and (next <= latest or shadows[i])
         if room and want > cost then
           local units = floor((latest - start) / max(interval, 1))
           takes[i] = max(cost, math.min(want, ceil(units / 2)))
@@ -187,13 +189,19 @@ for _ = 1, checks do
   end
 
   local is_held, record = false, base + buckets + 1
+  -- The holds of limits in shadow, of them those without room, and whether there is something to settle.
+  local in_shadow, left_out, settles
   if holds > 0 and code == 0 then
     is_held = is_open(read_reservation(KEYS[record], stored[record]))
+    in_shadow, left_out = {}, {}
     for i = 1, holds do
       local count, n = read_count(KEYS[record + i], stored[record + i]), at + 4 + 5 * (i - 1)
+      if list[n + 1] > SHADOW then in_shadow[i], list[n + 1] = true, list[n + 1] - SHADOW end
       if count then
-        local admitted = verdict_of(count, list[n + 1], list[n + 2], list[n + 3], list[n + 4], 0, is_held)
-        room = room and admitted == 1
+        local fits = is_held and not in_shadow[i] or is_held and has_hold(KEYS[record], KEYS[record + i])
+        local admitted = verdict_of(count, list[n + 1], list[n + 2], list[n + 3], list[n + 4], 0, fits)
+        if in_shadow[i] then left_out[i] = admitted == 0 or is_held and not fits end
+        room = room and (admitted == 1 or in_shadow[i] or false)
       else
         code = -1
       end
@@ -209,14 +217,14 @@ for _ = 1, checks do
     for i = 1, buckets do
       local next, latest = nexts[i], latests[i]
       local admitted = next <= latest
-      -- If another bucket has no room, this one keeps its TAT.
-      local tat = room and next or starts[i]
+      -- If another bucket has no room, or a limit in shadow has none, this one keeps its TAT.
+      local tat = room and admitted and next or starts[i]
       answer[size + 1] = admitted and (room and takes[i] or 1) or 0
       answer[size + 2] = floor(max(latest - tat, 0) / max(intervals[i], 1))
       answer[size + 3] = admitted and 0 or (nevers[i] and -1 or next - latest)
       answer[size + 4] = tat - now
       size = size + 4
-      if room then
+      if room and admitted then
         local bucket = KEYS[base + i]
         if not tats[bucket] then written[#written + 1] = bucket end
         tats[bucket] = next
@@ -227,18 +235,21 @@ for _ = 1, checks do
     for i = 1, holds do
       local n, count = at + 4 + 5 * (i - 1), counts[KEYS[record + i]]
       local kind, first, second, amount = list[n + 1], list[n + 2], list[n + 3], list[n + 4]
-      local taken = room and not is_held and amount or 0
+      local taken = room and not is_held and not left_out[i] and amount or 0
+      settles = settles or not left_out[i] and kind ~= REQUESTS and kind ~= RATE
       -- If another counter has no room, this one has what it had.
       answer[size + 1], answer[size + 2], answer[size + 3], answer[size + 4] =
         verdict_of(count, kind, first, second, amount, taken, is_held)
+      -- What a retried check does not hold of a limit in shadow, it was refused.
+      if is_held and left_out[i] then answer[size + 1] = 0 end
       size = size + 4
       if taken > 0 then replace(KEYS[record + i], count, kind, first, second, 0, 0, running(kind, amount, 0)) end
     end
     local issued, life, stays = list[at + 2], list[at + 3], list[at + 4]
     if room and is_held then
       renew(KEYS[record], life)
-    elseif room and stays == 1 then
-      open_reservation(KEYS[record], record, holds, list, at + 4, issued, life, 0, 0)
+    elseif room and stays == 1 and settles then
+      open_reservation(KEYS[record], record, holds, list, at + 4, issued, life, 0, 0, left_out)
     end
   end
   if list then at = at + 1 + (holds > 0 and 3 + 5 * holds or 0) end

@@ -12,6 +12,8 @@
 -- The kinds of counters. A bucket has an interval and a burst, the others have a limit, and windows their end. Requests of a
 -- window, and units of a rate, are spent when they are admitted. A rate has the bucket of the kind of that name.
 local BUCKET, BUDGET, REQUESTS, SLOTS, RATE = 1, 2, 3, 4, 5
+-- What is added to the kind of a hold of a limit in shadow, as a check sends it.
+local SHADOW = 10
 local MOST, HELD_RETRY, EXPIRED_AT_ONCE = 9007199254740991, 1000000, 64
 local REMEMBERED, KEPT = 24 * 3600 * 1000000, 25 * 3600 * 1000000
 
@@ -150,15 +152,27 @@ local function forgets(issued)
 end
 
 -- Stores an open reservation, whose holds are `numbers` of `list` after `at`, five for each key after KEYS[first].
-local function open_reservation(key, first, holds, list, at, issued, life, used, had_expired)
+-- Those in `left_out` are not held.
+local function open_reservation(key, first, holds, list, at, issued, life, used, had_expired, left_out)
   local reservation, size = { 1, issued, life, now + life, used, had_expired }, 6
   for i = 1, holds do
-    reservation[size + 1] = KEYS[first + i]
-    for n = 1, 5 do reservation[size + 1 + n] = list[at + 5 * (i - 1) + n] end
-    size = size + 6
+    if not (left_out and left_out[i]) then
+      reservation[size + 1] = KEYS[first + i]
+      for n = 1, 5 do reservation[size + 1 + n] = list[at + 5 * (i - 1) + n] end
+      size = size + 6
+    end
   end
   write_reservation(key, reservation)
   expiries[id_of(key)] = now + life
+end
+
+-- Whether an open reservation holds units of a counter.
+local function has_hold(key, counter)
+  local reservation = reservations[key]
+  for n = 7, #reservation, 6 do
+    if reservation[n] == counter then return true end
+  end
+  return false
 end
 
 -- Renews the holds of an open reservation whose check is retried.

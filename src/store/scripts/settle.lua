@@ -52,10 +52,13 @@ local function report(record, holds, member, issued, life, usage, tokens)
     else
       spent, held = ended(kind, amount, used)
     end
-    if kind ~= REQUESTS and kind ~= RATE then charged = math.max(charged, spent) end
-    local count = counts[counter]
-    if count == nil then count = read_count(counter, redis.call('GET', counter)) end
-    replace(counter, count, kind, list[n + 2], list[n + 3], old_spent, old_held, spent, held)
+    -- Of a limit in shadow without room, nothing is held.
+    if not open or has_hold(record, counter) then
+      if kind ~= REQUESTS and kind ~= RATE then charged = math.max(charged, spent) end
+      local count = counts[counter]
+      if count == nil then count = read_count(counter, redis.call('GET', counter)) end
+      replace(counter, count, kind, list[n + 2], list[n + 3], old_spent, old_held, spent, held)
+    end
   end
   if usage == 1 then
     open_reservation(record, first, holds, list, at, issued, life, most, had_expired)

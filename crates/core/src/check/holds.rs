@@ -1,10 +1,14 @@
 //! What a request holds of the limits of its route until its usage is known.
 
+use std::sync::Arc;
+
 use crate::{
+    decision::Evidence,
     denial::{Denial, Reason},
     json::Json,
     limit::{
-        self, BucketId, ChargeSubject, Demand, Held, LimitStatus, RequestTokens, TOKEN_BUDGET,
+        self, BucketId, ChargeSubject, Demand, Held, HoldLimit, LimitStatus, RequestTokens,
+        TOKEN_BUDGET,
         reservation::{Reservation, ReservationId},
         usage_history::{HistoryIds, LearntUsage},
     },
@@ -52,28 +56,40 @@ fn histories(subject: &ChargeSubject<'_>, is_streamed: bool) -> Option<HistoryId
 }
 
 /// What a request holds of the limits of its route. A limit that it cannot be within is recorded in
-/// `limits`.
+/// the evidence.
 pub(super) fn holds(
     permit: &Permit,
     subject: &ChargeSubject<'_>,
     tokens: RequestTokens,
     now: Timestamp,
-    limits: &mut Vec<LimitStatus>,
+    evidence: &mut Evidence,
 ) -> Result<Vec<Held>, Denial> {
     let mut held = Vec::with_capacity(permit.route().holds.len() + 1);
     for limit in &permit.route().holds {
-        match limit.demand(subject, tokens, now)? {
+        let demand = match limit.demand(subject, tokens, now) {
+            Err(denial) if limit.is_shadow() => {
+                evidence.would_deny.record("limits", Some(&limit.name), denial);
+                continue;
+            }
+            demand => demand?,
+        };
+        match demand {
             Demand::Hold(units) => held.push(units),
             Demand::Estimate(units, debt) => held.extend([units, debt]),
             Demand::Nothing => {}
             Demand::TooLarge(most) => {
-                limits.push(LimitStatus::too_large(&limit.name, most));
                 let size = permit.sized().map(|sized| sized.size);
-                return Err(too_large(&limit.name, most, size, tokens.bound));
+                let denial = too_large(&limit.name, most, size, tokens.bound);
+                if !limit.is_shadow() {
+                    evidence.limits.push(LimitStatus::too_large(&limit.name, most));
+                    return Err(denial);
+                }
+                evidence.would_deny.record("limits", Some(&limit.name), denial);
             }
         }
     }
-    let is_charged = permit.route().holds.iter().any(|limit| limit.charges_tokens());
+    let charges = |limit: &Arc<HoldLimit>| limit.charges_tokens() && !limit.is_shadow();
+    let is_charged = permit.route().holds.iter().any(charges);
     if let Some(principal) = subject.principal.filter(|_| is_charged)
         && let Some(budget) = principal.claim(TOKEN_BUDGET)
     {

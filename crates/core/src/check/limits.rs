@@ -1,33 +1,58 @@
 //! The state of the limits after a check, and the denial of one without room.
 
+use std::sync::Arc;
+
 use crate::{
-    denial::{Denial, listed},
+    denial::{Denial, WouldDeny, listed},
     limit::{Charge, Held, LimitKind, LimitStatus, Verdict},
     time::Span,
 };
 
-/// The state of each limit after a check: of the rates, then of the limits that hold units.
+/// The state of each limit after a check: of the rates, then of the limits that hold units. The
+/// refusals of limits in shadow are recorded in `would_deny`.
 pub(super) fn statuses(
     charges: Vec<Charge>,
     held: Vec<Held>,
     verdicts: Vec<Verdict>,
+    would_deny: &mut WouldDeny,
 ) -> Vec<LimitStatus> {
     let mut verdicts = verdicts.into_iter();
     let mut statuses = Vec::with_capacity(verdicts.len());
     // The shorter one comes first, so that no verdict is lost.
-    statuses.extend(
-        charges
-            .into_iter()
-            .zip(&mut verdicts)
-            .map(|(charge, verdict)| LimitStatus::of(charge, verdict)),
-    );
+    for (charge, verdict) in charges.into_iter().zip(&mut verdicts) {
+        let is_shadow = charge.is_shadow;
+        let status = LimitStatus::of(charge, verdict);
+        if is_shadow {
+            record(status, would_deny);
+        } else {
+            statuses.push(status);
+        }
+    }
     for (held, verdict) in held.into_iter().zip(verdicts) {
+        if held.hold.is_shadow {
+            let kind = if held.hold.is_debt() { LimitKind::TokenDebt } else { held.kind };
+            record(LimitStatus::of_hold(Held { kind, ..held }, verdict), would_deny);
+            continue;
+        }
         match statuses.last_mut().filter(|_| held.hold.is_debt()) {
             Some(status) => add_debt(status, verdict),
             None => statuses.push(LimitStatus::of_hold(held, verdict)),
         }
     }
     statuses
+}
+
+/// Records the refusal of a limit in shadow.
+fn record(status: LimitStatus, would_deny: &mut WouldDeny) {
+    if status.verdict.admitted {
+        return;
+    }
+    // The debt of a limit is counted under a longer name.
+    let name: Arc<str> = status.name.split(':').next().unwrap_or_default().into();
+    let status = LimitStatus { name: Arc::clone(&name), ..status };
+    if let Err(denial) = check_limits(&[status], "") {
+        would_deny.record("limits", Some(&name), denial);
+    }
 }
 
 /// Adds the verdict on the debt of a limit. It is shown where the limit itself has room.

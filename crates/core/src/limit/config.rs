@@ -9,6 +9,7 @@ use super::{
     selector::{ClaimValue, SelectorKeys},
 };
 use crate::{
+    config::Mode,
     identity::ClaimPath,
     time::{Quota, Rate, WindowQuota},
 };
@@ -21,6 +22,10 @@ pub struct LimitConfig {
     /// The name that routes refer to. It appears in headers, metrics and keys. 1 to 64 letters,
     /// digits, `-`, `_` and `.`.
     pub name: String,
+    /// Whether requests beyond the limit are denied. With `shadow` they are counted and logged
+    /// (`would_deny`), and pass: the limit takes what it has room for. Default `enforce`.
+    #[serde(default)]
+    pub mode: Mode,
     /// The attributes that a bucket is counted by. A request that lacks one of them is denied,
     /// never admitted uncounted.
     pub by: Vec<By>,

@@ -79,6 +79,13 @@ struct OpenReservation {
     owner: Owner,
 }
 
+impl OpenReservation {
+    /// Whether units of the counter of a hold are held: those of a limit in shadow without room are not.
+    fn has(&self, hold: &Hold) -> bool {
+        self.reservation.holds.iter().any(|held| held.counter_id == hold.counter_id)
+    }
+}
+
 #[derive(Clone, Copy, Debug)]
 enum Closed {
     /// No report arrived in time; this many tokens were used by then.
@@ -96,8 +103,8 @@ impl Counters {
     ) -> Vec<Verdict> {
         self.advance(now, usize::MAX);
         let mut verdicts = self.try_hold(reservation, now);
-        if verdicts.iter().all(|verdict| verdict.admitted) {
-            self.hold(reservation, owner, now);
+        if reservation.is_admitted(&verdicts) {
+            self.hold(&reservation.held(&verdicts), owner, now);
         } else {
             self.peek_admitted(reservation, &mut verdicts, now);
         }
@@ -107,10 +114,14 @@ impl Counters {
     /// Returns the verdict on each hold, as if all of them are admitted. A reservation that is held
     /// already is held once.
     pub fn try_hold(&self, reservation: &Reservation, now: Timestamp) -> Vec<Verdict> {
-        let is_held = self.open.contains_key(&reservation.id);
-        let verdict = |hold: &Hold| match self.count(hold) {
-            count if is_held => count.peek(hold, now.micros()),
-            count => count.try_hold(hold, now.micros()),
+        let open = self.open.get(&reservation.id);
+        let verdict = |hold: &Hold| match (self.count(hold), open) {
+            (count, None) => count.try_hold(hold, now.micros()),
+            (count, Some(open)) if !hold.is_shadow || open.has(hold) => {
+                count.peek(hold, now.micros())
+            }
+            // A limit in shadow had no room when the request was held: it has none of it.
+            (count, Some(_)) => Verdict { admitted: false, ..count.peek(hold, now.micros()) },
         };
         reservation.holds.iter().map(verdict).collect()
     }
@@ -178,6 +189,9 @@ impl Counters {
         let most = used.max(tokens);
         let mut charged = 0;
         for hold in &reservation.holds {
+            if open.as_ref().is_some_and(|open| !open.has(hold)) {
+                continue;
+            }
             let new = match *usage {
                 Usage::Running(_) => Share::running(hold, spent_so_far(hold, most, had_expired)),
                 Usage::Final(_) => Share::ended(hold, most),

@@ -82,6 +82,14 @@ impl Limit {
         }
     }
 
+    /// Whether the limit is in shadow.
+    pub fn is_shadow(&self) -> bool {
+        match self {
+            Self::Rate(limit) => limit.is_shadow(),
+            Self::Hold(limit) => limit.is_shadow(),
+        }
+    }
+
     /// Whether the limit counts by an attribute of the credential.
     pub fn needs_principal(&self) -> bool {
         match self {

@@ -28,6 +28,10 @@ pub struct Hold {
     /// Whether the limit counts by an attribute of the credential. Otherwise requests without a
     /// credential may hold such counters, and a store keeps them apart.
     pub by_principal: bool,
+    /// Whether the limit is in shadow: the units are held where there is room, and never refuse the
+    /// request. A reservation that is reported has only holds that had room.
+    #[serde(skip)]
+    pub is_shadow: bool,
 }
 
 /// The kind of a counter, with its size.

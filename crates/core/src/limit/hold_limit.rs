@@ -31,6 +31,7 @@ pub struct HoldLimit {
     pub name: Arc<str>,
     counted_by: CountedBy,
     kind: Kind,
+    is_shadow: bool,
 }
 
 #[derive(Clone, Debug)]
@@ -94,12 +95,18 @@ impl HoldLimit {
             "tokens_per_request" => Kind::PerRequest(Sizes::compile(config, path, errors)?),
             _ => Kind::Requests(RequestWindows::compile(config, path, errors)?),
         };
-        Some(Self { name: config.name.as_str().into(), counted_by, kind })
+        let (name, is_shadow) = (config.name.as_str().into(), config.mode.is_shadow());
+        Some(Self { name, counted_by, kind, is_shadow })
     }
 
     /// Whether the limit counts by an attribute of the credential.
     pub fn needs_principal(&self) -> bool {
         self.counted_by.needs_principal()
+    }
+
+    /// Whether the limit is in shadow.
+    pub const fn is_shadow(&self) -> bool {
+        self.is_shadow
     }
 
     /// What the requests that one counter counts have in common; `None` where nothing is counted.
@@ -251,6 +258,7 @@ impl HoldLimit {
             amount,
             unreported: unreported.min(amount),
             by_principal: self.needs_principal(),
+            is_shadow: self.is_shadow,
         }
     }
 }
@@ -325,6 +333,7 @@ pub(crate) fn token_budget(principal: &Principal, limit: u64, tokens: RequestTok
         amount,
         unreported: if is_fixed { 0 } else { amount },
         by_principal: true,
+        is_shadow: false,
     };
     Held { hold, kind: LimitKind::TokenBudget, limit, window: 0 }
 }

@@ -48,6 +48,7 @@ pub struct RateLimit {
     sizes: Sizes<BucketSize>,
     lease: Option<LeaseTerms>,
     within: CountedWithin,
+    is_shadow: bool,
 }
 
 impl RateLimit {
@@ -79,12 +80,18 @@ impl RateLimit {
         let burst = sizes.of_policy().burst;
         let lease = config.lease.map(|lease| lease.compile(burst, &path.key("lease"), errors));
         let within = counted_by.within();
-        Some(Self { name: config.name.as_str().into(), counted_by, sizes, lease, within })
+        let (name, is_shadow) = (config.name.as_str().into(), config.mode.is_shadow());
+        Some(Self { name, counted_by, sizes, lease, within, is_shadow })
     }
 
     /// What the requests that one bucket counts have in common.
     pub(super) const fn within(&self) -> CountedWithin {
         self.within
+    }
+
+    /// Whether the limit is in shadow.
+    pub const fn is_shadow(&self) -> bool {
+        self.is_shadow
     }
 
     /// Whether units may be leased.
@@ -121,7 +128,8 @@ impl RateLimit {
         let BucketSize { interval, burst } = self.sizes.of(&self.name, facts.principal)?;
         // An override with a smaller bucket leases smaller slices, or none.
         let lease = self.lease.map(|terms| LeaseTerms { slice: terms.slice.min(burst), ..terms });
-        let lease = lease.filter(|terms| terms.slice >= 2);
+        // Units that are taken ahead of need could refuse, so a limit in shadow is counted exactly.
+        let lease = lease.filter(|terms| terms.slice >= 2 && !self.is_shadow);
         Ok(Charge {
             limit: Arc::clone(&self.name),
             bucket,
@@ -131,6 +139,7 @@ impl RateLimit {
             by_principal: self.needs_principal(),
             lease,
             within: self.within,
+            is_shadow: self.is_shadow,
         })
     }
 }

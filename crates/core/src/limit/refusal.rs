@@ -73,6 +73,7 @@ impl Refusal {
     ///     burst: 2,
     ///     cost: 1,
     ///     by_principal: true,
+    ///     is_shadow: false,
     ///     lease: None,
     ///     within: CountedWithin::default(),
     /// };
@@ -123,6 +124,7 @@ mod tests {
             burst,
             cost,
             by_principal: true,
+            is_shadow: false,
             lease: None,
             within: crate::limit::shard::CountedWithin::default(),
         }

@@ -4,14 +4,14 @@
 //! settle the request, and a store that lost its data can count it again. It never reaches the
 //! client.
 
-use std::fmt;
+use std::{borrow::Cow, fmt};
 
 use aws_lc_rs::hmac;
 use base64::{Engine as _, prelude::BASE64_URL_SAFE_NO_PAD};
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
-use super::{Hold, shard::Shard, usage_history::HistoryIds};
+use super::{Hold, Verdict, shard::Shard, usage_history::HistoryIds};
 use crate::{
     secret::Secret,
     text::hex,
@@ -122,6 +122,33 @@ impl Reservation {
         self.holds.iter().any(Hold::is_settled)
     }
 
+    /// Removes the holds of limits in shadow that the store had no room for: nothing is held of them.
+    pub(crate) fn remove_refused(&mut self, verdicts: &[Verdict]) {
+        let mut verdicts = verdicts.iter();
+        self.holds.retain(|hold| {
+            let verdict = verdicts.next();
+            !hold.is_shadow || verdict.is_some_and(|verdict| verdict.admitted)
+        });
+    }
+
+    /// Returns the reservation as it is held: without the holds of limits in shadow that have no
+    /// room. There is one verdict for each hold.
+    pub fn held(&self, verdicts: &[Verdict]) -> Cow<'_, Self> {
+        let is_refused = |(hold, verdict): (&Hold, &Verdict)| hold.is_shadow && !verdict.admitted;
+        if !self.holds.iter().zip(verdicts).any(is_refused) {
+            return Cow::Borrowed(self);
+        }
+        let mut held = self.clone();
+        held.remove_refused(verdicts);
+        Cow::Owned(held)
+    }
+
+    /// Whether the request may pass: every hold of a limit that is enforced is admitted.
+    pub fn is_admitted(&self, verdicts: &[Verdict]) -> bool {
+        let admits = |(hold, verdict): (&Hold, &Verdict)| verdict.admitted || hold.is_shadow;
+        self.holds.iter().zip(verdicts).all(admits)
+    }
+
     /// Returns the text that names the reservation: `CONTENT.TAG`, in base64url.
     pub fn seal(&self, keys: &ReservationKeys) -> String {
         // A list of numbers and texts has a JSON form.
@@ -197,6 +224,7 @@ mod tests {
             amount: 7,
             unreported: 3,
             by_principal: true,
+            is_shadow: false,
         };
         let ends = Timestamp::from_secs(1_800_000_000);
         Reservation {

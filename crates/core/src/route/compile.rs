@@ -22,6 +22,7 @@ use crate::{
         content::{Content, Sections},
         model::ModelRule,
         scope::ScopeRule,
+        shadow::{ShadowRule, ShadowRules},
         size::{Api, Sizing},
         tenant::TenantRule,
         websocket::WebSocketRule,
@@ -267,6 +268,8 @@ fn route(
     }
     let counts_tokens = holds.iter().any(|limit| limit.counts_tokens());
     let charges_tokens = holds.iter().any(|limit| limit.charges_tokens());
+    // Nothing is written into requests for a limit in shadow.
+    let bounds_answers = holds.iter().any(|limit| limit.charges_tokens() && !limit.is_shadow());
     let charges = FixedCharges { all: config.fixed_tokens, background: config.background_tokens };
     charges.check(charges_tokens, path, errors);
     if charges.background.is_some()
@@ -285,7 +288,7 @@ fn route(
             background: None,
         });
         let background = charges.background.map(NonZeroU64::get);
-        Sizing { api: known.api.filter(|_| charges_tokens), background, ..known }
+        Sizing { api: known.api.filter(|_| bounds_answers), background, ..known }
     });
     let tenant = config
         .tenant
@@ -347,6 +350,9 @@ fn route(
             context.upstream_keys.len() - 1
         })
     });
+    if !from_preset {
+        check_shadow(config, path, errors);
+    }
     let audience = audience(config, context, path, errors);
     let credentials = credentials(config, context, path, errors);
     check_cookies(config, credentials, context, path, errors);
@@ -366,6 +372,7 @@ fn route(
         scopes,
         model,
         conditions,
+        shadow: ShadowRules::new(&config.shadow),
         content,
         websocket,
         resource_metadata: config.resource_metadata.clone(),
@@ -384,6 +391,24 @@ fn route(
         forward_credential: config.forward_credential,
         upstream_key,
         from_preset,
+    }
+}
+
+/// Checks that the route has each rule that it puts in shadow.
+fn check_shadow(config: &RouteConfig, path: &Path, errors: &mut Errors) {
+    for (index, rule) in config.shadow.iter().enumerate() {
+        let is_set = match rule {
+            ShadowRule::Actors => config.actors.is_some(),
+            ShadowRule::Caps => config.caps.is_some(),
+            ShadowRule::Categories => config.categories.is_some(),
+            ShadowRule::Mcp => config.mcp.is_some(),
+            ShadowRule::Raise => config.raise.is_some(),
+            ShadowRule::Tools => config.tools.is_some(),
+        };
+        if !is_set {
+            let message = format!("the route has no `{}`; set it, or remove this", rule.key());
+            errors.push(&path.key("shadow").index(index), message);
+        }
     }
 }
 

@@ -355,6 +355,7 @@ mod tests {
                 model: None,
                 conditions: Vec::new(),
                 websocket: None,
+                shadow: crate::rule::shadow::ShadowRules::default(),
                 content: Content::default(),
                 resource_metadata: None,
                 actors: None,

@@ -26,14 +26,14 @@ pub(super) use self::compile::is_credential;
 use self::term::Term;
 pub use self::{activation::Activation, term::EvaluationError};
 use crate::{
-    config::{Errors, Path},
+    config::{Errors, Mode, Path},
     denial::{Denial, Reason},
 };
 
 /// The maximum number of conditions of a route.
 const MAX_CONDITIONS: usize = 16;
 
-/// One of `conditions`: an expression, or `{ name, expression, message }`.
+/// One of `conditions`: an expression, or `{ name, expression, message, mode }`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ConditionConfig {
     /// The name in audit lines and `explain`. Default: the expression.
@@ -43,6 +43,9 @@ pub struct ConditionConfig {
     /// The message for the client if the condition is not met. Default: the text of
     /// `condition_failed`.
     pub message: Option<String>,
+    /// Whether the condition denies. With `shadow` a denial is logged (`would_deny`) and the request
+    /// passes. Default `enforce`.
+    pub mode: Mode,
 }
 
 impl<'de> Deserialize<'de> for ConditionConfig {
@@ -53,20 +56,23 @@ impl<'de> Deserialize<'de> for ConditionConfig {
             name: Option<String>,
             expression: String,
             message: Option<String>,
+            #[serde(default)]
+            mode: Mode,
         }
         struct ConditionVisitor;
         impl<'de> Visitor<'de> for ConditionVisitor {
             type Value = ConditionConfig;
             fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("an expression, or `{ name, expression, message }`")
+                f.write_str("an expression, or `{ name, expression, message, mode }`")
             }
             fn visit_str<E>(self, expression: &str) -> Result<ConditionConfig, E> {
-                Ok(ConditionConfig { name: None, expression: expression.to_owned(), message: None })
+                let (expression, mode) = (expression.to_owned(), Mode::default());
+                Ok(ConditionConfig { name: None, expression, message: None, mode })
             }
             fn visit_map<A: MapAccess<'de>>(self, entries: A) -> Result<ConditionConfig, A::Error> {
-                let Named { name, expression, message } =
+                let Named { name, expression, message, mode } =
                     Named::deserialize(MapAccessDeserializer::new(entries))?;
-                Ok(ConditionConfig { name, expression, message })
+                Ok(ConditionConfig { name, expression, message, mode })
             }
         }
         deserializer.deserialize_any(ConditionVisitor)
@@ -78,7 +84,8 @@ impl JsonSchema for ConditionConfig {
         "Condition".into()
     }
 
-    fn json_schema(_: &mut SchemaGenerator) -> Schema {
+    fn json_schema(generator: &mut SchemaGenerator) -> Schema {
+        let mode = generator.subschema_for::<Mode>();
         let expression =
             "An expression in CEL over `request`, `principal`, `model`, `captures` and `now`.";
         json_schema!({ "oneOf": [
@@ -88,7 +95,8 @@ impl JsonSchema for ConditionConfig {
                 "properties": {
                     "name": { "type": "string", "description": "The name in audit lines and `explain`. Default: the expression." },
                     "expression": { "type": "string", "maxLength": parse::LENGTH, "description": expression },
-                    "message": { "type": "string", "description": "The message for the client if the condition is not met. Default: a general sentence." }
+                    "message": { "type": "string", "description": "The message for the client if the condition is not met. Default: a general sentence." },
+                    "mode": mode
                 },
                 "required": ["expression"],
                 "additionalProperties": false
@@ -103,6 +111,7 @@ pub struct Condition {
     name: String,
     message: Option<String>,
     term: Term,
+    is_shadow: bool,
 }
 
 impl Condition {
@@ -137,13 +146,15 @@ impl Condition {
             }
             let compiled = parse::parse(&config.expression)
                 .and_then(|expression| compile::compile(&expression, route, claims));
-            let plain = config.name.is_none() && config.message.is_none();
+            let plain =
+                config.name.is_none() && config.message.is_none() && !config.mode.is_shadow();
             let at = if plain { path } else { path.key("expression") };
             let Some(term) = errors.take(&at, compiled) else { continue };
             let name = config.name.clone().unwrap_or_else(|| {
                 config.expression.split_whitespace().collect::<Vec<_>>().join(" ")
             });
-            conditions.push(Self { name, message: config.message.clone(), term });
+            let (message, is_shadow) = (config.message.clone(), config.mode.is_shadow());
+            conditions.push(Self { name, message, term, is_shadow });
         }
         conditions
     }
@@ -151,6 +162,11 @@ impl Condition {
     /// Returns the name, or the expression if it has none.
     pub fn name(&self) -> &str {
         &self.name
+    }
+
+    /// Whether the condition is in shadow.
+    pub const fn is_shadow(&self) -> bool {
+        self.is_shadow
     }
 
     /// Evaluates the condition.

@@ -12,12 +12,13 @@ use super::{
     member::RouteMembers,
     model::{ModelRule, ModelSource, Models},
     scope::missing_scopes,
+    shadow::{ShadowRule, ShadowRules},
     size::{ModelSize, SizedRequest, Sizing},
     tool::{McpConfig, check_tools, compile_template},
 };
 use crate::{
     config::{Errors, Path},
-    denial::{Denial, Reason},
+    denial::{Denial, Reason, WouldDeny},
     identity::Principal,
     request::{
         Headers, Request,
@@ -440,7 +441,12 @@ impl Content {
         tier: Option<&Caps>,
         request: &Request<'_>,
         facts: &BodyFacts<'_>,
+        shadow: ShadowRules,
+        would_deny: &mut WouldDeny,
     ) -> Result<(), Denial> {
+        let mut apply = |rule: ShadowRule, result| {
+            would_deny.apply(result, shadow.contains(rule), rule.key(), None)
+        };
         if let Some(member) = &facts.forbidden {
             return Err(forbidden_member(member));
         }
@@ -451,19 +457,23 @@ impl Content {
             members.authorize(principal, facts)?;
         }
         if let Some(raise) = &self.raise {
-            raise.authorize(principal, facts.parts)?;
+            apply(ShadowRule::Raise, raise.authorize(principal, facts.parts))?;
         }
         if let Some(template) = &self.tools {
-            check_tools(template, principal, facts)?;
+            apply(ShadowRule::Tools, check_tools(template, principal, facts))?;
         }
         if let Some(mcp) = &self.mcp {
-            mcp.authorize(principal, &request.headers, facts)?;
+            apply(ShadowRule::Mcp, mcp.authorize(principal, &request.headers, facts))?;
         }
-        for caps in self.caps.iter().chain(tier) {
+        if let Some(caps) = &self.caps {
+            apply(ShadowRule::Caps, caps.check(facts))?;
+        }
+        if let Some(caps) = tier {
             caps.check(facts)?;
         }
         if let Some((rule, categories)) = &self.categories {
-            rule.check(categories, principal, &request.headers, facts)?;
+            let result = rule.check(categories, principal, &request.headers, facts);
+            apply(ShadowRule::Categories, result)?;
         }
         Ok(())
     }

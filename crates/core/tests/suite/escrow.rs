@@ -115,6 +115,7 @@ fn hold(counter: Counter, amount: u64) -> Hold {
         amount,
         unreported: amount,
         by_principal: true,
+        is_shadow: false,
     }
 }
 

@@ -9,7 +9,7 @@ use tollgate_core::{
     time::Timestamp,
 };
 
-use super::{Buckets, peek_admitted};
+use super::{Buckets, is_admitted, peek_admitted};
 use crate::store::ReservationStatus;
 
 /// How many reservations may expire in one step.
@@ -50,17 +50,21 @@ impl Buckets {
                 *verdict = Verdict { admitted: false, remaining: 0, retry_after, ..*verdict };
             }
         }
-        if verdicts.iter().chain(&held).all(|verdict| verdict.admitted) {
+        if is_admitted(charges, &verdicts) && reservation.is_admitted(&held) {
             let shared = tables.counters.stored_by(None);
             let owned = tables.counters.len() - shared;
             let is_shared = |hold: &Hold| owner.is_none() || !hold.by_principal;
             let adds_shared = reservation.holds.iter().any(is_shared);
-            if owner.is_some() && owned + new > self.most || adds_shared && shared + new > self.most
-            {
+            let is_full = owner.is_some() && owned + new > self.most
+                || adds_shared && shared + new > self.most;
+            let is_shadow = reservation.holds.iter().all(|hold| hold.is_shadow);
+            if is_full && !is_shadow {
                 return Err(Outage::Full);
             }
-            self.take(tables, charges, &verdicts, owner, now.micros())?;
-            tables.counters.hold(reservation, owner, now);
+            self.take_all(tables, charges, &verdicts, owner, now.micros())?;
+            if !is_full {
+                tables.counters.hold(&reservation.held(&held), owner, now);
+            }
         } else {
             peek_admitted(tables, charges, &mut verdicts, now.micros());
             tables.counters.peek_admitted(reservation, &mut held, now);
@@ -101,7 +105,15 @@ mod tests {
     fn slots(name: &str, by_principal: bool) -> Hold {
         let counter = Counter::Slots { limit: 9 };
         let (limit, counter_id) = ("slots".into(), name.into());
-        Hold { limit, counter_id, counter, amount: 1, unreported: 1, by_principal }
+        Hold {
+            limit,
+            counter_id,
+            counter,
+            amount: 1,
+            unreported: 1,
+            by_principal,
+            is_shadow: false,
+        }
     }
 
     fn reservation(id: u64, holds: &[Hold]) -> Reservation {
@@ -186,6 +198,7 @@ mod tests {
             burst: 5,
             cost: 1,
             by_principal: true,
+            is_shadow: false,
             lease: None,
             within: tollgate_core::limit::shard::CountedWithin::default(),
         };

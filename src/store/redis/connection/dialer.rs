@@ -172,6 +172,7 @@ impl Dialer {
             burst: 1_000_000,
             cost: 1,
             by_principal: true,
+            is_shadow: false,
             lease: None,
             within: tollgate_core::limit::shard::CountedWithin::default(),
         };

@@ -22,6 +22,7 @@ fn hold(limit: &str, counter: Counter, amount: u64, unreported: u64) -> Hold {
         amount,
         unreported,
         by_principal: true,
+        is_shadow: false,
     }
 }
 

@@ -100,10 +100,10 @@ impl Escrows {
         verdicts: &[Verdict],
         now: Timestamp,
     ) -> bool {
-        let is_admitted = verdicts.iter().all(|verdict| verdict.admitted);
+        let is_admitted = holds.iter().zip(verdicts).all(|(hold, v)| v.admitted || hold.is_shadow);
         let mut leaves = false;
         for (hold, verdict) in holds.iter().zip(verdicts) {
-            if self.terms.most(hold.counter) == 0 {
+            if hold.is_shadow || self.terms.most(hold.counter) == 0 {
                 continue;
             }
             let key = (hold.counter_id, hold.counter);

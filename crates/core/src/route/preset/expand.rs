@@ -27,6 +27,7 @@ use crate::{
         member::RouteMembers,
         model::{AdaptersConfig, ModelRuleConfig, ModelSource},
         scope::ScopeRule,
+        shadow::ShadowRule,
         size::Sizing,
         tenant::TenantConfig,
         websocket::WebSocketConfig,
@@ -74,6 +75,10 @@ pub struct PresetConfig {
     /// The scope for each tool that a JSON body declares or chooses, such as `tool:{name}`. Default: tools
     /// are not checked.
     pub tools: Option<String>,
+    /// The rules of its routes that are in shadow: what they would deny is logged (`would_deny`), and
+    /// the request passes. Conditions and limits have a `mode`. Default: none.
+    #[serde(default)]
+    pub shadow: Vec<ShadowRule>,
     /// Rules for its WebSockets, which `open: [realtime]` opens.
     pub websocket: Option<WebSocketConfig>,
     /// The URL of the metadata that names the authorization server, sent as `resource_metadata`
@@ -256,6 +261,7 @@ pub(in crate::route) fn expand<'a>(
                     .filter(|categories| json || (form && categories.reads_forms())),
                 conditions: if route.public { Vec::new() } else { config.conditions.clone() },
                 mcp: None,
+                shadow: config.shadow.clone(),
                 websocket: config.websocket.clone().filter(|_| route.body == BodyKind::Websocket),
                 resource_metadata: config.resource_metadata.clone().filter(|_| !route.public),
                 limits,
@@ -399,6 +405,19 @@ fn check_keys(
         let message = "the requests of a preset have tables of their own; use `host` or `header`, \
                        or a `match` entry";
         errors.push(&path.key("tenant").key("body"), message);
+    }
+    for (index, rule) in config.shadow.iter().enumerate() {
+        let is_set = match rule {
+            ShadowRule::Actors => config.actors.is_some(),
+            ShadowRule::Caps => config.caps.is_some(),
+            ShadowRule::Categories => config.categories.is_some(),
+            ShadowRule::Tools => config.tools.is_some(),
+            ShadowRule::Mcp | ShadowRule::Raise => false,
+        };
+        if !is_set {
+            let message = format!("the preset has no `{}`; set it, or remove this", rule.key());
+            errors.push(&path.key("shadow").index(index), message);
+        }
     }
     let scope = config.model.as_ref().and_then(|model| model.scope.as_ref());
     let mut groups = preset.closed();

@@ -1,0 +1,22 @@
+//! The mode of a limit or of a condition.
+
+use schemars::JsonSchema;
+use serde::Deserialize;
+
+/// `mode` of a limit or of a condition.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Mode {
+    /// Requests are denied.
+    #[default]
+    Enforce,
+    /// Requests are not denied: the denial is counted and logged (`would_deny`).
+    Shadow,
+}
+
+impl Mode {
+    /// Whether requests are not denied.
+    pub const fn is_shadow(self) -> bool {
+        matches!(self, Self::Shadow)
+    }
+}
