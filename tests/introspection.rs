@@ -12,7 +12,7 @@ use std::{
     },
 };
 
-use futures_util::future::join_all;
+use futures_util::{StreamExt as _, future::join_all, stream::FuturesUnordered};
 use tollgate::{config, engine::Engine};
 use tollgate_core::time::Timestamp;
 use tollgate_testkit::wait::until_async;
@@ -236,16 +236,27 @@ async fn a_network_whose_tokens_take_long_leaves_others_their_calls() {
     let flooding = Some(IpAddr::V4(Ipv4Addr::new(192, 0, 2, 7)));
     let tokens = ["slow-1", "slow-2", "slow-3", "slow-4"];
     let flood = tokens.map(|token| decide_from(&gate.engine, "/text", Some(token), flooding));
+    // A network shares its part of the places with a few others, which chance selects.
+    let others = (1..=16).map(|network| {
+        let (address, token) = (Ipv4Addr::new(198, 51, network, 1), format!("good-{network}"));
+        let engine = &gate.engine;
+        async move { decide_from(engine, "/text", Some(&token), Some(IpAddr::V4(address))).await }
+    });
     let other = async {
         until_async("a call", async || (gate.calls() == 1).then_some(())).await;
-        let other = Some(IpAddr::V4(Ipv4Addr::new(198, 51, 100, 1)));
-        let decision = decide_from(&gate.engine, "/text", Some("good"), other).await;
-        let calls = gate.calls();
+        let mut decisions = others.collect::<FuturesUnordered<_>>();
+        let mut is_served = false;
+        while let Some(decision) = decisions.next().await {
+            is_served = decision == "allow";
+            if is_served {
+                break;
+            }
+        }
         drop(release);
-        (decision, calls)
+        is_served
     };
-    let (_, (decision, calls)) = tokio::join!(join_all(flood), other);
-    assert_eq!((decision.as_str(), calls), ("allow", 2), "one of two places is left");
+    let (_, is_served) = tokio::join!(join_all(flood), other);
+    assert!(is_served, "one of two places is left");
 }
 
 #[tokio::test]
