@@ -82,14 +82,12 @@ pub(super) fn check_possession(
 /// Returns the value of the one header with a proof.
 fn one_proof<'a>(request: &Request<'a>, answer: &mut ProofAnswer) -> Result<&'a [u8], Denial> {
     let mut values = request.headers.all(HEADER);
-    let first = values.next();
-    if first.is_none() {
+    let Some(first) = values.next() else {
         answer.fault = Some(ProofFault::Proof);
         let cause = "the token is bound to a key of DPoP, and the request has no header `DPoP`";
         return Err(Denial::new(Reason::ProofRequired, cause)
             .with_message("the token is bound to a key; send a proof in the header `DPoP`"));
-    }
-    let first = first.unwrap_or_default();
+    };
     if values.next().is_some() || memchr::memchr(b',', first).is_some() {
         answer.fault = Some(ProofFault::Proof);
         let cause = "more than one header `DPoP`, or one with a comma";
