@@ -31,7 +31,9 @@ pub(super) fn statuses(
     for (held, verdict) in held.into_iter().zip(verdicts) {
         if held.hold.is_shadow {
             let kind = if held.hold.is_debt() { LimitKind::TokenDebt } else { held.kind };
-            record(LimitStatus::of_hold(Held { kind, ..held }, verdict), would_deny);
+            let name = held.hold.limit_name().into();
+            let status = LimitStatus::of_hold(Held { kind, ..held }, verdict);
+            record(LimitStatus { name, ..status }, would_deny);
             continue;
         }
         match statuses.last_mut().filter(|_| held.hold.is_debt()) {
@@ -47,9 +49,7 @@ fn record(status: LimitStatus, would_deny: &mut WouldDeny) {
     if status.verdict.admitted {
         return;
     }
-    // The debt of a limit is counted under a longer name.
-    let name: Arc<str> = status.name.split(':').next().unwrap_or_default().into();
-    let status = LimitStatus { name: Arc::clone(&name), ..status };
+    let name = Arc::clone(&status.name);
     if let Err(denial) = check_limits(&[status], "") {
         would_deny.record("limits", Some(&name), denial);
     }

@@ -82,6 +82,11 @@ impl Hold {
         self.limit.ends_with(DEBT)
     }
 
+    /// The name of the limit as in the policy, also where this bounds its debt.
+    pub fn limit_name(&self) -> &str {
+        self.limit.strip_suffix(DEBT).unwrap_or(&self.limit)
+    }
+
     /// Whether the hold ends with a settlement; otherwise it is spent at admission.
     pub const fn is_settled(&self) -> bool {
         !matches!(self.counter, Counter::Requests { .. } | Counter::Rate { .. })
