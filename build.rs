@@ -48,6 +48,7 @@ fn compile_protocols() -> Result<(), Box<dyn std::error::Error>> {
             "envoy/data/ai/v3/token_usage.proto",
             "envoy/service/accesslog/v3/als.proto",
             "envoy/service/auth/v3/external_auth.proto",
+            "envoy/service/ext_proc/v3/external_processor.proto",
             "opentelemetry/proto/collector/trace/v1/trace_service.proto",
         ],
         [&root],

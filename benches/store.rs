@@ -302,6 +302,7 @@ fn reservation(round: u64, n: usize) -> Reservation {
         life: Span::from_secs(600),
         histories: None,
         shard: None,
+        route: None,
         holds: vec![
             hold("day", Counter::Budget { limit: 1 << 50, ends }, 4000),
             hold("minute", Counter::Bucket { interval: 1, burst: 1 << 40 }, 4000),

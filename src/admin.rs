@@ -7,7 +7,6 @@
 //! call that changes something must be `application/json`, which a page of another origin cannot
 //! send without a preflight request.
 
-mod answer;
 mod auth;
 pub mod bans;
 pub mod caller;
@@ -18,13 +17,10 @@ mod record;
 pub mod request;
 pub mod store;
 
-use std::{error::Error, fmt, future::Future, net::IpAddr, sync::Arc, time::Duration};
+use std::{error::Error, fmt, future::Future, net::IpAddr, sync::Arc};
 
 use bytes::Bytes;
-use http::{
-    Method, Request, Response,
-    header::{ALLOW, CONTENT_TYPE, HeaderValue},
-};
+use http::{Method, Request, Response, header::ALLOW};
 use http_body::Body;
 use http_body_util::Full;
 use serde_json::json;
@@ -34,23 +30,19 @@ use tollgate_core::{
 
 pub use self::auth::{MIN_TOKEN, WeakToken, check_token};
 use self::{
-    answer::{Refusal, ok},
     bans::Bans,
     caller::{AdminAction, AdminCredentialConfig, Caller},
     keys::{KeyAdmin, KeyRecords},
     record::AdminRecord,
 };
 use crate::{
-    bounded_body::{self, BodyError},
+    json_api::{self, Refusal, ok},
     observe::{audit::Audit, now},
     store::{Entry, PAGE_MAX, Position, Revocation},
 };
 
 /// The largest accepted body, in bytes.
 const MAX_BODY: usize = 64 << 10;
-
-/// The time in which a body must arrive.
-const BODY_DEADLINE: Duration = Duration::from_secs(5);
 
 /// The most entries that are read for one page of a list that has some of them.
 const MOST_READ: usize = 10_000;
@@ -203,7 +195,7 @@ where
     // The token is checked first: without it a caller learns nothing, not even which paths exist.
     let (token, credentials) = ((admin.token)(), (admin.credentials)());
     let caller = auth::caller(request.headers(), token.as_ref(), &credentials)
-        .ok_or_else(Refusal::unauthorized)?;
+        .ok_or_else(auth::unauthorized)?;
     record.by(caller.name());
     if !record.has_audit_slot() {
         return Err(Refusal::new(
@@ -292,7 +284,7 @@ where
                 ))
             }
         }
-        _ => Err(answer::not_allowed("use GET, POST or DELETE").with(ALLOW, "GET, POST, DELETE")),
+        _ => Err(json_api::not_allowed("use GET, POST or DELETE").with(ALLOW, "GET, POST, DELETE")),
     }
 }
 
@@ -364,31 +356,7 @@ where
     B: Body<Data = Bytes> + Send,
     B::Error: Into<Box<dyn Error + Send + Sync>>,
 {
-    let mut kinds = request.headers().get_all(CONTENT_TYPE).iter().map(HeaderValue::as_bytes);
-    let kind = kinds.next().filter(|_| kinds.next().is_none()).unwrap_or_default();
-    let kind = kind.split(|byte| *byte == b';').next().unwrap_or_default();
-    if !kind.trim_ascii().eq_ignore_ascii_case(b"application/json") {
-        return Err(Refusal::new(
-            415,
-            "unsupported_media_type",
-            "send a JSON body with `Content-Type: application/json`",
-        ));
-    }
-    let body = bounded_body::collect(request.into_body(), MAX_BODY);
-    match tokio::time::timeout(BODY_DEADLINE, body).await {
-        Ok(Ok(body)) => Ok(body.bytes),
-        Ok(Err(BodyError::TooLarge(_))) => Err(Refusal::new(
-            413,
-            "body_too_large",
-            format!("the body is larger than {} KiB", MAX_BODY >> 10),
-        )),
-        Ok(Err(_)) => Err(Refusal::new(400, "invalid_request", "the body is incomplete")),
-        Err(_) => Err(Refusal::new(
-            408,
-            "timeout",
-            format!("the body did not arrive within {}s", BODY_DEADLINE.as_secs()),
-        )),
-    }
+    json_api::body(request, MAX_BODY).await
 }
 
 #[cfg(test)]

@@ -37,6 +37,10 @@ pub struct App {
     pub grpc: Option<Address>,
     /// The address for Envoy's access log, where there is one.
     pub access_log: Option<Address>,
+    /// The address for Envoy's external processing, where there is one.
+    pub ext_proc: Option<Address>,
+    /// The address for reports of usage over HTTP, where there is one.
+    pub settle: Option<Address>,
     /// The addresses of the HTTP servers for checks, in the order of `listen.http`.
     pub http: Vec<Address>,
     /// The address of health and metrics.
@@ -55,6 +59,8 @@ impl std::fmt::Debug for App {
         f.debug_struct("App")
             .field("grpc", &self.grpc)
             .field("access_log", &self.access_log)
+            .field("ext_proc", &self.ext_proc)
+            .field("settle", &self.settle)
             .field("http", &self.http)
             .field("ops", &self.ops)
             .field("admin", &self.admin)
@@ -77,7 +83,10 @@ pub async fn serve(path: Option<PathBuf>, loaded: Loaded) -> anyhow::Result<()> 
     let admin = app.admin.as_ref().map(tracing::field::display);
     let grpc = app.grpc.as_ref().map(tracing::field::display);
     let access_log = app.access_log.as_ref().map(tracing::field::display);
-    tracing::info!(grpc, http = http.value(), access_log, ops = %app.ops, admin, "listening");
+    let ext_proc = app.ext_proc.as_ref().map(tracing::field::display);
+    let settle = app.settle.as_ref().map(tracing::field::display);
+    let http = http.value();
+    tracing::info!(grpc, http, access_log, ext_proc, settle, ops = %app.ops, admin, "listening");
     let watch = app.watch(path);
     loop {
         tokio::select! {
@@ -115,6 +124,14 @@ impl App {
             Some(config) => Some(servers.access_log(config, &engine).await?),
             None => None,
         };
+        let ext_proc = match &listen.ext_proc {
+            Some(config) => Some(servers.ext_proc(config, &engine).await?),
+            None => None,
+        };
+        let settle = match &listen.settle {
+            Some(config) => Some(servers.settle(config, &engine).await?),
+            None => None,
+        };
         let mut http = Vec::with_capacity(listen.http.len());
         for (index, config) in listen.http.iter().enumerate() {
             let checker = Arc::clone(engine.checker());
@@ -138,6 +155,8 @@ impl App {
         Ok(Self {
             grpc,
             access_log,
+            ext_proc,
+            settle,
             http,
             ops,
             admin,

@@ -21,6 +21,7 @@ pub use self::{
     foreign_keys::FOREIGN_KEYS,
     server::{AdminCredentialConfig, AdminListenConfig, BodyConfig, ListenConfig, ServerConfig},
 };
+pub use crate::adapter::settle_api::config::{ReporterConfig, SettleListenConfig};
 pub use crate::byte_size::ByteSize;
 use crate::{
     bounded_file::{self, FileError},
@@ -274,6 +275,7 @@ fn compile_document(document: &Document, digest: TextDigest) -> Result<Loaded, V
     match (server.value, policy.value, compiled) {
         (Some(server), Some(policy), Some(compiled)) if errors.is_empty() => {
             let compiled = compiled.with_shards(server.store.shard_by());
+            let compiled = compiled.with_route_names(!server.listen.reporters().is_empty());
             Ok(Loaded { file: File { server, policy }, policy: compiled, digest })
         }
         _ => {

@@ -109,7 +109,7 @@ use self::{
     watch::Watch,
 };
 use crate::{
-    config::{AdminCredentialConfig, File, LoadError, Loaded},
+    config::{AdminCredentialConfig, File, LoadError, Loaded, ReporterConfig},
     credential::jwks::{KeySources, Timing},
     observe::{
         self, Observer,
@@ -147,6 +147,7 @@ pub struct Engine {
     store: Arc<Opened>,
     reloader: Arc<AsyncMutex<Reloader>>,
     admin_credentials: Arc<ArcSwap<Vec<AdminCredentialConfig>>>,
+    reporters: Arc<ArcSwap<Vec<ReporterConfig>>>,
     /// The records of API keys that do not fit the policy, as they were last counted.
     misfits: Mutex<Misfits>,
     tasks: Mutex<JoinSet<()>>,
@@ -253,6 +254,7 @@ impl Engine {
             CheckBounds { max_body: server.body.max.0, max_in_flight: server.body.max_in_flight.0 },
         ));
         let admin_credentials = Arc::new(ArcSwap::from_pointee(server.listen.credentials()));
+        let reporters = Arc::new(ArcSwap::from_pointee(server.listen.reporters()));
         let reloader = Reloader::new(
             (server, digest),
             FileSecrets { upstream_keys, reservation_secrets, nonce_secrets, authorities },
@@ -260,7 +262,7 @@ impl Engine {
             Arc::clone(&live),
             key_sources,
             Arc::clone(&observer),
-            Arc::clone(&admin_credentials),
+            (Arc::clone(&admin_credentials), Arc::clone(&reporters)),
         );
         let mut tasks = JoinSet::new();
         tasks.spawn(take_over_keys(Arc::clone(&live), key_changes));
@@ -276,6 +278,7 @@ impl Engine {
             store,
             reloader: Arc::new(AsyncMutex::new(reloader)),
             admin_credentials,
+            reporters,
             misfits: Mutex::default(),
             tasks: Mutex::new(tasks),
             _stop_on_drop: stop.clone().drop_guard(),
@@ -331,6 +334,12 @@ impl Engine {
     ) -> impl Fn() -> Arc<Vec<AdminCredentialConfig>> + Send + Sync + 'static {
         let credentials = Arc::clone(&self.admin_credentials);
         move || credentials.load_full()
+    }
+
+    /// Returns a function that returns the reporters of usage that are in force.
+    pub fn reporters(&self) -> impl Fn() -> Arc<Vec<ReporterConfig>> + Send + Sync + 'static {
+        let reporters = Arc::clone(&self.reporters);
+        move || reporters.load_full()
     }
 
     /// The Redis of the store, which has records of API keys; `None` where the store is in memory.

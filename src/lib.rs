@@ -20,6 +20,7 @@ pub mod credential;
 pub mod engine;
 mod error_text;
 pub mod health;
+mod json_api;
 pub mod listener;
 mod log_list;
 mod network_budget;

@@ -130,6 +130,13 @@ impl Limits {
         }
     }
 
+    /// The limits of a listener whose peers open a stream for each response, for as long as it runs.
+    #[must_use]
+    pub fn for_responses() -> Self {
+        let streams = Self::default().streams;
+        Self { streams, ..Self::for_long_streams() }
+    }
+
     /// The limits of a listener for probes, scrapers and operators, which are few. Together with
     /// the default for checks they stay below 1024 open files, a usual limit of a process.
     #[must_use]

@@ -12,6 +12,7 @@ mod login;
 mod lua;
 mod manifests;
 mod metered;
+mod metered_nginx;
 mod monitoring;
 mod pod;
 mod strangers;

@@ -57,6 +57,7 @@ mod denials;
 mod doctor;
 pub(crate) mod dpop;
 mod nginx;
+mod nginx_metered;
 mod parity;
 mod paths;
 pub(crate) mod proxy_rig;

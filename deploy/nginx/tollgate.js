@@ -1,4 +1,4 @@
-// Asks Tollgate about a request, body included, before nginx forwards it. Used by njs.conf.
+// Asks Tollgate about a request, body included, before nginx forwards it. Used by njs.conf and njs-metered.conf.
 
 // What the upstream learns: these variables are declared there, and set as headers of the forwarded request.
 const IDENTITY = ['subject', 'tenant', 'scopes', 'credential', 'model', 'issuer', 'key_id', 'actor', 'decision_id'];
@@ -12,12 +12,18 @@ const LIMITS = [
 ];
 
 async function check(r) {
-    let reply;
+    await decide(r);
+}
+
+// Returns the answer of Tollgate and the body of the request where the request may pass. Otherwise the client is answered.
+async function decide(r) {
+    let reply, body;
     try {
         // A subrequest: the client's headers go along as they came, over nginx's own connections to Tollgate. POST is how Tollgate
         // knows that the body is with it. The bytes go as they are: text would lose what is not UTF-8, and Tollgate would judge
         // another body than the one that is forwarded.
-        reply = await r.subrequest('/_tollgate', { method: 'POST', body: await r.readRequestArrayBuffer() });
+        body = await r.readRequestArrayBuffer();
+        reply = await r.subrequest('/_tollgate', { method: 'POST', body: body });
     } catch (error) {
         r.error(`Tollgate could not be asked: ${error}`);
     }
@@ -32,7 +38,7 @@ async function check(r) {
         r.variables.tollgate_dpop = reply.headersOut['DPoP'] || '';
         r.variables.tollgate_protocols = reply.headersOut['Sec-WebSocket-Protocol'] || '';
         copy(LIMITS, reply, r);
-        return;
+        return { reply: reply, body: body };
     }
     const status = reply && Number(reply.headersOut['X-Tollgate-Status']);
     if (!status && reply && (reply.status === 400 || reply.status === 431)) {
@@ -62,4 +68,4 @@ function copy(names, reply, r) {
     });
 }
 
-export default { check };
+export default { check, decide };

@@ -9,7 +9,7 @@
 //! would keep what is not read in its memory, without a bound.
 
 pub(super) mod ending;
-mod messages;
+pub(super) mod messages;
 pub(super) mod report;
 pub(super) mod usage;
 

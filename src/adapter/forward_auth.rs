@@ -33,7 +33,7 @@ use tollgate_core::{
 };
 
 pub use self::{
-    config::{BodyPolicy, ForwardAuthConfig},
+    config::{BodyPolicy, ForwardAuthConfig, RouteNeeds, SettlementPolicy},
     decode::{decode, has_body},
     dialect::Dialect,
     encode::{ProxyResponse, encode},
@@ -140,7 +140,11 @@ fn respond(config: &ForwardAuthConfig, parts: &Parts, answered: CheckAnswer<'_>)
         }
         _ => None,
     };
+    let metadata = answered.metadata;
     let mut reply = encode(config.dialect, answered.answer, &parts.headers);
+    if config.reports() {
+        encode::settlement(reply.headers_mut(), metadata);
+    }
     if let Some(protocols) = kept {
         reply.headers_mut().insert(header::SEC_WEBSOCKET_PROTOCOL, protocols);
     }

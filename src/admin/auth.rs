@@ -1,11 +1,12 @@
 //! The bearer token of the admin API.
 
 use aws_lc_rs::constant_time::verify_slices_are_equal;
-use http::{HeaderMap, header::AUTHORIZATION};
+use http::HeaderMap;
 use thiserror::Error;
 use tollgate_core::{revocation::sha256, secret::Secret};
 
 use super::caller::{AdminCredentialConfig, Caller, credential_of};
+use crate::json_api::{self, Refusal};
 
 /// The shortest accepted token, in bytes: 128 bits in hex. Attempts are not limited, so a token
 /// must not be a word.
@@ -49,12 +50,7 @@ pub(super) fn caller<'a>(
     token: Option<&Secret>,
     credentials: &'a [AdminCredentialConfig],
 ) -> Option<Caller<'a>> {
-    let mut values = headers.get_all(AUTHORIZATION).iter();
-    let (Some(value), None) = (values.next(), values.next()) else { return None };
-    let (scheme, sent) = value.as_bytes().split_at_checked(7)?;
-    if !scheme.eq_ignore_ascii_case(b"bearer ") {
-        return None;
-    }
+    let sent = json_api::bearer(headers)?;
     let credential = credential_of(sent, credentials);
     let is_root = token.is_some_and(|token| {
         check_token(token).is_ok()
@@ -63,8 +59,16 @@ pub(super) fn caller<'a>(
     if is_root { Some(Caller::Root) } else { credential.map(Caller::Credential) }
 }
 
+/// The refusal of a call without a token that is known.
+pub(super) fn unauthorized() -> Refusal {
+    let remedy = "send the admin token as `Authorization: Bearer <token>`";
+    Refusal::unauthorized(remedy, "Bearer realm=\"tollgate-admin\"")
+}
+
 #[cfg(test)]
 mod tests {
+    use http::header::AUTHORIZATION;
+
     use super::*;
 
     fn is_authorized(headers: &HeaderMap, token: Option<&Secret>) -> bool {

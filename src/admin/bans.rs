@@ -17,9 +17,7 @@ use tollgate_core::{
 };
 
 use super::{
-    Admin, EntryPage, Revocations, answer,
-    answer::{Refusal, ok},
-    body,
+    Admin, EntryPage, Revocations, body,
     caller::{AdminAction, Caller},
     json_body,
     keys::KeyAdmin,
@@ -27,6 +25,7 @@ use super::{
     request, unavailable,
 };
 use crate::{
+    json_api::{self, Refusal, ok},
     observe::{now, rfc3339},
     store::{BanQuery, Entry, InvalidBan, NewBan, Position, TTL_MAX, until},
 };
@@ -163,8 +162,8 @@ where
                 Err(Refusal::new(404, "not_found", message))
             }
         }
-        _ if is_check => Err(answer::not_allowed("use POST").with(ALLOW, "POST")),
-        _ => Err(answer::not_allowed("use GET, POST or DELETE").with(ALLOW, "GET, POST, DELETE")),
+        _ if is_check => Err(json_api::not_allowed("use POST").with(ALLOW, "POST")),
+        _ => Err(json_api::not_allowed("use GET, POST or DELETE").with(ALLOW, "GET, POST, DELETE")),
     }
 }
 

@@ -16,7 +16,8 @@ use tollgate_core::{
     time::{Quota, Span},
 };
 
-use super::{MIN_TOKEN, answer::Refusal};
+use super::MIN_TOKEN;
+use crate::json_api::Refusal;
 
 /// The name of the caller with the token of the file.
 const ROOT: &str = "admin";

@@ -1,19 +1,9 @@
 //! Bodies, read strictly.
 
-use serde::de::DeserializeOwned;
 use tollgate_core::text::control_character;
 
-use super::answer::Refusal;
-
-/// Reads a body, which must be an object. The error names the place in the body.
-pub(super) fn read<T: DeserializeOwned>(body: &[u8]) -> Result<T, Refusal> {
-    // serde also reads a struct from a list, whose elements are its members in order.
-    if body.trim_ascii_start().first() != Some(&b'{') {
-        return Err(Refusal::invalid("the body cannot be read: it is no JSON object"));
-    }
-    serde_json::from_slice(body)
-        .map_err(|error| Refusal::invalid(format!("the body cannot be read: {error}")))
-}
+use crate::json_api::Refusal;
+pub(super) use crate::json_api::read;
 
 /// Refuses a text with a control character, which could hide in a list, a log or a terminal.
 pub(super) fn check_text(member: &str, text: &str) -> Result<(), Refusal> {

@@ -28,14 +28,14 @@ use tollgate_core::{
 
 use self::body::{ListQuery, Rotation, Terms};
 use super::{
-    Admin, StoreUnavailable, answer,
-    answer::{Refusal, ok},
+    Admin, StoreUnavailable,
     caller::{AdminAction, Caller},
     json_body,
     record::AdminRecord,
     unavailable,
 };
 use crate::{
+    json_api::{self, Refusal, ok},
     observe::{now, rfc3339::Rfc3339},
     store::{KeyPage, KeyWrite, Position},
 };
@@ -179,7 +179,7 @@ where
         (Place::Rotation(_), &Method::POST) => ("rotate_key", AdminAction::RotateKeys),
         _ => {
             let (remedy, allow) = place.methods();
-            return Err(answer::not_allowed(remedy).with(ALLOW, allow));
+            return Err(json_api::not_allowed(remedy).with(ALLOW, allow));
         }
     };
     record.doing(name);

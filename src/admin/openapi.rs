@@ -5,10 +5,8 @@ use bytes::Bytes;
 use http::{Method, Response, header::ALLOW};
 use http_body_util::Full;
 
-use super::{
-    answer::{self, Refusal, json_text},
-    record::AdminRecord,
-};
+use super::record::AdminRecord;
+use crate::json_api::{self, Refusal, json_text};
 
 /// The path of the document.
 pub(crate) const PATH: &str = "/v1/openapi.json";
@@ -22,7 +20,7 @@ pub(super) fn call(
     record: &mut AdminRecord<'_>,
 ) -> Result<Response<Full<Bytes>>, Refusal> {
     if *method != Method::GET {
-        return Err(answer::not_allowed("use GET").with(ALLOW, "GET"));
+        return Err(json_api::not_allowed("use GET").with(ALLOW, "GET"));
     }
     record.doing("read_openapi");
     Ok(json_text(Bytes::from_static(DOCUMENT.as_bytes())))

@@ -18,8 +18,9 @@ use tollgate_core::{
     time::{Span, Timestamp},
 };
 
-use super::{answer::Refusal, json_body};
+use super::json_body;
 use crate::{
+    json_api::Refusal,
     observe::rfc3339::{self, Rfc3339},
     store::{Entry, Position, Revocation},
 };

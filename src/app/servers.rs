@@ -14,9 +14,11 @@ use crate::{
     adapter::{
         access_log,
         ext_authz::{CHECK_PATH, EnvoyAuthorization},
-        grpc_health,
+        ext_proc, grpc_health,
         in_flight::InFlight,
+        settle_api::SettleApi,
     },
+    config::SettleListenConfig,
     engine::{Engine, readiness::Readiness},
     listener::{self, Address, Limits, Listener, ListenerConfig, Protocol, Tls},
     observe::metrics::Metrics,
@@ -81,6 +83,38 @@ impl Servers {
         let serving = listener::serve_grpc(listener, services, self.stop.clone(), self.drain);
         self.tasks.spawn(serving);
         Ok(address)
+    }
+
+    /// Serves Envoy's external processing, which settles requests.
+    pub(super) async fn ext_proc(
+        &mut self,
+        config: &ListenerConfig,
+        engine: &Engine,
+    ) -> anyhow::Result<Address> {
+        let (key, limits) = ("listen.ext_proc", Limits::for_responses());
+        let listener = Listener::bind_with(key, config, Protocol::Grpc, limits).await?;
+        let address = self.keep_certificates(&listener);
+        let services = ext_proc::add(Services::new(), Arc::clone(engine.settler()));
+        let serving = listener::serve_grpc(listener, services, self.stop.clone(), self.drain);
+        self.tasks.spawn(serving);
+        Ok(address)
+    }
+
+    /// Serves reports of usage over HTTP, which settle requests.
+    pub(super) async fn settle(
+        &mut self,
+        config: &SettleListenConfig,
+        engine: &Engine,
+    ) -> anyhow::Result<Address> {
+        let settler = Arc::clone(engine.settler());
+        settler.show_counters();
+        let listener = config.listener();
+        let api = SettleApi::new(settler, engine.reporters(), listener.authenticates_peers());
+        let handler = move |request| {
+            let api = api.clone();
+            async move { api.answer(request).await }
+        };
+        self.http("listen.settle", &listener, Limits::for_operators(), handler).await
     }
 
     /// Serves HTTP with `handler`. `key` is the listener's place in the file.

@@ -4,7 +4,7 @@ use std::{io::Write, process::ExitCode};
 
 use clap::Args;
 
-use crate::{admin::openapi::DOCUMENT, config::File};
+use crate::{adapter::settle_api, admin::openapi::DOCUMENT, config::File};
 
 const MORE: &str = "\
 Examples:
@@ -18,7 +18,7 @@ An editor with a YAML language server uses it for a file that begins with
 Exit codes:
   0  printed";
 
-/// Print the JSON Schema of the configuration file, or the OpenAPI document of the admin API.
+/// Print the JSON Schema of the configuration file, or the OpenAPI document of an API.
 ///
 /// JSON Schema 2020-12, with a description and the default of every key. `check-config` also finds
 /// errors that a schema cannot express.
@@ -28,6 +28,9 @@ pub struct Schema {
     /// Print the OpenAPI 3.1 document of the admin API in its place.
     #[arg(long)]
     admin_api: bool,
+    /// Print the OpenAPI 3.1 document of `listen.settle` in its place.
+    #[arg(long, conflicts_with = "admin_api")]
+    settle_api: bool,
 }
 
 impl Schema {
@@ -38,6 +41,10 @@ impl Schema {
     pub fn run(&self, out: &mut dyn Write) -> anyhow::Result<ExitCode> {
         if self.admin_api {
             write!(out, "{DOCUMENT}")?;
+            return Ok(ExitCode::SUCCESS);
+        }
+        if self.settle_api {
+            write!(out, "{}", settle_api::DOCUMENT)?;
             return Ok(ExitCode::SUCCESS);
         }
         writeln!(out, "{}", serde_json::to_string_pretty(&schema())?)?;

@@ -12,7 +12,11 @@ use tollgate_core::{
 
 pub use crate::admin::caller::AdminCredentialConfig;
 use crate::{
-    adapter::{forward_auth::ForwardAuthConfig, in_flight::InFlight},
+    adapter::{
+        forward_auth::{ForwardAuthConfig, RouteNeeds},
+        in_flight::InFlight,
+        settle_api::config::{ReporterConfig, SettleListenConfig},
+    },
     byte_size::ByteSize,
     credential::token_cache::TokenCacheConfig,
     listener::{Address, ListenerConfig, SocketMode, TlsConfig},
@@ -68,10 +72,13 @@ impl ServerConfig {
         self.observe.validate(&root.key("observe"), errors);
         self.token_cache.validate(&root.key("token_cache"), errors);
         self.secrets.validate(&root.key("secrets"), errors);
-        let body_routes = policy.map(|policy| policy.body_routes.as_slice()).unwrap_or_default();
+        let needs = policy.map(|policy| RouteNeeds {
+            body: &policy.body_routes,
+            settlement: &policy.settled_routes,
+        });
         for (index, listener) in self.listen.http.iter().enumerate() {
             let path = root.key("listen").key("http").index(index);
-            listener.validate(body_routes, &path, errors);
+            listener.validate(needs.unwrap_or_default(), &path, errors);
         }
         self.listen.validate_embedded(&root.key("listen"), errors);
         let certificates = policy.and_then(|policy| policy.client_certificates.as_ref());
@@ -89,24 +96,30 @@ impl ServerConfig {
                 "a proxy that checks over `listen.http` cannot take a cookie out of `Cookie`, so that tokens would reach the upstream: use Envoy over `listen.grpc` or the module",
             );
         }
-        if let Some(listener) = &self.listen.access_log {
-            let path = root.key("listen").key("access_log");
+        for (key, listener) in
+            [("access_log", &self.listen.access_log), ("ext_proc", &self.listen.ext_proc)]
+        {
+            let Some(listener) = listener else { continue };
+            let path = root.key("listen").key(key);
             if !listener.authenticates_peers() {
                 errors.push(&path, "any peer could report the usage of requests: use a Unix socket, or `tls` with `client_ca`");
             }
-            if policy.is_some_and(|policy| policy.metering.is_none()) {
-                errors.push(&path, "without the section `metering` no reservation can be opened: add `metering.secrets`");
-            }
+            check_metering(policy, &path, errors);
         }
-        if self.listen.access_log.is_none()
-            && !self.listen.embedded
-            && let Some(limit) = policy.and_then(|policy| policy.settled.as_ref())
-        {
-            let listener = root.key("listen").key("access_log");
-            let message =
-                "no listener receives the reports that settle this limit; add `listen.access_log`";
-            errors.push_presuming(limit, &[listener], message);
+        if self.listen.ext_proc.is_some() && self.listen.access_log.is_none() {
+            let listen = root.key("listen");
+            errors.push_presuming(
+                &listen.key("ext_proc"),
+                &[listen.key("access_log")],
+                "Envoy sends no part of a response that was cut or that has no usage: add `listen.access_log`, which settles those",
+            );
         }
+        if let Some(settle) = &self.listen.settle {
+            let path = root.key("listen").key("settle");
+            settle.validate(policy.map(|policy| &*policy.route_names), &path, errors);
+            check_metering(policy, &path, errors);
+        }
+        self.listen.validate_settlement(policy, &root, errors);
         if let Some(admin) = &self.listen.admin {
             let path = root.key("listen").key("admin").key("credentials");
             AdminCredentialConfig::validate(&admin.credentials, &path, errors);
@@ -150,9 +163,16 @@ pub struct ListenConfig {
     /// requests in flight are settled: a Unix socket, or TLS with `client_ca`, because a
     /// peer can report any usage. It needs the section `metering`. Default: none.
     pub access_log: Option<ListenerConfig>,
+    /// The listener for Envoy's external processing over gRPC, by which requests are settled before
+    /// their clients see the end of the response: a Unix socket, or TLS with `client_ca`. It needs
+    /// `access_log`, which settles all others. Default: none.
+    pub ext_proc: Option<ListenerConfig>,
     /// Listeners for proxies that call over HTTP: nginx, Traefik, Caddy, HAProxy, and Envoy's HTTP
     /// service. Default: none.
     pub http: Vec<ForwardAuthConfig>,
+    /// The listener for reports of usage over HTTP, `POST /v1/settle`: those of nginx, and of servers
+    /// and gateways that count for themselves. It needs the section `metering`. Default: none.
+    pub settle: Option<SettleListenConfig>,
     /// The listener for `/healthz`, `/readyz` and `/metrics`, which contain no secret and change
     /// nothing. Default `127.0.0.1:9002`.
     pub ops: ListenerConfig,
@@ -169,7 +189,9 @@ impl Default for ListenConfig {
         Self {
             grpc: None,
             access_log: None,
+            ext_proc: None,
             http: Vec::new(),
+            settle: None,
             ops: loopback(9002),
             admin: None,
             embedded: false,
@@ -178,11 +200,44 @@ impl Default for ListenConfig {
 }
 
 impl ListenConfig {
-    /// The section without the credentials of the admin API, which a reload changes.
+    /// The section without the credentials of the admin API and the reporters, which a reload changes.
     fn without_credentials(&self) -> Self {
         let admin = self.admin.clone();
         let admin = admin.map(|admin| AdminListenConfig { credentials: Vec::new(), ..admin });
-        Self { admin, ..self.clone() }
+        let settle = self.settle.clone();
+        let settle = settle.map(|settle| SettleListenConfig { reporters: Vec::new(), ..settle });
+        Self { admin, settle, ..self.clone() }
+    }
+
+    /// The reporters of usage.
+    pub fn reporters(&self) -> Vec<ReporterConfig> {
+        self.settle.as_ref().map(|settle| settle.reporters.clone()).unwrap_or_default()
+    }
+
+    /// Adds an error where requests hold what no report can settle.
+    fn validate_settlement(&self, policy: Option<&Policy>, root: &Path, errors: &mut Errors) {
+        let listen = root.key("listen");
+        let reports = self.http.iter().position(ForwardAuthConfig::reports);
+        if let Some(index) = reports.filter(|_| self.settle.is_none()) {
+            let place = listen.key("http").index(index).key("settlement");
+            errors.push_presuming(
+                &place,
+                &[listen.key("settle")],
+                "no listener receives the reports of this proxy; add `listen.settle`",
+            );
+        }
+        let receives = self.access_log.is_some() || self.settle.is_some();
+        if receives || self.grpc().is_none() || self.embedded {
+            return;
+        }
+        if let Some(limit) = policy.and_then(|policy| policy.settled.as_ref()) {
+            let message = "no listener receives the reports that settle this limit; add `listen.access_log` for Envoy, or `listen.settle` for servers that report their usage";
+            errors.push_presuming(
+                limit,
+                &[listen.key("access_log"), listen.key("settle")],
+                message,
+            );
+        }
     }
 
     /// The credentials of the admin API.
@@ -202,12 +257,24 @@ impl ListenConfig {
         let unused = [
             ("grpc", self.grpc.is_some()),
             ("access_log", self.access_log.is_some()),
+            ("ext_proc", self.ext_proc.is_some()),
             ("http", !self.http.is_empty()),
+            ("settle", self.settle.is_some()),
         ];
         for (key, _) in unused.into_iter().filter(|(_, is_set)| *is_set && self.embedded) {
             errors
                 .push(&path.key(key), "it is not opened inside of Envoy; remove it, or `embedded`");
         }
+    }
+}
+
+/// Adds an error where no reservation can be opened.
+fn check_metering(policy: Option<&Policy>, path: &Path, errors: &mut Errors) {
+    if policy.is_some_and(|policy| policy.metering.is_none()) {
+        errors.push(
+            path,
+            "without the section `metering` no reservation can be opened: add `metering.secrets`",
+        );
     }
 }
 

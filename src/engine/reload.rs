@@ -20,7 +20,7 @@ use super::{
     upstream_keys::UpstreamKeys,
 };
 use crate::{
-    config::{AdminCredentialConfig, LoadError, Loaded, ServerConfig, TextDigest},
+    config::{AdminCredentialConfig, LoadError, Loaded, ReporterConfig, ServerConfig, TextDigest},
     credential::jwks::{KeySources, Source},
     observe::{self, Observer},
 };
@@ -82,6 +82,8 @@ pub(super) struct Reloader {
     redis_keys: RedisKeys,
     /// The credentials of the admin API that are in force.
     admin_credentials: Arc<ArcSwap<Vec<AdminCredentialConfig>>>,
+    /// The reporters of usage that are in force.
+    reporters: Arc<ArcSwap<Vec<ReporterConfig>>>,
     /// The error of the last reload, where it failed.
     failure: Option<String>,
 }
@@ -95,7 +97,10 @@ impl Reloader {
         live: Arc<Live>,
         key_sources: Arc<KeySources>,
         observer: Arc<Observer>,
-        admin_credentials: Arc<ArcSwap<Vec<AdminCredentialConfig>>>,
+        (admin_credentials, reporters): (
+            Arc<ArcSwap<Vec<AdminCredentialConfig>>>,
+            Arc<ArcSwap<Vec<ReporterConfig>>>,
+        ),
     ) -> Self {
         let failure = None;
         let reloader = Self {
@@ -108,6 +113,7 @@ impl Reloader {
             api_keys,
             redis_keys,
             admin_credentials,
+            reporters,
             failure,
         };
         reloader.report_secrets();
@@ -132,6 +138,7 @@ impl Reloader {
         let Loaded { file, policy, digest } = loaded;
         // Before the policy, which may wait for keys: a credential that is removed ends at once.
         self.admin_credentials.store(Arc::new(file.server.listen.credentials()));
+        self.reporters.store(Arc::new(file.server.listen.reporters()));
         // INVARIANT: what a check counts is in one shard, that of the store in force.
         let policy = policy.with_shards(self.server.store.shard_by());
         self.install(Arc::new(policy)).await;

@@ -15,7 +15,10 @@ use tokio::{
     time::{sleep, timeout},
 };
 use tokio_util::sync::CancellationToken;
-use tollgate_core::{admission::Settlement, limit::reservation::ReservationKeys};
+use tollgate_core::{
+    admission::{Outage, Settled, Settlement},
+    limit::reservation::ReservationKeys,
+};
 
 use super::{live::Live, usage_histories::UsageHistories};
 use crate::{
@@ -40,6 +43,7 @@ const ATTEMPTS: u32 = 12;
 /// Takes settlements, and sends them to the store.
 pub struct Settler {
     queue: mpsc::Sender<Settlement>,
+    store: Arc<dyn Store>,
     /// The requests that were admitted in an outage, and that the store does not have yet.
     local: Option<Arc<LocalFallback>>,
     live: Arc<Live>,
@@ -57,10 +61,14 @@ impl Settler {
     ) -> Arc<Self> {
         let (queue, waiting) = mpsc::channel(QUEUE);
         let closing = CancellationToken::new();
-        let task =
-            Task { waiting, store, observer: Arc::clone(&observer), closing: closing.clone() };
+        let task = Task {
+            waiting,
+            store: Arc::clone(&store),
+            observer: Arc::clone(&observer),
+            closing: closing.clone(),
+        };
         let task = Mutex::new(Some(tokio::spawn(task.run())));
-        Arc::new(Self { queue, local, live, observer, closing, task })
+        Arc::new(Self { queue, store, local, live, observer, closing, task })
     }
 
     /// The secrets that open reservations; `None` while there is none that may be used.
@@ -76,6 +84,34 @@ impl Settler {
         if self.queue.try_send(settlement).is_err() {
             self.counters().dropped_by_queue();
         }
+    }
+
+    /// Sends settlements to the store in one call, and returns what each of them changed; `None` for
+    /// a request that was admitted in an outage, whose settlement the store gets when it is over.
+    ///
+    /// # Errors
+    /// The store does not answer. A settlement that is sent again is applied once.
+    pub async fn settle(
+        &self,
+        settlements: Vec<Settlement>,
+    ) -> Result<Vec<Option<Settled>>, Outage> {
+        let is_local = |settlement: &Settlement| {
+            self.local.as_ref().is_some_and(|local| local.settle(settlement))
+        };
+        let are_local: Vec<bool> = settlements.iter().map(is_local).collect();
+        let mut are_kept = are_local.iter();
+        let sent: Vec<Settlement> =
+            settlements.into_iter().filter(|_| are_kept.next() == Some(&false)).collect();
+        let settled = if sent.is_empty() {
+            Vec::new()
+        } else {
+            let settled = self.store.settle(&sent).await;
+            settled.inspect_err(|_| self.counters().call_failed())?
+        };
+        settled.iter().for_each(|settled| self.counters().settled(*settled));
+        let mut settled = settled.into_iter();
+        let result = |is_local| if is_local { None } else { settled.next() };
+        Ok(are_local.into_iter().map(result).collect())
     }
 
     /// Counts a report that is not used, or not as it is.
@@ -217,6 +253,7 @@ mod tests {
             life: Span::from_secs(60),
             histories: None,
             shard: None,
+            route: None,
             holds: vec![Hold {
                 limit: "day".into(),
                 counter_id: "alice".into(),

@@ -23,11 +23,15 @@ pub enum ReportProblem {
     Absurd,
     /// The count is above what the reservation holds.
     BeyondHold,
+    /// A call of `listen.settle` has no token that is known.
+    Unauthorized,
+    /// The reporter is not bound to the route of the reservation.
+    Foreign,
 }
 
 impl ReportProblem {
     /// Every problem, in the order of declaration.
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 10] = [
         Self::Malformed,
         Self::TooLarge,
         Self::NoReservation,
@@ -36,6 +40,8 @@ impl ReportProblem {
         Self::NoSecret,
         Self::Absurd,
         Self::BeyondHold,
+        Self::Unauthorized,
+        Self::Foreign,
     ];
 
     /// The label in metrics.
@@ -49,6 +55,8 @@ impl ReportProblem {
             Self::NoSecret => "no_secret",
             Self::Absurd => "absurd",
             Self::BeyondHold => "beyond_hold",
+            Self::Unauthorized => "unauthorized",
+            Self::Foreign => "foreign",
         }
     }
 }

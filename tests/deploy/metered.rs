@@ -209,6 +209,78 @@ fn the_file_for_metered_requests_is_the_shipped_one_with_filters_and_a_log() {
     validate_envoy("metered", &text);
 }
 
+/// The beginning of the file with external processing.
+const ACKNOWLEDGED_TITLE: &str = "\
+# Envoy in front of an inference server, for limits on tokens and on requests in flight, with settlements that are
+# acknowledged: a request whose usage is known is settled before its client sees the end of the response.
+#
+# Generated from envoy-metered.yaml; do not edit. Tollgate needs `listen.access_log`, `listen.ext_proc:
+# unix:/run/tollgate/ext-proc.sock` and the section `metering` (docs/metering.md). It needs Envoy 1.40.0: the
+# configuration of `ai_protocol_manager` is not stable.
+#
+# To use it, change those:
+#   /run/tollgate/ext-proc.sock
+#                              Tollgate's `listen.ext_proc`
+#   /run/tollgate/access-log.sock
+#                              Tollgate's `listen.access_log`
+";
+
+/// The processor, before the filters that read usage: they see a response first.
+const PROCESSOR: &str = r#"                  # Sends the end of a response whose usage is known to Tollgate, which settles the request before its client sees the
+                  # end. Without an answer the response ends all the same, and the access log settles the request.
+                  - name: envoy.filters.http.ext_proc
+                    typed_config:
+                      "@type": type.googleapis.com/envoy.extensions.filters.http.ext_proc.v3.ExternalProcessor
+                      grpc_service: { envoy_grpc: { cluster_name: tollgate-ext-proc } }
+                      failure_mode_allow: true
+                      # Above the time in which the store answers.
+                      message_timeout: 1s
+                      processing_mode:
+                        request_header_mode: SKIP
+                        response_header_mode: SKIP
+                        request_body_mode: NONE
+                        response_body_mode: NONE
+                        request_trailer_mode: SKIP
+                        response_trailer_mode: SEND
+                      metadata_options:
+                        forwarding_namespaces:
+                          untyped: [envoy.filters.http.ext_authz, tollgate.usage]
+                          typed: [envoy.ai.token_usage]
+"#;
+
+/// The last filter before the router, which sees a response first.
+const TRAILERS: &str = r#"                  # Adds empty trailers to a response whose usage it has found, which ends with them for the filters above.
+                  - name: envoy.filters.http.ai_protocol_manager
+                    typed_config:
+                      "@type": type.googleapis.com/envoy.extensions.filters.http.ai_protocol_manager.v3.AiProtocolManager
+                      response_handling: { token_usage: { include_unconfigured_routes: true, usage_signal: SYNTHESIZE_TRAILERS } }
+"#;
+
+#[test]
+fn the_file_with_external_processing_is_the_metered_one_with_a_processor() {
+    let metered = read("deploy/envoy/envoy-metered.yaml");
+    let body = &metered[metered.find("#   0.0.0.0:8080").unwrap()..];
+    let body = body.replace("-c envoy-metered.yaml", "-c envoy-metered-acknowledged.yaml");
+    let transform = "                  # Writes the cap of the output, and";
+    let (before, after) = body.split_once(transform).unwrap();
+    let body = [before, PROCESSOR, transform, after].concat();
+    let router = "                  - name: envoy.filters.http.router\n";
+    let body = replace_once(body, router, &format!("{TRAILERS}{router}"));
+    let log =
+        "Tollgate's listener for the access log. Each worker thread of Envoy opens one stream.";
+    assert!(CLUSTER.contains(log));
+    let streams = "Tollgate's listener for external processing: a stream for each response.";
+    let cluster = CLUSTER
+        .replace(log, streams)
+        .replace("tollgate-access-log", "tollgate-ext-proc")
+        .replace("access-log.sock", "ext-proc.sock");
+    let clusters = "  clusters:\n";
+    let body = replace_once(body, clusters, &format!("{clusters}{cluster}"));
+    let text = format!("{ACKNOWLEDGED_TITLE}{body}");
+    is_generated("deploy/envoy/envoy-metered-acknowledged.yaml", &text, HOW);
+    validate_envoy("metered-acknowledged", &text);
+}
+
 /// The beginning of the file for a Tollgate that several proxies share.
 const SERVICE_TITLE: &str = "\
 # Envoy in front of an inference server, for limits on tokens and on requests in flight, with a Tollgate that

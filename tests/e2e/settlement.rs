@@ -57,14 +57,17 @@ use crate::rig::{
 
 const METERED: &str = include_str!("../../deploy/envoy/envoy-metered.yaml");
 
+const ACKNOWLEDGED: &str = include_str!("../../deploy/envoy/envoy-metered-acknowledged.yaml");
+
 const SECRET: &str = "metering-secret-of-the-end-to-end-tests-0123456789";
 
-/// The listener for the access log, in [`CONFIG`].
-const LOG: &str = ", access_log: \"unix:${DIR}/access-log.sock\"";
+/// The listeners for reports, in [`CONFIG`].
+const LOG: &str =
+    r#", access_log: "unix:${DIR}/access-log.sock", ext_proc: "unix:${DIR}/ext-proc.sock""#;
 
 const CONFIG: &str = r#"
 audit: { to: none }
-listen: { grpc: "unix:${DIR}/unused.sock", ops: "127.0.0.1:0", access_log: "unix:${DIR}/access-log.sock" }
+listen: { grpc: "unix:${DIR}/unused.sock", ops: "127.0.0.1:0", access_log: "unix:${DIR}/access-log.sock", ext_proc: "unix:${DIR}/ext-proc.sock" }
 metering: { secrets: ["file:${DIR}/metering"] }
 routes: [{ match: { paths: [/health] }, public: true }]
 "#;
@@ -299,6 +302,7 @@ fn reservation(amount: u64, life: Span) -> Reservation {
         life,
         histories: None,
         shard: None,
+        route: None,
         holds: vec![Hold {
             limit: "day".into(),
             counter_id: "alice".into(),
@@ -333,12 +337,12 @@ fn post() -> Request {
 }
 
 /// A text in pieces of seven bytes.
-fn pieces_of(text: &str) -> Vec<String> {
+pub(crate) fn pieces_of(text: &str) -> Vec<String> {
     text.as_bytes().chunks(7).map(|part| String::from_utf8_lossy(part).into()).collect()
 }
 
 /// A chunked response in these pieces, with its end or without.
-fn raw(kind: &str, parts: Vec<String>, ends: bool) -> Answer {
+pub(crate) fn raw(kind: &str, parts: Vec<String>, ends: bool) -> Answer {
     let (bytes, response) = mpsc::channel();
     for part in pieces(kind, parts, ends) {
         bytes.send(part).unwrap();
@@ -346,7 +350,7 @@ fn raw(kind: &str, parts: Vec<String>, ends: bool) -> Answer {
     Answer::Raw(response)
 }
 
-fn pieces(kind: &str, parts: Vec<String>, ends: bool) -> Vec<Vec<u8>> {
+pub(crate) fn pieces(kind: &str, parts: Vec<String>, ends: bool) -> Vec<Vec<u8>> {
     // The upstream closes the connection, and Envoy must not send the next request on it.
     let close = if ends { "connection: close\r\n" } else { "" };
     let head = format!(
@@ -357,16 +361,16 @@ fn pieces(kind: &str, parts: Vec<String>, ends: bool) -> Vec<Vec<u8>> {
     [head].into_iter().chain(chunks).chain(end).map(String::into_bytes).collect()
 }
 
-fn events(events: &[Json]) -> Vec<String> {
+pub(crate) fn events(events: &[Json]) -> Vec<String> {
     let events = events.iter().map(|event| format!("data: {event}\n\n"));
     events.chain(["data: [DONE]\n\n".to_owned()]).collect()
 }
 
-const SSE: &str = "text/event-stream";
-const JSON: &str = "application/json";
+pub(crate) const SSE: &str = "text/event-stream";
+pub(crate) const JSON: &str = "application/json";
 
 /// The usage of a chat, where each event has it.
-fn running(output: u64) -> Json {
+pub(crate) fn running(output: u64) -> Json {
     json!({ "choices": [{}], "usage": { "prompt_tokens": 11, "completion_tokens": output } })
 }
 
@@ -375,10 +379,13 @@ fn a_complete_response_is_charged_its_usage_in_every_shape() {
     shapes(CURRENT);
 }
 
-pub(super) fn shapes(version: &str) {
-    let rig = Metered::of(version);
-    let text = json!("the \"eval_count\":999, and {\"total_tokens\": 7}");
-    let streams: [(&str, Vec<Json>, u64); 6] = [
+/// A text of a model that looks like usage.
+const MISLEADING: &str = "the \"eval_count\":999, and {\"total_tokens\": 7}";
+
+/// Streams of every API, with the tokens that they use.
+pub(crate) fn streams() -> [(&'static str, Vec<Json>, u64); 6] {
+    let text = MISLEADING;
+    [
         (
             "OpenAI",
             vec![
@@ -423,11 +430,13 @@ pub(super) fn shapes(version: &str) {
             ],
             22,
         ),
-    ];
-    for (what, sent, tokens) in streams {
-        assert_eq!(rig.charged_for(what, SSE, events(&sent)), tokens, "{what}");
-    }
-    let bodies: [(&str, Json, u64); 9] = [
+    ]
+}
+
+/// Bodies of every API, with the tokens that they use.
+pub(crate) fn bodies() -> [(&'static str, Json, u64); 9] {
+    let text = MISLEADING;
+    [
         (
             "chat",
             json!({ "choices": [{ "message": { "content": text } }], "usage": { "prompt_tokens": 11, "completion_tokens": 48, "total_tokens": 59 } }),
@@ -465,8 +474,16 @@ pub(super) fn shapes(version: &str) {
             json!({ "text": text, "usage": { "type": "tokens", "input_tokens": 14, "output_tokens": 45, "total_tokens": 59 } }),
             59,
         ),
-    ];
-    for (what, body, tokens) in bodies {
+    ]
+}
+
+pub(super) fn shapes(version: &str) {
+    let rig = Metered::of(version);
+    let text = MISLEADING;
+    for (what, sent, tokens) in streams() {
+        assert_eq!(rig.charged_for(what, SSE, events(&sent)), tokens, "{what}");
+    }
+    for (what, body, tokens) in bodies() {
         // In small pieces: a name or a number may be in two of them.
         let body = body.to_string();
         assert_eq!(rig.charged_for(what, JSON, pieces_of(&body)), tokens, "{what}");
@@ -638,7 +655,7 @@ fn begin(port: u16) -> TcpStream {
     stream
 }
 
-fn read_until(stream: &mut TcpStream, text: &str) {
+pub(crate) fn read_until(stream: &mut TcpStream, text: &str) {
     let mut found = Vec::new();
     while !String::from_utf8_lossy(&found).contains(text) {
         let mut piece = [0; 4096];
@@ -765,4 +782,75 @@ fn another_replica_settles_and_what_a_killed_one_lost_expires() {
     rig.runtime.block_on(app.stop());
     drop(bytes);
     until("expiry", || (left - rig.left() == 400).then_some(()));
+}
+
+#[test]
+fn a_request_is_settled_before_its_client_sees_the_end_and_once() {
+    // Whatever else the machine does, the answer comes in time.
+    let time = "message_timeout: 1s";
+    let rig =
+        Metered::edited(|_| replace_once(ACKNOWLEDGED.to_owned(), time, "message_timeout: 30s"));
+    let mut repeated = 0;
+    let usage = json!({ "prompt_tokens": 11, "completion_tokens": 48, "total_tokens": 59 });
+    let chat = json!({ "object": "chat.completion", "choices": [], "usage": usage });
+    let chunk = json!({ "object": "chat.completion.chunk", "choices": [], "usage": usage });
+    for (what, kind, parts, tokens) in [
+        ("a body", JSON, pieces_of(&chat.to_string()), 59),
+        ("a stream", SSE, events(&[chunk.clone(), chunk]), 59),
+    ] {
+        let (left, settled) = (rig.left(), rig.settled());
+        rig.reserve(Span::from_secs(60), HELD, &[]);
+        rig.script(move || raw(kind, parts, true));
+        assert_eq!(rig.envoy.send(&post()).status, 200, "{what}");
+        // Nothing is waited for: the end of the response came after the settlement.
+        assert_eq!(rig.settled(), settled + 1, "{what}");
+        assert_eq!(left - rig.left(), tokens, "{what}");
+        repeated += 1;
+        let is_repeated = || {
+            let found = rig.metric("tollgate_settlements_total", "result=\"repeated\"");
+            (found == repeated).then_some(())
+        };
+        until("the entry of the access log", is_repeated);
+        assert_eq!(left - rig.left(), tokens, "{what}");
+    }
+    // What is not known at the end of a response is left to the access log.
+    let rows = [(SSE, events(&[json!({ "choices": [] })])), (JSON, vec!["{}".to_owned()])];
+    for (kind, parts) in rows {
+        assert_eq!(rig.charged_for(kind, kind, parts), HELD, "{kind}");
+    }
+    let part = || events(&[running(13), running(25)])[..2].to_vec();
+    let charged = rig.charged("an upstream that is gone", &[], || {
+        rig.script(move || raw(SSE, part(), false));
+        assert!(post().try_send(rig.envoy.port).is_none(), "the response has no end");
+    });
+    assert_eq!(charged, HELD);
+    let large = json!({ "text": "x".repeat(3 << 20), "usage": usage });
+    assert_eq!(rig.charged_for("a large body", JSON, vec![large.to_string()]), 59);
+    assert_eq!(rig.metric("tollgate_report_problems_total", ""), 0);
+}
+
+#[test]
+fn shapes_and_cuts_are_charged_the_same_with_external_processing() {
+    let rig = Metered::edited(|_| ACKNOWLEDGED.to_owned());
+    for (what, sent, tokens) in streams() {
+        assert_eq!(rig.charged_for(what, SSE, events(&sent)), tokens, "{what}");
+    }
+    for (what, body, tokens) in bodies() {
+        assert_eq!(rig.charged_for(what, JSON, pieces_of(&body.to_string())), tokens, "{what}");
+    }
+    assert_eq!(rig.metric("tollgate_unmetered_total", ""), 0);
+}
+
+#[test]
+fn a_processor_that_is_gone_changes_nothing_for_the_client() {
+    let rig = Metered::edited(|_| {
+        let socket = "pipe: { path: /run/tollgate/ext-proc.sock }";
+        replace_once(ACKNOWLEDGED.to_owned(), socket, "pipe: { path: /nonexistent/ext-proc.sock }")
+    });
+    let usage = json!({ "prompt_tokens": 11, "completion_tokens": 48, "total_tokens": 59 });
+    let chat = json!({ "object": "chat.completion", "choices": [], "usage": usage });
+    assert_eq!(rig.charged_for("a body", JSON, vec![chat.to_string()]), 59);
+    let chunk = json!({ "object": "chat.completion.chunk", "choices": [], "usage": usage });
+    assert_eq!(rig.charged_for("a stream", SSE, events(&[chunk])), 59);
+    assert_eq!(rig.metric("tollgate_settlements_total", "result=\"repeated\""), 0);
 }

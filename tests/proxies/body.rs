@@ -107,7 +107,7 @@ fn bodies_have_a_limit(kind: Kind) {
     // The limit of the proxy.
     let reply = rig.send(&Request::post(PATH, body(17 << 20)).bearer(&token));
     match kind {
-        Kind::Nginx | Kind::NewNginx | Kind::Njs => {
+        Kind::Nginx | Kind::NewNginx | Kind::Njs | Kind::NjsMetered => {
             assert_eq!(reply.verdict(), (413, "body_too_large".into()))
         }
         Kind::EnvoyHttp | Kind::Haproxy => assert_eq!(reply.status, 413),

@@ -81,6 +81,8 @@ pub(crate) enum Kind {
     NewNginx,
     /// njs in nginx.
     Njs,
+    /// The same with reports of usage.
+    NjsMetered,
     Traefik,
     Caddy,
     Haproxy,
@@ -90,7 +92,7 @@ pub(crate) enum Kind {
 impl Kind {
     fn dialect(self) -> &'static str {
         match self {
-            Self::Nginx | Self::NewNginx | Self::Njs => "nginx",
+            Self::Nginx | Self::NewNginx | Self::Njs | Self::NjsMetered => "nginx",
             Self::Traefik => "traefik",
             Self::Caddy => "caddy",
             Self::Haproxy => "haproxy",
@@ -178,8 +180,12 @@ impl ProxyRig {
 fn listen(kind: Kind) -> String {
     let address = if kind.calls_over_tcp() { "127.0.0.1:0" } else { "unix:${DIR}/http.sock" };
     let body = if kind.sends_bodies() { "sent" } else { "deny" };
+    let (settlement, settle) = match kind {
+        Kind::NjsMetered => ("reported", "  settle: { address: \"unix:${DIR}/settle.sock\" }\n"),
+        _ => ("expiry", ""),
+    };
     format!(
-        "listen:\n  grpc: \"unix:${{DIR}}/authz.sock\"\n  ops: \"127.0.0.1:0\"\n  admin: {{ address: \"127.0.0.1:0\", token: {ADMIN_TOKEN} }}\n  http: [ {{ address: \"{address}\", dialect: {}, body: {body} }} ]\n",
+        "listen:\n  grpc: \"unix:${{DIR}}/authz.sock\"\n  ops: \"127.0.0.1:0\"\n  admin: {{ address: \"127.0.0.1:0\", token: {ADMIN_TOKEN} }}\n  http: [ {{ address: \"{address}\", dialect: {}, body: {body}, settlement: {settlement} }} ]\n{settle}",
         kind.dialect()
     )
 }
@@ -207,9 +213,12 @@ impl Parts<'_> {
         };
         let mut command;
         match kind {
-            Kind::Nginx | Kind::NewNginx | Kind::Njs => {
-                let name =
-                    if kind == Kind::Njs { "nginx/njs.conf" } else { "nginx/auth_request.conf" };
+            Kind::Nginx | Kind::NewNginx | Kind::Njs | Kind::NjsMetered => {
+                let name = match kind {
+                    Kind::Njs => "nginx/njs.conf",
+                    Kind::NjsMetered => "nginx/njs-metered.conf",
+                    _ => "nginx/auth_request.conf",
+                };
                 let mut config = replace_once(read(name), "0.0.0.0:8080;", &format!("{listen};"));
                 config = replace_once(
                     config,
@@ -224,7 +233,16 @@ impl Parts<'_> {
                     &format!("pid {here}/nginx.pid"),
                 );
                 config = replace_once(config, "worker_processes auto", "worker_processes 1");
-                if kind == Kind::Njs {
+                if kind == Kind::NjsMetered {
+                    config = replace_once(
+                        config,
+                        "http://unix:/run/tollgate/settle.sock:",
+                        &format!("http://unix:{here}/settle.sock:"),
+                    );
+                    config = replace_once(config, "settle interval=1s", "settle interval=100ms");
+                    config = replace_once(config, "renew interval=10s", "renew interval=300ms");
+                }
+                if matches!(kind, Kind::Njs | Kind::NjsMetered) {
                     config = replace_once(
                         config,
                         "js_path /etc/nginx/tollgate",

@@ -190,7 +190,7 @@ fn a_slow_check_is_sent_once(kind: Kind) {
             .lines()
             .map(|line| match kind {
                 _ if line.trim_start().starts_with('#') || !here(line) => line.to_owned(),
-                Kind::Nginx | Kind::NewNginx | Kind::Njs => {
+                Kind::Nginx | Kind::NewNginx | Kind::Njs | Kind::NjsMetered => {
                     format!("server 127.0.0.1:{port} {}", options_after_address(line))
                 }
                 Kind::Caddy => format!("forward_auth 127.0.0.1:{port} {{"),

@@ -323,6 +323,7 @@ fn reservation(random: &mut StdRng, id: u8, counters: &[Counter], now: u64) -> R
         holds,
         histories: None,
         shard: None,
+        route: None,
     }
 }
 

@@ -51,7 +51,15 @@ fn reservation(life: Span, holds: &[Hold]) -> Reservation {
     static NEXT: AtomicU64 = AtomicU64::new(1);
     let next = u128::from(NEXT.fetch_add(1, Ordering::Relaxed));
     let id = ReservationId((next << 64 | next).to_be_bytes());
-    Reservation { id, issued: now(), life, holds: holds.to_vec(), histories: None, shard: None }
+    Reservation {
+        id,
+        issued: now(),
+        life,
+        holds: holds.to_vec(),
+        histories: None,
+        shard: None,
+        route: None,
+    }
 }
 
 pub(super) fn minute(holds: &[Hold]) -> Reservation {

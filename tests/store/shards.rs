@@ -108,6 +108,7 @@ async fn what_a_check_counts_is_in_the_slot_of_its_tenant_and_all_nodes_count() 
         let shard = Some(ShardBy::Tenant.shard(of.revocation()));
         let held = Reservation {
             shard,
+            route: None,
             ..settlements::minute(&[
                 settlements::hold(&format!("day-{tenant}"), settlements::budget(100), 10, 10),
                 settlements::hold(&format!("slots-{tenant}"), Counter::Slots { limit: 2 }, 1, 1),

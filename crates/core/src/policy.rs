@@ -127,6 +127,9 @@ pub struct Policy {
     /// The entries of `routes` with a route that needs the body, and so denies every request without
     /// it: the place of the entry, and the name of its first such route.
     pub body_routes: Vec<(Path, String)>,
+    /// The entries of `routes` with a route whose requests hold what a report settles: the place of
+    /// the entry, and the name of its first such route.
+    pub settled_routes: Vec<(Path, String)>,
     /// The `on_outage` of each route that uses the store, for metrics.
     pub on_outage: Vec<OnOutage>,
     /// Whether some route counts in memory during an outage.
@@ -136,6 +139,9 @@ pub struct Policy {
     /// What decides the shard of a request, where the store has shards
     /// ([`with_shards`](Self::with_shards)).
     pub shard_by: Option<ShardBy>,
+    /// Whether reservations have the names of their routes
+    /// ([`with_route_names`](Self::with_route_names)).
+    pub names_routes: bool,
     /// The place of the first limit with a lease.
     pub leased: Option<Path>,
     /// The place of the first limit whose holds end with a report of the proxy.
@@ -147,6 +153,13 @@ impl Policy {
     #[must_use]
     pub fn with_shards(self, by: Option<ShardBy>) -> Self {
         Self { shard_by: by, ..self }
+    }
+
+    /// The policy whose reservations have the names of their routes, if `names_routes`: those that
+    /// report usage are bound to routes.
+    #[must_use]
+    pub fn with_route_names(self, names_routes: bool) -> Self {
+        Self { names_routes, ..self }
     }
 
     /// Returns the longest time for which a credential that is accepted now may still be accepted:
@@ -298,9 +311,11 @@ impl Policy {
             route_names: compiled.names,
             strip_headers: strip_headers.into_iter().collect(),
             body_routes: compiled.body_routes,
+            settled_routes: compiled.settled_routes,
             uses_local,
             settled,
             shard_by: None,
+            names_routes: false,
             limit_places: config
                 .limits
                 .iter()

@@ -274,6 +274,12 @@ impl Route {
     pub fn uses_store(&self) -> bool {
         !self.public || !self.limits.is_empty() || !self.holds.is_empty()
     }
+
+    /// Whether a request holds what a report of its usage, or of its end, settles.
+    pub(crate) fn is_settled(&self) -> bool {
+        let is_charged = self.fixed_tokens.is_some();
+        self.holds.iter().any(|limit| limit.is_settled() && !(is_charged && limit.charges_tokens()))
+    }
 }
 
 /// The compiled sections that routes refer to, and what compiling them collects.

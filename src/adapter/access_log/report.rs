@@ -66,7 +66,7 @@ pub(in crate::adapter) enum Unmetered {
 
 /// The reason why an entry is not a report.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
-pub(super) enum Refused {
+pub(in crate::adapter) enum Refused {
     /// The entry has no reservation.
     #[error("the entry has no reservation")]
     NoReservation,
@@ -96,6 +96,22 @@ pub(super) fn read(
     reading.is_continuous |= reading.has_usage_in_each_event && asks_for_continuous_usage(metadata);
     let bytes = entry.response.as_ref().map_or(0, |response| response.response_body_bytes);
     Ok(Report::of(reservation, ending, reading, bytes, learnt))
+}
+
+/// Reads the metadata of a response that has arrived as a whole; `None` where its usage is not known.
+///
+/// # Errors
+/// The metadata has no reservation of ours.
+pub(in crate::adapter) fn complete(
+    metadata: &Metadata,
+    keys: &ReservationKeys,
+) -> Result<Option<Settlement>, Refused> {
+    let text = text(metadata, RESERVATION).ok_or(Refused::NoReservation)?;
+    let reservation = Reservation::open(text, keys)?;
+    let reading = usage::read(metadata);
+    let report = Report::of(reservation, Ending::Complete, reading, 0, |_| None);
+    let is_known = matches!(report.settlement.usage, Usage::Final(_)) && report.unmetered.is_none();
+    Ok(Some(report.settlement).filter(|_| is_known))
 }
 
 impl Report {
@@ -139,7 +155,13 @@ impl Report {
 
     /// Counts what is odd about the report, records its usage, and sends its settlement.
     pub(in crate::adapter) fn submit(self, settler: &Settler) {
-        let Self { settlement, unmetered, is_absurd, is_beyond_hold, debt, observed } = self;
+        self.count(settler);
+        settler.submit(self.settlement);
+    }
+
+    /// Counts what is odd about the report, and records its usage.
+    pub(in crate::adapter) fn count(&self, settler: &Settler) {
+        let Self { is_absurd, is_beyond_hold, unmetered, debt, observed, .. } = *self;
         if is_absurd {
             settler.count_problem(ReportProblem::Absurd);
         }
@@ -153,7 +175,6 @@ impl Report {
         if let Some((histories, usage)) = observed {
             settler.histories().record(histories, usage);
         }
-        settler.submit(settlement);
     }
 }
 

@@ -44,6 +44,7 @@ fn reservation(counter: Counter) -> Reservation {
         life: Span::from_secs(30),
         histories: None,
         shard: None,
+        route: None,
         holds: vec![Hold {
             limit: "day".into(),
             counter_id: "alice".into(),

@@ -89,6 +89,15 @@ impl Members {
         }
     }
 
+    /// Keeps a member of a usage as it was reported.
+    pub(in crate::adapter) fn set(&mut self, name: &str, value: &serde_json::Value) {
+        let member = match value {
+            serde_json::Value::Null => Member::Null,
+            value => value.as_f64().map_or(Member::Other, Member::Number),
+        };
+        self.0.insert(name.to_owned(), member);
+    }
+
     /// Keeps an object of a stream, in the place of an earlier one.
     pub(in crate::adapter) fn replace(&mut self, key: &str, object: &str) {
         match self.0.get_mut(key) {

@@ -45,6 +45,35 @@ pub struct ForwardAuthConfig {
     /// Whether requests come with their bodies. Default `none`.
     #[serde(default)]
     pub body: BodyPolicy,
+    /// How requests are settled that hold tokens or a place among the requests in flight. Default
+    /// `none`.
+    #[serde(default)]
+    pub settlement: SettlementPolicy,
+}
+
+/// The key `listen.http[].settlement`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum SettlementPolicy {
+    /// They are not. A route whose limits are settled by reports is an error of the file.
+    #[default]
+    None,
+    /// By reports to `listen.settle`: the answers of checks have the reservation of the request, and
+    /// what the proxy writes into its body. Only nginx with njs can do both
+    /// (deploy/nginx/njs-metered.conf), with `body: sent`.
+    Reported,
+    /// By expiry, and that is intended: what a request holds is charged as a whole when
+    /// `metering.life` has passed, and its place is free then, whether it has ended or not.
+    Expiry,
+}
+
+/// The routes that need something of a listener: for each, the place of its entry and its name.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct RouteNeeds<'r> {
+    /// Those that read the body.
+    pub body: &'r [(Path, String)],
+    /// Those whose requests hold what a report settles.
+    pub settlement: &'r [(Path, String)],
 }
 
 /// The key `listen.http[].body`.
@@ -87,9 +116,15 @@ impl ForwardAuthConfig {
         }
     }
 
-    /// Adds an error for each contradiction, and for each route of `needing_body` (its place and
-    /// its name) that cannot be used through this listener.
-    pub fn validate(&self, needing_body: &[(Path, String)], path: &Path, errors: &mut Errors) {
+    /// Whether the proxy reports the usage of requests.
+    #[must_use]
+    pub fn reports(&self) -> bool {
+        self.settlement == SettlementPolicy::Reported
+    }
+
+    /// Adds an error for each contradiction, and for each route of `needs` that cannot be used
+    /// through this listener.
+    pub fn validate(&self, needs: RouteNeeds<'_>, path: &Path, errors: &mut Errors) {
         if self.mode.is_some() && matches!(self.address, Address::Tcp(_)) {
             errors.push(
                 &path.key("mode"),
@@ -104,7 +139,7 @@ impl ForwardAuthConfig {
             );
         }
         if self.body == BodyPolicy::None {
-            for (place, name) in needing_body {
+            for (place, name) in needs.body {
                 errors.push(
                     &body,
                     format!(
@@ -118,6 +153,7 @@ impl ForwardAuthConfig {
                 );
             }
         }
+        self.validate_settlement(needs.settlement, &path.key("settlement"), errors);
         match (&self.address, &self.trusted_proxies) {
             (Address::Tcp(address), None) if !address.ip().is_loopback() => errors.push(
                 &path.key("address"),
@@ -138,6 +174,35 @@ impl ForwardAuthConfig {
                 );
             }
             _ => {}
+        }
+    }
+
+    fn validate_settlement(&self, settled: &[(Path, String)], path: &Path, errors: &mut Errors) {
+        let can_report = self.dialect.can_settle() && self.body == BodyPolicy::Sent;
+        if self.reports() && !can_report {
+            errors.push(
+                path,
+                "only nginx with njs reports usage and writes the bound of a request into its body: take `dialect: nginx`, `body: sent` and deploy/nginx/njs-metered.conf, or Envoy over `listen.grpc`",
+            );
+        }
+        if self.settlement != SettlementPolicy::None {
+            return;
+        }
+        let remedy = if self.dialect.can_settle() {
+            "use deploy/nginx/njs-metered.conf with `listen.settle`, and write `body: sent` and `settlement: reported`"
+        } else {
+            "use Envoy over `listen.grpc`, or nginx with njs, for this route"
+        };
+        for (place, name) in settled {
+            errors.push(
+                path,
+                format!(
+                    "the limits of the route `{name}` ({place}) are settled by reports of usage, and \
+                     {} ({}) sends none: {remedy}; or write `settlement: expiry` to charge what a \
+                     request holds when it expires",
+                    self.address, self.dialect
+                ),
+            );
         }
     }
 
@@ -173,9 +238,10 @@ mod tests {
         serde_json::from_str(json).map_err(|error| error.to_string())
     }
 
-    fn errors(json: &str, needing_body: &[(Path, String)]) -> usize {
+    fn errors(json: &str, body: &[(Path, String)]) -> usize {
         let mut errors = Errors::default();
-        read(json).unwrap().validate(needing_body, &Path::root(), &mut errors);
+        let needs = RouteNeeds { body, settlement: &[] };
+        read(json).unwrap().validate(needs, &Path::root(), &mut errors);
         errors.len()
     }
 
@@ -262,6 +328,29 @@ mod tests {
                 usize::from(dialect == "caddy"),
                 "{dialect}"
             );
+        }
+    }
+    #[test]
+    fn a_route_that_is_settled_by_reports_needs_a_listener_that_gets_them() {
+        let needing = [(Path::root().key("routes").index(0), "chat".to_owned())];
+        let errors = |json: &str| {
+            let mut errors = Errors::default();
+            let needs = RouteNeeds { body: &[], settlement: &needing };
+            read(json).unwrap().validate(needs, &Path::root(), &mut errors);
+            errors.len()
+        };
+        for dialect in ["nginx", "traefik", "caddy", "haproxy", "envoy_http"] {
+            let with = |more: &str| {
+                format!(r#"{{"address": "127.0.0.1:1", "dialect": "{dialect}"{more}}}"#)
+            };
+            assert_eq!(errors(&with("")), 1, "{dialect}");
+            assert_eq!(errors(&with(r#", "settlement": "expiry""#)), 0, "{dialect}");
+            let reported = with(r#", "settlement": "reported", "body": "deny""#);
+            assert_eq!(errors(&reported), 1, "{dialect}: no bodies");
+            if dialect != "caddy" {
+                let reported = with(r#", "settlement": "reported", "body": "sent""#);
+                assert_eq!(errors(&reported), usize::from(dialect != "nginx"), "{dialect}");
+            }
         }
     }
 }

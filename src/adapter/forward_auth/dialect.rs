@@ -72,6 +72,12 @@ pub(super) const STATUS: &str = "x-tollgate-status";
 /// The body of an answer under [`StatusMapping::UnauthorizedAndForbidden`]: JSON in ASCII.
 pub(super) const BODY: &str = "x-tollgate-body";
 
+/// The reservation of a request, on listeners whose proxy reports usage.
+pub(super) const RESERVATION: &str = "x-tollgate-reservation";
+
+/// What the proxy writes into the body of a request, on the same listeners.
+pub(super) const CHANGES: &str = "x-tollgate-body-changes";
+
 /// The row of one dialect.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct DialectSpec {
@@ -177,6 +183,11 @@ impl Dialect {
     /// Returns whether the proxy removes the headers that an answer lists.
     pub fn removes_listed_headers(self) -> bool {
         matches!(self.spec().absent, AbsentHeader::Listed(_))
+    }
+
+    /// Returns whether a shipped configuration reports usage, and writes into bodies.
+    pub(super) fn can_settle(self) -> bool {
+        self == Self::Nginx
     }
 
     /// Returns whether the proxy can send bodies.

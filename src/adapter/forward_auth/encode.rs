@@ -10,10 +10,13 @@ use tollgate_core::{
         Failure,
         answer::{AllowedAnswer, DeniedAnswer, HeaderList, IDENTITY},
     },
+    rule::size::BodyChanges,
 };
 
-use super::dialect::{AbsentHeader, BODY, Dialect, DialectSpec, STATUS, StatusMapping};
-use crate::engine::check::Answer;
+use super::dialect::{
+    AbsentHeader, BODY, CHANGES, Dialect, DialectSpec, RESERVATION, STATUS, StatusMapping,
+};
+use crate::engine::check::{Answer, Metadata};
 
 /// The headers, besides `Authorization`, that may hold an API key or a proof.
 const CREDENTIAL_HEADERS: [&str; 3] =
@@ -45,6 +48,26 @@ pub(super) fn protocols(dialect: Dialect, client: &HeaderMap) -> Option<HeaderVa
         return None;
     }
     HeaderValue::from_bytes(&values.join(&b", "[..])).ok()
+}
+
+/// Adds the reservation of a request, and the members that the proxy writes into its body: a JSON
+/// object in ASCII.
+pub(super) fn settlement(headers: &mut HeaderMap, metadata: Metadata<'_>) {
+    let reservation = metadata.reservation.and_then(value_of);
+    let Some(mut reservation) = reservation else { return };
+    reservation.set_sensitive(true);
+    headers.insert(HeaderName::from_static(RESERVATION), reservation);
+    let Some(BodyChanges { bounds, stream_options }) = metadata.changes else { return };
+    let bounds = bounds.iter().map(|(name, bound)| ((*name).to_owned(), json!(bound)));
+    let options = stream_options
+        .iter()
+        .map(|options| ("stream_options".to_owned(), serde_json::Value::Object(options.clone())));
+    let members: serde_json::Map<_, _> = bounds.chain(options).collect();
+    if !members.is_empty()
+        && let Some(changes) = value_of(&ascii(&serde_json::Value::Object(members).to_string()))
+    {
+        headers.insert(HeaderName::from_static(CHANGES), changes);
+    }
 }
 
 /// Returns 403 without headers and body, for peers that are not trusted.

@@ -16,8 +16,8 @@ use tollgate_core::{
     time::{Quota, Span, Timestamp, rfc3339::Rfc3339},
 };
 
-use super::super::{answer::Refusal, json_body::check_text, request};
-use crate::store::Position;
+use super::super::{json_body::check_text, request};
+use crate::{json_api::Refusal, store::Position};
 
 /// The longest grace of a rotation.
 const LONGEST_GRACE: Span = Span::from_secs(30 * 86_400);

@@ -183,7 +183,9 @@ fn write_holds(
     list: &mut PackedList,
     reservation: Option<&Reservation>,
 ) -> usize {
-    let Some(Reservation { id, issued, life, holds, histories: _, shard: _ }) = reservation else {
+    let Some(Reservation { id, issued, life, holds, histories: _, shard: _, route: _ }) =
+        reservation
+    else {
         list.push(0);
         return 0;
     };
@@ -432,6 +434,7 @@ mod tests {
             life: Span::from_micros(6),
             histories: None,
             shard: None,
+            route: None,
             holds: vec![
                 hold(Counter::Budget { limit: 7, ends }, 2),
                 hold(Counter::Slots { limit: 3 }, 1),
@@ -517,6 +520,7 @@ mod tests {
             holds: vec![slot],
             histories: None,
             shard: None,
+            route: None,
         };
         let request = AdmitRequest {
             charges: request().charges[..1].to_vec(),

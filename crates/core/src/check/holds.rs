@@ -143,7 +143,8 @@ pub(super) fn reserve(
     let life = snapshot.policy.metering.as_ref().map_or(Span::from_secs(0), |it| it.life);
     let shard = snapshot.policy.shard_by.zip(subject.principal);
     let shard = shard.map(|(by, principal)| by.shard(principal.revocation()));
-    let reservation = Reservation { id, issued: now, life, holds, histories, shard };
+    let route = snapshot.policy.names_routes.then(|| subject.route.into());
+    let reservation = Reservation { id, issued: now, life, holds, histories, shard, route };
     if reservation.is_settled() && snapshot.reservation_keys.is_none() {
         let cause =
             "no secret of `metering.secrets` can be used, so that no usage could be reported";

@@ -62,6 +62,9 @@ pub struct Reservation {
     /// The shard that the counters are in; `None` in a store without shards.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub shard: Option<Shard>,
+    /// The route of the request, where those that report usage are bound to routes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub route: Option<Box<str>>,
 }
 
 /// The secrets that authenticate reservations. The first one signs, all of them verify.
@@ -233,6 +236,7 @@ mod tests {
             life: Span::from_secs(30),
             histories: Some(HistoryIds { own: "alice".into(), shared: "all".into() }),
             shard: None,
+            route: Some("chat".into()),
             holds: vec![
                 hold("minute", Counter::Bucket { interval: 5, burst: 9 }),
                 hold("day", Counter::Budget { limit: 9, ends }),

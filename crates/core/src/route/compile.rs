@@ -42,6 +42,9 @@ pub(crate) struct Compiled {
     /// For each entry with a route that reads the body: its entry, and the name of the first such
     /// route.
     pub(crate) body_routes: Vec<(Path, String)>,
+    /// For each entry with a route whose requests hold what a report settles: its entry, and the
+    /// name of the first such route.
+    pub(crate) settled_routes: Vec<(Path, String)>,
     /// Each route, and the entry of the file that it comes from.
     entries: Vec<(Arc<Route>, Path)>,
 }
@@ -72,6 +75,7 @@ pub(crate) fn compile(
         names: Vec::new(),
         strip_headers: BTreeSet::new(),
         body_routes: Vec::new(),
+        settled_routes: Vec::new(),
         entries: Vec::new(),
     };
     if entries.is_empty() {
@@ -185,6 +189,9 @@ fn insert(
         && compiled.body_routes.last().is_none_or(|(known, _)| known != path)
     {
         compiled.body_routes.push((path.clone(), route.name.clone()));
+    }
+    if route.is_settled() && compiled.settled_routes.last().is_none_or(|(known, _)| known != path) {
+        compiled.settled_routes.push((path.clone(), route.name.clone()));
     }
     let mut entries = Vec::new();
     for (at, pattern) in patterns {

@@ -200,6 +200,7 @@ impl World {
             holds: vec![hold(self.counter, amount)],
             histories: None,
             shard: None,
+            route: None,
         };
         let answer = if self.is_cut(replica) {
             None

@@ -37,7 +37,7 @@
 {{- $http := list -}}
 {{- range .Values.http -}}
 {{- $address := include "tollgate.address" (dict "root" $root "port" (int .port)) -}}
-{{- $http = append $http (dict "address" $address "dialect" .dialect "body" (default "none" .body) "trusted_proxies" .trustedProxies) -}}
+{{- $http = append $http (dict "address" $address "dialect" .dialect "body" (default "none" .body) "settlement" (default "none" .settlement) "trusted_proxies" .trustedProxies) -}}
 {{- end -}}
 {{- $_ := set $listen "http" $http -}}
 {{- end -}}

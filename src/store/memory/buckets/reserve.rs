@@ -124,6 +124,7 @@ mod tests {
             holds: holds.to_vec(),
             histories: None,
             shard: None,
+            route: None,
         }
     }
 

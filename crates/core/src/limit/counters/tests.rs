@@ -38,6 +38,7 @@ fn reservation(id: u8, issued: u64, holds: &[Hold]) -> Reservation {
         holds: holds.to_vec(),
         histories: None,
         shard: None,
+        route: None,
     }
 }
 

@@ -248,8 +248,15 @@ impl Escrows {
             let hold = Hold { amount, unreported: amount, ..tracked.hold.clone() };
             let life = self.terms.life;
             let (holds, shard) = (vec![hold], tracked.shard);
-            let reservation =
-                Reservation { id: id(), issued: now, life, holds, histories: None, shard };
+            let reservation = Reservation {
+                id: id(),
+                issued: now,
+                life,
+                holds,
+                histories: None,
+                shard,
+                route: None,
+            };
             takes.push(reservation.clone());
             tracked.escrow = Some(Escrow { reservation, confirmed: None, is_used: false });
         }
