@@ -26,6 +26,8 @@ const UPSTREAM: &str = "address: 127.0.0.1, port_value: 8000";
 pub(crate) const TOLLGATE: &str = "pipe: { path: /run/tollgate/authz.sock }";
 /// The address of Tollgate's listener for the access log.
 const ACCESS_LOG: &str = "pipe: { path: /run/tollgate/access-log.sock }";
+/// The address of Tollgate's listener for external processing.
+const EXT_PROC: &str = "pipe: { path: /run/tollgate/ext-proc.sock }";
 /// The path of the policy file, for Tollgate inside of Envoy.
 const POLICY_FILE: &str = "value: /etc/tollgate/tollgate.yaml";
 
@@ -142,6 +144,13 @@ impl Envoy {
         let config = if config.contains(ACCESS_LOG) {
             let socket = format!("pipe: {{ path: \"{}/access-log.sock\" }}", dir.display());
             replace_once(config, ACCESS_LOG, &socket)
+        } else {
+            config
+        };
+
+        let config = if config.contains(EXT_PROC) {
+            let socket = format!("pipe: {{ path: \"{}/ext-proc.sock\" }}", dir.display());
+            replace_once(config, EXT_PROC, &socket)
         } else {
             config
         };
