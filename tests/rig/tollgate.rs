@@ -41,6 +41,11 @@ impl Tollgate {
         tollgate
     }
 
+    /// Starts another build of it and waits until it listens.
+    pub(crate) fn start_unready(program: &Path, dir: &Path, config: &str) -> Self {
+        Self::launch(program, dir, config)
+    }
+
     /// Starts it and waits until it listens: gRPC on `${DIR}/authz.sock`, ops and admin on ports
     /// that the system chooses, unless `config` has a section `listen`.
     pub(crate) fn unready(dir: &Path, config: &str) -> Self {

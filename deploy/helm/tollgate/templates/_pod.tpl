@@ -60,6 +60,15 @@ The parts of a pod, for the chart's own Deployments and for yours:
 {{- end }}
 {{- end -}}
 
+{{/* The security context of Tollgate's containers, with its own profile for system calls where the nodes have it. */}}
+{{- define "tollgate.securityContext" -}}
+{{- $context := deepCopy .Values.securityContext -}}
+{{- with .Values.seccomp.localhostProfile -}}
+{{- $_ := set $context "seccompProfile" (dict "type" "Localhost" "localhostProfile" .) -}}
+{{- end -}}
+{{- toYaml $context -}}
+{{- end -}}
+
 {{/* Reads the file and ends; a file with a mistake keeps the pod from starting, and its log says where the mistake is. */}}
 {{- define "tollgate.checkContainer" -}}
 - name: tollgate-check-config
@@ -70,7 +79,7 @@ The parts of a pod, for the chart's own Deployments and for yours:
   {{- with .Values.env }}
   env: {{- toYaml . | nindent 4 }}
   {{- end }}
-  securityContext: {{- toYaml .Values.securityContext | nindent 4 }}
+  securityContext: {{- include "tollgate.securityContext" . | nindent 4 }}
   resources: {{- toYaml .Values.resources | nindent 4 }}
   volumeMounts:
     - { name: tollgate-config, mountPath: /etc/tollgate, readOnly: true }
@@ -119,7 +128,7 @@ The parts of a pod, for the chart's own Deployments and for yours:
   lifecycle:
     preStop: { sleep: { seconds: {{ int .Values.preStopSeconds }} } }
   {{- end }}
-  securityContext: {{- toYaml .Values.securityContext | nindent 4 }}
+  securityContext: {{- include "tollgate.securityContext" . | nindent 4 }}
   resources: {{- toYaml .Values.resources | nindent 4 }}
   volumeMounts: {{- include "tollgate.mounts" . | nindent 4 }}
 {{- end -}}
