@@ -19,6 +19,7 @@ mod memory;
 mod position;
 mod redis;
 mod replica;
+mod requester;
 mod revocation;
 mod revocation_map;
 mod sharded_map;

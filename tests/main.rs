@@ -9,6 +9,7 @@
 )]
 
 mod architecture;
+mod cardinality;
 mod corpus;
 mod degraded;
 mod deploy;

@@ -26,6 +26,7 @@ use crate::{
     observe::{
         self, Observer,
         key_events::{KeyEvent, KeyEventKind},
+        key_uses::NotedUse,
     },
     store::{KeyUpdate, MOST_NETWORKS, MOST_UPDATES, Redis, SeenNetworks},
 };
@@ -112,10 +113,10 @@ impl KeyWatch {
     }
 
     fn collect(&mut self) {
-        let mut noted: Vec<_> = self.observer.key_uses().collect().into_iter().collect();
+        let mut noted = self.observer.key_uses().collect();
         // In the order of the uses: the first network of a key is not new.
-        noted.sort_unstable_by_key(|((id, _), at)| (*at, *id));
-        for ((id, network), at) in noted {
+        noted.sort_unstable_by_key(|one| (one.at, one.id));
+        for NotedUse { id, network, at } in noted {
             if self.last.len() < MOST_KEYS || self.last.contains_key(&id) {
                 let last = self.last.entry(id).or_default();
                 *last = at.secs().max(*last);

@@ -3,7 +3,7 @@
 //! The engine collects what was noted, away from checks.
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, hash_map::Entry},
     net::IpAddr,
     sync::{
         Mutex, PoisonError,
@@ -16,17 +16,55 @@ use tollgate_core::{identity::KeyId, network::Network, time::Timestamp};
 /// The cells, a power of two. Two keys that share a cell are noted more often than once a minute.
 const CELLS: usize = 4096;
 
-/// The most uses that wait to be collected.
+/// The most keys whose uses wait to be collected, and the most networks of all of them. Each key has
+/// room for one.
 const MOST: usize = 65_536;
+
+/// The most networks of a key that wait to be collected: one key does not take the room of others.
+const MOST_OF_KEY: usize = 32;
 
 /// The bits of a cell that hold the minute; the others hold those of a hash.
 const MINUTE: u64 = (1 << 24) - 1;
 
-/// A key, and the network of its client; `None` where the proxy reports no address.
-type KeyAndNetwork = (KeyId, Option<Network>);
+/// A use of a key that was noted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct NotedUse {
+    /// The id of the key.
+    pub id: KeyId,
+    /// The network of its client; `None` where the proxy reports no address.
+    pub network: Option<Network>,
+    /// The moment of the use.
+    pub at: Timestamp,
+}
 
-/// The uses that were noted, each with its moment.
-pub type NotedUses = HashMap<KeyAndNetwork, Timestamp>;
+/// The uses that wait, by key.
+#[derive(Debug, Default)]
+struct Noted {
+    keys: HashMap<KeyId, Vec<(Option<Network>, Timestamp)>>,
+    /// The number of all uses.
+    len: usize,
+}
+
+impl Noted {
+    /// Adds a use, once for each key and network. Returns whether it is there.
+    fn add(&mut self, id: KeyId, network: Option<Network>, at: Timestamp) -> bool {
+        let has_room = self.keys.len() < MOST;
+        let uses = match self.keys.entry(id) {
+            Entry::Occupied(known) => known.into_mut(),
+            Entry::Vacant(_) if !has_room => return false,
+            Entry::Vacant(place) => place.insert(Vec::with_capacity(1)),
+        };
+        if uses.iter().any(|(known, _)| *known == network) {
+            return true;
+        }
+        if !uses.is_empty() && (uses.len() >= MOST_OF_KEY || self.len >= MOST) {
+            return false;
+        }
+        uses.push((network, at));
+        self.len += 1;
+        true
+    }
+}
 
 /// The uses of API keys that wait to be collected.
 #[derive(Debug)]
@@ -35,7 +73,7 @@ pub struct KeyUses {
     cells: Box<[AtomicU64]>,
     /// Random, so that a client cannot choose whom it shares a cell with.
     seed: [u64; 2],
-    noted: Mutex<NotedUses>,
+    noted: Mutex<Noted>,
 }
 
 impl KeyUses {
@@ -57,15 +95,18 @@ impl KeyUses {
         let Some(cell) = cell.filter(|cell| cell.load(Relaxed) != mark) else { return };
         // A use that cannot be noted now is noted by the next check.
         let Ok(mut noted) = self.noted.try_lock() else { return };
-        if noted.len() < MOST || noted.contains_key(&(*id, network)) {
-            noted.entry((*id, network)).or_insert(now);
+        if noted.add(*id, network, now) {
             cell.store(mark, Relaxed);
         }
     }
 
     /// Removes and returns what was noted.
-    pub fn collect(&self) -> NotedUses {
-        std::mem::take(&mut *self.noted.lock().unwrap_or_else(PoisonError::into_inner))
+    pub fn collect(&self) -> Vec<NotedUse> {
+        let noted = std::mem::take(&mut *self.noted.lock().unwrap_or_else(PoisonError::into_inner));
+        let uses = noted.keys.into_iter().flat_map(|(id, uses)| {
+            uses.into_iter().map(move |(network, at)| NotedUse { id, network, at })
+        });
+        uses.collect()
     }
 
     fn hash(&self, id: &KeyId, network: Option<Network>) -> u64 {
@@ -119,7 +160,7 @@ mod tests {
         let mut noted: Vec<_> = uses
             .collect()
             .into_iter()
-            .map(|((id, network), at)| {
+            .map(|NotedUse { id, network, at }| {
                 (at.secs(), id.to_string(), network.map(|network| network.to_string()))
             })
             .collect();
@@ -150,6 +191,27 @@ mod tests {
         assert_eq!(uses.collect().len(), MOST);
         uses.note(&id(most + 5), None, at(0));
         assert_eq!(uses.collect().len(), 1);
+    }
+
+    #[test]
+    fn a_key_that_is_used_from_everywhere_leaves_others_their_room() {
+        let uses = KeyUses::new();
+        for number in 0..100_000_u32 {
+            let from = IpAddr::V4((0x0a00_0000 + (number << 8)).into());
+            uses.note(&id(1), Some(from), at(0));
+        }
+        // Keys that take all the room for networks leave one to each key.
+        for number in 0..3000 {
+            for network in 0..40_u32 {
+                let from = IpAddr::V4((0x0a00_0000 + (network << 8)).into());
+                uses.note(&id(1000 + number), Some(from), at(0));
+            }
+        }
+        uses.note(&id(2), address("192.0.2.1"), at(0));
+        let noted = uses.collect();
+        let of = |number| noted.iter().filter(|one| one.id == id(number)).count();
+        assert_eq!([of(1), of(2), of(1000), of(3999)], [MOST_OF_KEY, 1, MOST_OF_KEY, 1]);
+        assert!(noted.len() <= MOST + 3000, "{}", noted.len());
     }
 
     #[test]

@@ -42,8 +42,9 @@ pub struct MemoryConfig {
     /// remembered. A check that needs one more is an outage (`full`): no client can displace the
     /// count of another one. Limits that do not count by the
     /// credential (`address`, `route`, `model`) have as many of their own, and one principal has a
-    /// sixteenth of the others at most: beyond it its new buckets admit nothing. Default 1000000,
-    /// which take about 60 MB if all are in use.
+    /// sixteenth of the others at most. One tenant has three quarters of a table, one issuer seven
+    /// eighths, and so have the networks of clients: others always find room. Beyond its part a
+    /// client's new buckets admit nothing. Default 1000000; the page on operations has the bytes.
     pub max_buckets: u64,
     /// Whether this is the only replica. Required with `dpop`: with several, a proof could be used once
     /// at each. Default false.

@@ -19,6 +19,7 @@ use tollgate_core::{
         escrow::{EscrowTerms, Escrows},
         reservation::{Reservation, ReservationId},
     },
+    room::Group,
 };
 
 use super::{LocalFallback, Store, memory::Clock};
@@ -67,8 +68,14 @@ impl EscrowTable {
     }
 
     /// Notes what the store answered to a check that holds.
-    pub(super) fn note(&self, reservation: &Reservation, verdicts: &[Verdict], clock: &Clock) {
-        if self.lock().note(reservation, verdicts, clock.now()) {
+    pub(super) fn note(
+        &self,
+        reservation: &Reservation,
+        verdicts: &[Verdict],
+        group: Option<Group>,
+        clock: &Clock,
+    ) {
+        if self.lock().note(reservation, verdicts, group, clock.now()) {
             self.wake.notify_one();
         }
     }

@@ -15,6 +15,7 @@ use tollgate_core::{
         escrow::EscrowTerms,
         reservation::Reservation,
     },
+    room::Group,
     time::Timestamp,
 };
 
@@ -23,6 +24,7 @@ use super::{
     escrow::{EscrowStatus, EscrowTable},
     memory::{Buckets, Clock},
     replica::Replica,
+    requester::Requester,
 };
 
 /// Counts and revocations for an outage of Redis.
@@ -147,7 +149,8 @@ impl LocalFallback {
         now: Timestamp,
     ) -> Result<AdmitResponse, Outage> {
         let mut escrows = self.escrows.lock();
-        let covered = escrows.cover(reservation, now).ok_or(Outage::Escrow)?;
+        let group = self.group(request);
+        let covered = escrows.cover(reservation, group, now).ok_or(Outage::Escrow)?;
         let local = Some(Box::new(covered.local.clone()));
         let response = self.count(&AdmitRequest { reservation: local, ..request.clone() }, now)?;
         let AdmitResponse::Counted(verdicts) = &response else { return Ok(response) };
@@ -167,7 +170,12 @@ impl LocalFallback {
         let AdmitResponse::Counted(verdicts) = response else { return };
         let Some(reservation) = &request.reservation else { return };
         let of_holds = verdicts.get(request.charges.len()..).unwrap_or_default();
-        self.escrows.note(reservation, of_holds, &self.clock);
+        self.escrows.note(reservation, of_holds, self.group(request), &self.clock);
+    }
+
+    /// The group whose room for escrows a request takes.
+    fn group(&self, request: &AdmitRequest) -> Option<Group> {
+        self.buckets.groups().of(Requester::of(request), true)
     }
 
     /// Takes a report of a request that was admitted from the escrow and that Redis does not have
@@ -199,7 +207,8 @@ impl LocalFallback {
             Box::new(Reservation { holds: holds.collect(), ..(**reservation).clone() })
         });
         let revocation = request.revocation.clone();
-        let shares = AdmitRequest { revocation, address: None, proof: None, charges, reservation };
+        let address = request.address;
+        let shares = AdmitRequest { revocation, address, proof: None, charges, reservation };
         let mut verdicts = self.buckets.admit(&shares, now)?;
         for ((verdict, share), charge) in
             verdicts.iter_mut().zip(&shares.charges).zip(&request.charges)

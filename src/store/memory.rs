@@ -21,8 +21,8 @@ use tollgate_core::{
 pub(super) use self::buckets::Buckets;
 use super::{
     AdmitFuture, BanQuery, BanStatus, Circuit, Entry, MemoryConfig, NewBan, PAGE_MAX, Page,
-    Position, Revocation, Store, StoreStatus, ban_map::BanMap, revocation::RevocationTable,
-    revocation_map::RevocationMap,
+    Position, Revocation, Store, StoreStatus, ban_map::BanMap, requester::Requester,
+    revocation::RevocationTable, revocation_map::RevocationMap,
 };
 
 /// The number of used proofs that are forgotten in one step: more than a step adds.
@@ -93,17 +93,19 @@ impl Memory {
             }
         }
         if let Some(proof) = &request.proof
-            && let Err(refusal) = self.use_proof(proof, now)?
+            && let Err(refusal) = self.use_proof(proof, Requester::of(request), now)?
         {
             return Ok(AdmitResponse::Proof(refusal));
         }
         self.buckets.admit(request, now).map(AdmitResponse::Counted)
     }
 
-    /// Uses a proof once. A holder has a sixteenth of the room at most, as with buckets.
+    /// Uses a proof once. A holder, its tenant and its issuer have a part of the room at most, as
+    /// with buckets.
     fn use_proof(
         &self,
         proof: &ProofUse,
+        from: Requester<'_>,
         now: Timestamp,
     ) -> Result<Result<(), ProofRefusal>, Outage> {
         // Such a configuration is refused at the start, but a reload may add `dpop`. INVARIANT: no
@@ -118,7 +120,8 @@ impl Memory {
         }
         let part = u32::try_from(self.max_proofs / PARTS).unwrap_or(u32::MAX).max(LEAST_PART);
         let proof = ProofUse { most: proof.most.min(part), ..*proof };
-        Ok(proofs.use_once(&proof, now))
+        let group = self.buckets.groups().of(from, true);
+        Ok(proofs.use_in_room(&proof, group, self.max_proofs, now))
     }
 
     /// Applies reports at a given moment: [`Store::settle`].

@@ -58,6 +58,12 @@ impl Sharding {
         Place { shard: (key.product() >> 32) as u32 as usize % self.shards, key }
     }
 
+    /// A hash of a digest under the secret, in 32 bits.
+    pub(super) fn hash(&self, digest: Digest) -> u32 {
+        let Place { key, .. } = self.place(digest);
+        (key.product() >> 16) as u32
+    }
+
     /// The digest of a key.
     pub(super) fn digest(&self, Key([high, low]): Key) -> Digest {
         let [first, second] = self.secret;

@@ -9,7 +9,7 @@ use super::{all, code, module, tree};
 
 /// The modules of the core, lowest layer first. A module imports modules of lower layers only.
 const LAYERS: [&[&str]; 11] = [
-    &["config", "details", "json", "network", "pattern", "secret", "stage", "text"],
+    &["config", "details", "json", "network", "pattern", "room", "secret", "stage", "text"],
     &["time"],
     &["denial", "revocation"],
     &["identity", "request"],

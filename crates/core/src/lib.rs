@@ -27,6 +27,7 @@ pub mod permit;
 pub mod policy;
 pub mod request;
 pub mod revocation;
+pub mod room;
 pub mod route;
 pub mod rule;
 pub mod secret;

@@ -302,6 +302,33 @@ fn the_bytes_are_bounded_and_bad_tokens_push_no_good_ones_out() {
     );
 }
 
+/// An issuer that signs one token after the other replaces tokens that are used once, not those that
+/// others use again and again.
+#[test]
+fn a_flood_of_good_tokens_leaves_those_that_are_in_use() {
+    let config = TokenCacheConfig { max: ByteSize(1 << 20) };
+    let (cache, snapshot) = (TokenCache::new(&config, Arc::default()), snapshot());
+    let used: Vec<String> = (0..100).map(|n| token(&format!("used {n}"))).collect();
+    for one in used.iter().chain(&used).chain(&used) {
+        assert_eq!(chat(&cache, &snapshot, one, NOW), Ok(()));
+    }
+    let [before, ..] = counted(&cache);
+    let (mut hits, mut asked) = (0, 0);
+    for round in 0..30 {
+        for n in 0..100 {
+            let new = token(&format!("new {round} {n}"));
+            assert_eq!(chat(&cache, &snapshot, &new, NOW), Ok(()));
+        }
+        for one in &used {
+            assert_eq!(chat(&cache, &snapshot, one, NOW), Ok(()));
+        }
+        asked += 100;
+        hits = counted(&cache)[0] - before;
+    }
+    assert!(hits * 10 > asked * 9, "{hits} of {asked}");
+    assert!(cache.usage().1 <= 2 << 20);
+}
+
 #[test]
 fn a_cache_of_no_bytes_remembers_nothing() {
     let lookups = Arc::new(Lookups::default());

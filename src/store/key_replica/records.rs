@@ -1,6 +1,9 @@
 //! The records of a copy of the API keys: a table, and what was left out.
 
-use std::collections::{BTreeSet, HashSet};
+use std::{
+    collections::{BTreeSet, HashSet},
+    hash::{BuildHasher as _, RandomState},
+};
 
 use tollgate_core::{
     credential::api_key::{KeyDigest, KeyRecord, KeyTable},
@@ -27,6 +30,8 @@ pub(super) struct Records {
     max: usize,
     /// The ids of the records that were looked up.
     cached: CachedIds,
+    /// Hashes the tenants of those.
+    tenants: RandomState,
     /// The ids of records that cannot be read.
     broken: BTreeSet<Vec<u8>>,
     /// The ids of records whose faults were logged.
@@ -57,6 +62,7 @@ impl Records {
             table: KeyTable::new(),
             max,
             cached: CachedIds::new(cache_size(max)),
+            tenants: RandomState::new(),
             broken: BTreeSet::new(),
             logged: HashSet::new(),
         }
@@ -144,7 +150,9 @@ impl Records {
 
     /// Records that a key of a record that was looked up was verified.
     pub(super) fn prove(&mut self, id: KeyId) {
-        let evicted = self.cached.prove(id);
+        let Some(record) = self.table.get(&id) else { return };
+        let tenant = self.tenants.hash_one(record.tenant.as_deref());
+        let evicted = self.cached.prove(id, tenant);
         self.evict(evicted);
     }
 

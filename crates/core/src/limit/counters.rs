@@ -30,7 +30,10 @@ use super::{
     reservation::{Reservation, ReservationId},
     settlement::{Settled, Settlement, Usage},
 };
-use crate::time::{Span, Timestamp};
+use crate::{
+    room::{Group, SharedRoom},
+    time::{Span, Timestamp},
+};
 
 /// The time after its issue for which a reservation is remembered when it is settled.
 pub const REMEMBERED: Span = Span::from_secs(24 * 3600);
@@ -38,8 +41,37 @@ pub const REMEMBERED: Span = Span::from_secs(24 * 3600);
 /// The time after its end for which the counter of a window is stored: late reports change it.
 pub const WINDOW_KEPT: Span = Span::from_secs(25 * 3600);
 
-/// The owner of stored entries; `None` for those that requests without a credential may add.
-pub type Owner = Option<u16>;
+/// The client that adds entries, and the groups whose room they take.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Client {
+    /// The number of the principal; `None` without a credential.
+    pub principal: Option<u16>,
+    /// The group of the principal.
+    pub holder: Option<Group>,
+    /// The group of the client's address, for what requests without a credential may add as well.
+    pub network: Option<Group>,
+}
+
+/// The owner of a stored entry. Without a principal it is one that requests without a credential may
+/// add.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Owner {
+    principal: Option<u16>,
+    group: Option<Group>,
+}
+
+impl Owner {
+    /// The owner of what a client adds. `by_principal` is that of a hold.
+    fn of(client: Option<Client>, by_principal: bool) -> Self {
+        match client {
+            Some(Client { principal: Some(number), holder, .. }) if by_principal => {
+                Self { principal: Some(number), group: holder }
+            }
+            Some(Client { network, .. }) => Self { principal: None, group: network },
+            None => Self::default(),
+        }
+    }
+}
 
 /// All counters and reservations.
 #[derive(Clone, Debug, Default)]
@@ -56,8 +88,11 @@ pub struct Counters {
     by_issue: BTreeSet<(u64, ReservationId)>,
     /// No reservation that was issued until then is remembered.
     forgotten_until: u64,
-    /// The number of counters and open reservations of each owner.
-    owned: HashMap<Owner, usize>,
+    /// The number of counters and open reservations of each principal.
+    principals: HashMap<u16, usize>,
+    /// The counters and open reservations of principals, and the others.
+    owned: SharedRoom,
+    shared: SharedRoom,
     expired: u64,
 }
 
@@ -98,13 +133,13 @@ impl Counters {
     pub fn admit(
         &mut self,
         reservation: &Reservation,
-        owner: Owner,
+        client: Option<Client>,
         now: Timestamp,
     ) -> Vec<Verdict> {
         self.advance(now, usize::MAX);
         let mut verdicts = self.try_hold(reservation, now);
         if reservation.is_admitted(&verdicts) {
-            self.hold(&reservation.held(&verdicts), owner, now);
+            self.hold(&reservation.held(&verdicts), client, now);
         } else {
             self.peek_admitted(reservation, &mut verdicts, now);
         }
@@ -141,7 +176,7 @@ impl Counters {
 
     /// Holds all of a reservation that [`try_hold`](Self::try_hold) admitted. What needs no
     /// settlement is spent, and not stored as a reservation.
-    pub fn hold(&mut self, reservation: &Reservation, owner: Owner, now: Timestamp) {
+    pub fn hold(&mut self, reservation: &Reservation, client: Option<Client>, now: Timestamp) {
         if let Some(open) = self.open.get_mut(&reservation.id) {
             let expires = expiry(reservation, now).max(open.expires);
             self.due.remove(&(open.expires, reservation.id));
@@ -150,11 +185,12 @@ impl Counters {
             return;
         }
         for hold in &reservation.holds {
+            let owner = Owner::of(client, hold.by_principal);
             self.replace(hold, Share::default(), Share::running(hold, 0), owner, now);
         }
         if reservation.is_settled() {
             self.forget(reservation.id);
-            self.store_open(reservation.clone(), 0, false, owner, now);
+            self.store_open(reservation.clone(), 0, false, Owner::of(client, true), now);
         }
     }
 
@@ -167,7 +203,7 @@ impl Counters {
         self.expire_due(reservation.id, now);
         let open = self.take_open(reservation.id);
         let closed = self.closed.get(&reservation.id).map(|(_, closed)| *closed);
-        let owner = open.as_ref().and_then(|open| open.owner);
+        let owner = open.as_ref().map(|open| open.owner).unwrap_or_default();
         let (used, had_expired) = match (&open, closed) {
             (Some(open), _) => (open.used, open.had_expired),
             _ if self.is_forgotten(reservation, now) => return Settled::Forgotten,
@@ -262,9 +298,14 @@ impl Counters {
         reservation.holds.iter().filter(is_new).count() + usize::from(!is_held)
     }
 
-    /// The number of counters and open reservations of an owner.
-    pub fn stored_by(&self, owner: Owner) -> usize {
-        self.owned.get(&owner).copied().unwrap_or_default()
+    /// The number of counters and open reservations of a principal.
+    pub fn stored_by(&self, principal: u16) -> usize {
+        self.principals.get(&principal).copied().unwrap_or_default()
+    }
+
+    /// The room that what a client adds takes: that of principals, or that of the others.
+    pub const fn room(&self, is_owned: bool) -> &SharedRoom {
+        if is_owned { &self.owned } else { &self.shared }
     }
 
     /// The number of counters and open reservations.
@@ -304,12 +345,13 @@ impl Counters {
 
     fn replace(&mut self, hold: &Hold, old: Share, new: Share, owner: Owner, now: Timestamp) {
         let known = self.counts.get(&hold.counter_id).copied();
-        let owner = known.map_or(owner.filter(|_| hold.by_principal), |known| known.owner);
+        let given = if hold.by_principal { owner } else { Owner { principal: None, ..owner } };
+        let owner = known.map_or(given, |known| known.owner);
         let mut count = known.map(|known| known.count).unwrap_or_default();
         if let Some(known) = known {
             self.idle.remove(&(known.ends, hold.counter_id));
         } else {
-            *self.owned.entry(owner).or_default() += 1;
+            self.own(owner);
         }
         count.replace(hold, old, new, now.micros());
         let ends = match hold.counter {
@@ -346,7 +388,7 @@ impl Counters {
     ) {
         let (id, expires) = (reservation.id, expiry(&reservation, now));
         self.due.insert((expires, id));
-        *self.owned.entry(owner).or_default() += 1;
+        self.own(owner);
         self.open.insert(id, OpenReservation { reservation, used, had_expired, expires, owner });
     }
 
@@ -357,11 +399,19 @@ impl Counters {
         Some(open)
     }
 
-    fn disown(&mut self, owner: Owner) {
-        if let Some(count) = self.owned.get_mut(&owner) {
+    fn own(&mut self, Owner { principal, group }: Owner) {
+        let Some(number) = principal else { return self.shared.add(group) };
+        self.owned.add(group);
+        *self.principals.entry(number).or_default() += 1;
+    }
+
+    fn disown(&mut self, Owner { principal, group }: Owner) {
+        let Some(number) = principal else { return self.shared.remove(group) };
+        self.owned.remove(group);
+        if let Some(count) = self.principals.get_mut(&number) {
             *count -= 1;
             if *count == 0 {
-                self.owned.remove(&owner);
+                self.principals.remove(&number);
             }
         }
     }

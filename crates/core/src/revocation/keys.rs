@@ -210,6 +210,11 @@ impl Keys {
         self.tenant.as_ref().map(|tenant| self.entry(Kind::Tenant, tenant))
     }
 
+    /// Returns the fingerprint of the issuer. No entry has it.
+    pub fn issuer(&self) -> Fingerprint {
+        Fingerprint::from_halves(self.issuer.half)
+    }
+
     /// Returns the fingerprint of the tenant within its issuer, under which limits count it. No
     /// entry has it.
     pub fn tenant_of_issuer(&self) -> Option<Fingerprint> {

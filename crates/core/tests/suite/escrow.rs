@@ -215,7 +215,7 @@ impl World {
         let now = self.time();
         let admitted = match answer {
             Some(verdicts) => {
-                self.replicas[replica].escrows.note(&reservation, &verdicts, now);
+                self.replicas[replica].escrows.note(&reservation, &verdicts, None, now);
                 if !verdicts[0].admitted {
                     self.check_refusal(amount);
                 }
@@ -239,7 +239,7 @@ impl World {
     fn admit_locally(&mut self, replica: usize, reservation: &Reservation) -> bool {
         let now = self.time();
         let Replica { escrows, local, .. } = &mut self.replicas[replica];
-        let Some(covered) = escrows.cover(reservation, now) else { return false };
+        let Some(covered) = escrows.cover(reservation, None, now) else { return false };
         let Covered { local: own, .. } = &covered;
         if !local.admit(own, None, now).iter().all(|verdict| verdict.admitted) {
             return false;

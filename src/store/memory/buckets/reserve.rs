@@ -4,13 +4,17 @@ use std::sync::PoisonError;
 
 use tollgate_core::{
     admission::{Outage, Settled, Settlement},
-    limit::{Charge, Hold, Verdict, counters::HELD_RETRY, reservation::Reservation},
-    revocation::Fingerprint,
+    limit::{
+        Charge, Hold, Verdict,
+        counters::{Client, Counters, HELD_RETRY},
+        reservation::Reservation,
+    },
+    room::Group,
     time::Timestamp,
 };
 
 use super::{Buckets, is_admitted, peek_admitted};
-use crate::store::ReservationStatus;
+use crate::store::{ReservationStatus, requester::Requester};
 
 /// How many reservations may expire in one step.
 const ADVANCE: usize = 64;
@@ -33,17 +37,26 @@ impl Buckets {
         &self,
         charges: &[Charge],
         reservation: &Reservation,
-        owner: Option<Fingerprint>,
+        from: Requester<'_>,
         now: Timestamp,
     ) -> Result<Vec<Verdict>, Outage> {
         let tables = &mut *self.tables.lock().unwrap_or_else(PoisonError::into_inner);
         tables.counters.advance(now, ADVANCE);
         tables.counters.forget_beyond(self.most);
-        let owner = owner.map(|owner| tables.owned.owner(owner));
-        let mut verdicts = self.try_charges(tables, charges, owner, now.micros());
+        let owner = tables.owner(from);
+        let mut verdicts = self.try_charges(tables, charges, owner, from, now.micros());
         let mut held = tables.counters.try_hold(reservation, now);
         let new = tables.counters.new_entries(reservation);
-        if owner.is_some() && tables.counters.stored_by(owner) + new > self.part() {
+        let client = Client {
+            principal: owner,
+            holder: owner.and_then(|_| self.groups.of(from, true)),
+            network: self.groups.of(from, false),
+        };
+        let is_full = self.is_full(&tables.counters, reservation, client);
+        let is_beyond = |number| tables.counters.stored_by(number) + new > self.part();
+        if owner.is_some_and(is_beyond)
+            || !is_full && !self.has_part_of(&tables.counters, reservation, client)
+        {
             // The denial is that of the limit, as for a bucket.
             for verdict in &mut held {
                 let retry_after = verdict.retry_after.max(HELD_RETRY);
@@ -51,19 +64,13 @@ impl Buckets {
             }
         }
         if is_admitted(charges, &verdicts) && reservation.is_admitted(&held) {
-            let shared = tables.counters.stored_by(None);
-            let owned = tables.counters.len() - shared;
-            let is_shared = |hold: &Hold| owner.is_none() || !hold.by_principal;
-            let adds_shared = reservation.holds.iter().any(is_shared);
-            let is_full = owner.is_some() && owned + new > self.most
-                || adds_shared && shared + new > self.most;
             let is_shadow = reservation.holds.iter().all(|hold| hold.is_shadow);
             if is_full && !is_shadow {
                 return Err(Outage::Full);
             }
-            self.take_all(tables, charges, &verdicts, owner, now.micros())?;
+            self.take_all(tables, charges, &verdicts, (owner, from), now.micros())?;
             if !is_full {
-                tables.counters.hold(&reservation.held(&held), owner, now);
+                tables.counters.hold(&reservation.held(&held), Some(client), now);
             }
         } else {
             peek_admitted(tables, charges, &mut verdicts, now.micros());
@@ -71,6 +78,33 @@ impl Buckets {
         }
         verdicts.extend(held);
         Ok(verdicts)
+    }
+
+    /// Whether the tables of a reservation's entries have no room for them.
+    fn is_full(&self, counters: &Counters, reservation: &Reservation, client: Client) -> bool {
+        self.lack_room(counters, reservation, client, |_| None)
+    }
+
+    /// Whether the groups of a client have room for the entries of a reservation.
+    fn has_part_of(&self, counters: &Counters, reservation: &Reservation, client: Client) -> bool {
+        !self.lack_room(counters, reservation, client, |is_owned| {
+            if is_owned { client.holder } else { client.network }
+        })
+    }
+
+    fn lack_room(
+        &self,
+        counters: &Counters,
+        reservation: &Reservation,
+        client: Client,
+        group: impl Fn(bool) -> Option<Group>,
+    ) -> bool {
+        let new = counters.new_entries(reservation);
+        let is_shared = |hold: &Hold| client.principal.is_none() || !hold.by_principal;
+        let lacks = |is_owned| !counters.room(is_owned).has(self.most, group(is_owned), new);
+        new > 0
+            && (client.principal.is_some() && lacks(true)
+                || reservation.holds.iter().any(is_shared) && lacks(false))
     }
 
     /// Applies reports of usage, in order.
@@ -95,10 +129,24 @@ mod tests {
     use tollgate_core::{
         admission::{AdmitRequest, Usage},
         limit::{Counter, reservation::ReservationId},
+        revocation::{Keys, Names, issuer_digest},
         time::Span,
     };
 
     use super::*;
+
+    fn keys(tenant: &str, subject: u64) -> Keys {
+        let names = Names {
+            issuer: &issuer_digest("i"),
+            token: [7; 32],
+            jti: None,
+            subject: &subject.to_string(),
+            subject_is_client: false,
+            client: None,
+            tenant: Some(tenant),
+        };
+        Keys::new(names, 0, Vec::new())
+    }
 
     const NOW: Timestamp = Timestamp::from_secs(1_800_000_000);
 
@@ -133,8 +181,8 @@ mod tests {
         owner: Option<u64>,
         reservation: &Reservation,
     ) -> Result<Vec<Verdict>, Outage> {
-        let owner = owner.map(|owner| Fingerprint::from_halves([owner << 48, owner]));
-        buckets.reserve(&[], reservation, owner, NOW)
+        let keys = owner.map(|owner| keys("t", owner));
+        buckets.reserve(&[], reservation, Requester { keys: keys.as_ref(), address: None }, NOW)
     }
 
     fn settle(buckets: &Buckets, reservation: &Reservation) -> Settled {
@@ -174,6 +222,20 @@ mod tests {
         let first = reservation(0, &[slots("own0", true)]);
         assert_eq!(settle(&buckets, &first), Settled::Charged(0));
         assert!(ask(1, 201).admitted);
+    }
+
+    #[test]
+    fn a_tenant_of_many_subjects_leaves_the_other_tenants_their_reservations() {
+        let buckets = Buckets::new(64 * 16);
+        let ask = |tenant: &str, id: u64| {
+            let (keys, own) = (keys(tenant, id), slots(&format!("{tenant}{id}"), true));
+            let from = Requester { keys: Some(&keys), address: None };
+            buckets.reserve(&[], &reservation(id, &[own]), from, NOW).unwrap()[0]
+        };
+        let admitted = (0..1000).filter(|id| ask("hostile", *id).admitted).count();
+        assert!((380..=392).contains(&admitted), "a counter and a reservation each: {admitted}");
+        assert_eq!(ask("hostile", 2000).retry_after, HELD_RETRY);
+        assert!((3000..3030).all(|id| ask("other", id).admitted));
     }
 
     #[test]

@@ -1,6 +1,10 @@
 //! The table of buckets, which removes full ones a few at a time.
 
-use tollgate_core::{limit::BucketId, revocation::Fingerprint};
+use tollgate_core::{
+    limit::BucketId,
+    revocation::Fingerprint,
+    room::{Group, SharedRoom},
+};
 
 use crate::store::sharded_map::{Place, Shard, Sharding};
 
@@ -15,31 +19,49 @@ const SWEEP: usize = 4;
 /// The cost of sweeping an empty shard, in buckets.
 const SHARD_COST: usize = 4;
 
+/// The most shards whose full buckets are removed to make room for a group.
+const SHARDS_AT_ONCE: usize = 4;
+
 /// The bits of a bucket for its owner. Two principals in 4096 are counted as one.
 const OWNER_BITS: u32 = 12;
 
-/// A TAT in microseconds, until the year 2112, and the owner of the bucket: eight bytes, as a TAT
-/// alone has.
+/// A bucket in sixteen bytes.
 #[derive(Clone, Copy, Debug)]
-struct PackedBucket(u64);
+struct PackedBucket {
+    /// A TAT in microseconds, until the year 2112, and the owner of the bucket.
+    packed: u64,
+    /// The group whose room it takes.
+    group: Group,
+}
+
+/// The group of buckets without one, which the room does not count.
+const NO_GROUP: Group = Group { outer: 0, inner: 0 };
 
 impl PackedBucket {
-    fn new(tat: u64, owner: u16) -> Self {
-        let most = u64::MAX >> OWNER_BITS;
-        Self(tat.min(most) << OWNER_BITS | u64::from(owner) & ((1 << OWNER_BITS) - 1))
+    fn new(tat: u64, owner: u16, group: Option<Group>) -> Self {
+        let packed = pack(tat) | u64::from(owner) & ((1 << OWNER_BITS) - 1);
+        Self { packed, group: group.unwrap_or(NO_GROUP) }
     }
 
     fn with_tat(self, tat: u64) -> Self {
-        Self(Self::new(tat, 0).0 | self.owner() as u64)
+        Self { packed: pack(tat) | self.owner() as u64, ..self }
     }
 
     fn tat(self) -> u64 {
-        self.0 >> OWNER_BITS
+        self.packed >> OWNER_BITS
     }
 
     fn owner(self) -> usize {
-        (self.0 & ((1 << OWNER_BITS) - 1)) as usize
+        (self.packed & ((1 << OWNER_BITS) - 1)) as usize
     }
+
+    fn group(self) -> Option<Group> {
+        (self.group != NO_GROUP).then_some(self.group)
+    }
+}
+
+fn pack(tat: u64) -> u64 {
+    tat.min(u64::MAX >> OWNER_BITS) << OWNER_BITS
 }
 
 /// The TATs of buckets, in microseconds.
@@ -47,7 +69,9 @@ impl PackedBucket {
 pub(super) struct BucketTable {
     shards: Box<[BucketShard]>,
     sharding: Sharding,
-    len: usize,
+    /// The most buckets.
+    most: usize,
+    room: SharedRoom,
     /// The number of stored buckets of each owner.
     owners: Box<[u32]>,
     owner_sharding: Sharding,
@@ -71,11 +95,12 @@ impl Default for BucketShard {
 }
 
 impl BucketTable {
-    pub(super) fn new() -> Self {
+    pub(super) fn new(most: usize) -> Self {
         Self {
             shards: (0..SHARDS).map(|_| BucketShard::default()).collect(),
             sharding: Sharding::new(SHARDS),
-            len: 0,
+            most,
+            room: SharedRoom::default(),
             owners: vec![0; 1 << OWNER_BITS].into(),
             owner_sharding: Sharding::new(1 << OWNER_BITS),
             next: 0,
@@ -85,7 +110,7 @@ impl BucketTable {
 
     /// The number of buckets.
     pub(super) fn len(&self) -> usize {
-        self.len
+        self.room.len()
     }
 
     /// The TAT of a bucket that may not be full.
@@ -106,24 +131,29 @@ impl BucketTable {
         self.owners.get(usize::from(owner)).map_or(0, |count| *count as usize)
     }
 
-    /// Stores the TAT of a bucket, which is not before the one that is stored. The first owner
-    /// stays.
-    pub(super) fn set(&mut self, bucket: BucketId, tat: u64, owner: u16) {
+    /// Stores the TAT of a bucket, which is not before the one that is stored. The first owner and
+    /// its group, which a new bucket needs only, stay.
+    pub(super) fn set(
+        &mut self,
+        bucket: BucketId,
+        tat: u64,
+        owner: u16,
+        group: impl FnOnce() -> Option<Group>,
+    ) {
         let Place { shard, key } = self.sharding.place(bucket.halves());
         let Some(shard) = self.shards.get_mut(shard) else { return };
-        let mut new = PackedBucket::new(tat, owner);
-        match shard.tats.get(key) {
-            Some(known) => {
-                new = known.with_tat(tat);
-            }
+        let new = match shard.tats.get(key) {
+            Some(known) => known.with_tat(tat),
             None => {
-                self.len += 1;
+                let new = PackedBucket::new(tat, owner, group());
+                self.room.add(new.group());
                 shard.due = shard.due.min(tat);
                 if let Some(count) = self.owners.get_mut(new.owner()) {
                     *count += 1;
                 }
+                new
             }
-        }
+        };
         shard.tats.insert(key, new);
     }
 
@@ -133,28 +163,52 @@ impl BucketTable {
         while let Some(shard) = self.shards.get_mut(self.next)
             && let Some(left) = self.credit.checked_sub(SHARD_COST + shard.tats.len())
         {
-            self.len -= shard.remove_full(now, &mut self.owners);
+            shard.remove_full(now, &mut self.owners, &mut self.room);
             self.credit = left;
             self.next = (self.next + 1) % SHARDS;
         }
     }
 
+    /// Whether the table has room for `more` buckets as they are stored now.
+    pub(super) fn has_room(&self, more: usize) -> bool {
+        self.room.has(self.most, None, more)
+    }
+
+    /// Whether groups may have used up their parts of the table.
+    pub(super) fn is_crowded(&self, more: usize) -> bool {
+        self.room.is_crowded(self.most, more)
+    }
+
     /// Removes full buckets until there is room for `more` buckets. Returns whether there is.
-    pub(super) fn make_room(&mut self, now: u64, more: usize, most: usize) -> bool {
+    pub(super) fn make_room(&mut self, now: u64, more: usize) -> bool {
         for shard in &mut self.shards {
-            if self.len + more <= most {
+            if self.room.has(self.most, None, more) {
                 break;
             }
-            self.len -= shard.remove_full(now, &mut self.owners);
+            shard.remove_full(now, &mut self.owners, &mut self.room);
         }
-        self.len + more <= most
+        self.has_room(more)
+    }
+
+    /// Removes full buckets, of a few shards, until a group has room for `more` of its own. Returns
+    /// whether it has.
+    pub(super) fn make_room_for(&mut self, now: u64, group: Option<Group>, more: usize) -> bool {
+        let mut swept = 0;
+        for shard in &mut self.shards {
+            if swept >= SHARDS_AT_ONCE || self.room.has(self.most, group, more) {
+                break;
+            }
+            let removed = shard.remove_full(now, &mut self.owners, &mut self.room);
+            swept += usize::from(removed > 0);
+        }
+        self.room.has(self.most, group, more)
     }
 }
 
 impl BucketShard {
-    /// Removes the full buckets, from the counts of their `owners` as well. Returns how many there
-    /// were.
-    fn remove_full(&mut self, now: u64, owners: &mut [u32]) -> usize {
+    /// Removes the full buckets, from the counts of their `owners` and groups as well. Returns how
+    /// many there were.
+    fn remove_full(&mut self, now: u64, owners: &mut [u32], room: &mut SharedRoom) -> usize {
         if self.due > now {
             return 0;
         }
@@ -163,8 +217,11 @@ impl BucketShard {
             let draining = bucket.tat() > now;
             if draining {
                 due = due.min(bucket.tat());
-            } else if let Some(count) = owners.get_mut(bucket.owner()) {
-                *count -= 1;
+            } else {
+                room.remove(bucket.group());
+                if let Some(count) = owners.get_mut(bucket.owner()) {
+                    *count -= 1;
+                }
             }
             draining
         });
@@ -182,15 +239,17 @@ mod tests {
     /// Compared with a map that removes no bucket.
     #[test]
     fn draining_buckets_stay_as_they_were_and_full_ones_go() {
-        let (mut table, mut all) = (BucketTable::new(), BTreeMap::new());
+        let (mut table, mut all) = (BucketTable::new(5), BTreeMap::new());
         let bucket = |n: u64| BucketId::of(n.to_be_bytes());
+        let number = |n: u64| (n % 5) as u32;
+        let group = |n| (n % 3 > 0).then(|| Group { outer: number(n), inner: 9 + number(n) });
         for round in 0..200_000_u64 {
             let now = round * 10;
             // Names are repeated in the first half; after that there are three.
             let n = if round < 100_000 { round * round % 40_009 } else { round % 3 };
             table.sweep(now, 1);
             let tat = all.get(&n).copied().unwrap_or(now).max(now) + 100 + round % 300_000;
-            table.set(bucket(n), tat, (n % 7) as u16);
+            table.set(bucket(n), tat, (n % 7) as u16, || group(n));
             all.insert(n, tat);
             let queried = round * 7 % 40_009;
             let stored = all.get(&queried).copied().filter(|tat| *tat > now);
@@ -199,7 +258,8 @@ mod tests {
         assert_eq!(table.len(), table.shards.iter().map(|shard| shard.tats.len()).sum::<usize>());
         assert_eq!((0..7).map(|owner| table.stored_by(owner)).sum::<usize>(), table.len());
         let now = u64::MAX;
-        assert!(table.make_room(now, 5, 5), "all are full by then");
+        assert!(table.make_room(now, 5), "all are full by then");
         assert_eq!((table.len(), table.stored_by(3)), (0, 0));
+        assert!(!table.is_crowded(1), "the groups have gone with them");
     }
 }

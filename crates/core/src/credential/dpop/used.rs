@@ -4,6 +4,7 @@ use std::collections::{BTreeSet, HashMap};
 
 use crate::{
     revocation::Fingerprint,
+    room::{Group, SharedRoom},
     time::{Span, Timestamp},
 };
 
@@ -32,12 +33,13 @@ pub enum ProofRefusal {
 /// Used proofs in memory.
 #[derive(Debug, Default)]
 pub struct UsedProofs {
-    /// The end of each proof.
-    ends: HashMap<([u64; 2], [u8; 16]), u64>,
+    /// The end of each proof, and the group whose room it takes.
+    ends: HashMap<([u64; 2], [u8; 16]), (u64, Option<Group>)>,
     /// The proofs by their ends.
     by_end: BTreeSet<(u64, [u64; 2], [u8; 16])>,
     /// The number of each holder's proofs.
     counts: HashMap<[u64; 2], u32>,
+    room: SharedRoom,
 }
 
 impl UsedProofs {
@@ -46,17 +48,33 @@ impl UsedProofs {
     /// # Errors
     /// It was used before, or the holder has no room for another one.
     pub fn use_once(&mut self, proof: &ProofUse, now: Timestamp) -> Result<(), ProofRefusal> {
+        self.use_in_room(proof, None, usize::MAX, now)
+    }
+
+    /// Uses a proof of a group at `now`, once, in a table of `most` proofs.
+    ///
+    /// # Errors
+    /// It was used before, or the holder or its group has no room for another one.
+    pub fn use_in_room(
+        &mut self,
+        proof: &ProofUse,
+        group: Option<Group>,
+        most: usize,
+        now: Timestamp,
+    ) -> Result<(), ProofRefusal> {
         let holder = proof.holder.halves();
         let count = self.counts.get(&holder).copied().unwrap_or_default();
-        if self.ends.get(&(holder, proof.id)).is_some_and(|end| *end > now.micros()) {
+        if self.ends.get(&(holder, proof.id)).is_some_and(|(end, _)| *end > now.micros()) {
             return Err(ProofRefusal::Used);
         }
-        if count >= proof.most {
+        if count >= proof.most || !self.room.has(most, group, 1) {
             return Err(ProofRefusal::TooMany);
         }
         let end = now.micros().saturating_add(proof.life.micros());
-        if let Some(before) = self.ends.insert((holder, proof.id), end) {
+        self.room.add(group);
+        if let Some((before, group)) = self.ends.insert((holder, proof.id), (end, group)) {
             self.by_end.remove(&(before, holder, proof.id));
+            self.room.remove(group);
         } else {
             self.counts.insert(holder, count + 1);
         }
@@ -72,7 +90,9 @@ impl UsedProofs {
                 return;
             }
             self.by_end.pop_first();
-            self.ends.remove(&(holder, id));
+            if let Some((_, group)) = self.ends.remove(&(holder, id)) {
+                self.room.remove(group);
+            }
             match self.counts.get_mut(&holder) {
                 Some(count) if *count > 1 => *count -= 1,
                 _ => {

@@ -287,15 +287,20 @@ fn entries_are_counted_by_their_owner() {
     let own = hold("day", budget(100), 1, 1);
     let request = reservation(1, NOW, &[shared, own]);
     assert_eq!(counters.new_entries(&request), 3);
-    counters.admit(&request, Some(7), at(NOW));
+    let group = |n| Some(Group { outer: n, inner: n + 1 });
+    let client = Client { principal: Some(7), holder: group(1), network: group(3) };
+    counters.admit(&request, Some(client), at(NOW));
     assert_eq!(counters.new_entries(&request), 0);
-    assert_eq!([Some(7), None].map(|owner| counters.stored_by(owner)), [2, 1]);
+    let stored = |counters: &Counters| (counters.stored_by(7), counters.room(false).len());
+    assert_eq!(stored(&counters), (2, 1));
+    assert_eq!(counters.room(true).len(), 2);
     settle(&mut counters, &request, Usage::Running(1), NOW + 1);
-    assert_eq!(counters.stored_by(Some(7)), 2);
+    assert_eq!(stored(&counters), (2, 1));
     settle(&mut counters, &request, Usage::Final(1), NOW + 1);
-    assert_eq!([Some(7), None].map(|owner| counters.stored_by(owner)), [1, 1]);
+    assert_eq!(stored(&counters), (1, 1));
     counters.advance(at(NOW + 30 * 3600 * SECOND), 9);
-    assert_eq!((counters.stored_by(Some(7)), counters.len()), (0, 0));
+    assert_eq!((stored(&counters), counters.len()), ((0, 0), 0));
+    assert!(counters.room(true).is_empty());
 }
 
 /// One step of a history.

@@ -1,6 +1,6 @@
 //! All escrows of a replica.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{HashMap, HashSet, hash_map::Entry};
 
 use super::{
     EscrowTerms,
@@ -13,10 +13,12 @@ use crate::{
         settlement::{Settlement, Usage},
         shard::Shard,
     },
+    room::{Group, SharedRoom},
     time::{Span, Timestamp},
 };
 
-/// The most counters of which a replica holds units; further ones have no escrow.
+/// The most counters of which a replica holds units; further ones have no escrow. Their room is
+/// shared among the tenants, and so is that of the requests: a stranger's demand leaves others theirs.
 const MOST_COUNTERS: usize = 10_000;
 
 /// The most requests that are admitted from escrows and not reported yet.
@@ -39,9 +41,13 @@ type Key = (BucketId, Counter);
 pub struct Escrows {
     terms: EscrowTerms,
     counters: HashMap<Key, Tracked>,
+    /// The room of the counters.
+    tracked: SharedRoom,
     /// The escrows that are released as soon as the store has the requests admitted from them.
     leaving: HashMap<ReservationId, (Key, Reservation)>,
     requests: HashMap<ReservationId, LocalRequest>,
+    /// The room of the requests.
+    admitted: SharedRoom,
     is_closed: bool,
 }
 
@@ -61,6 +67,8 @@ struct Tracked {
     /// No escrow is taken before.
     retry_at: Timestamp,
     escrow: Option<Escrow>,
+    /// The group whose room it takes.
+    group: Option<Group>,
 }
 
 #[derive(Clone, Debug)]
@@ -86,18 +94,21 @@ impl Escrows {
         Self {
             terms,
             counters: HashMap::new(),
+            tracked: SharedRoom::default(),
             leaving: HashMap::new(),
             requests: HashMap::new(),
+            admitted: SharedRoom::default(),
             is_closed: false,
         }
     }
 
-    /// Notes what the store answered to a reservation: one verdict for each hold. Returns whether an
-    /// escrow has to be released now, because the store had no room beside it.
+    /// Notes what the store answered to a reservation of a group: one verdict for each hold. Returns
+    /// whether an escrow has to be released now, because the store had no room beside it.
     pub fn note(
         &mut self,
         Reservation { holds, shard, .. }: &Reservation,
         verdicts: &[Verdict],
+        group: Option<Group>,
         now: Timestamp,
     ) -> bool {
         let is_admitted = holds.iter().zip(verdicts).all(|(hold, v)| v.admitted || hold.is_shadow);
@@ -107,11 +118,14 @@ impl Escrows {
                 continue;
             }
             let key = (hold.counter_id, hold.counter);
-            let is_full = self.counters.len() >= MOST_COUNTERS || self.is_closed;
-            let tracked = match self.counters.get_mut(&key) {
-                Some(tracked) => tracked,
-                None if is_full => continue,
-                None => self.counters.entry(key).or_insert_with(|| Tracked::new(hold, *shard, now)),
+            let is_full = self.is_closed || !self.tracked.has(MOST_COUNTERS, group, 1);
+            let tracked = match self.counters.entry(key) {
+                Entry::Occupied(known) => known.into_mut(),
+                Entry::Vacant(_) if is_full => continue,
+                Entry::Vacant(place) => {
+                    self.tracked.add(group);
+                    place.insert(Tracked { group, ..Tracked::new(hold, *shard, now) })
+                }
             };
             tracked.remaining = verdict.remaining;
             if is_admitted {
@@ -124,10 +138,15 @@ impl Escrows {
         leaves
     }
 
-    /// Returns the reservation in the replica's own counters; `None` if no escrow covers one of its
-    /// holds, or too many requests are not reported yet.
-    pub fn cover(&self, reservation: &Reservation, now: Timestamp) -> Option<Covered> {
-        if self.is_closed || self.requests.len() >= MOST_REQUESTS {
+    /// Returns the reservation of a group in the replica's own counters; `None` if no escrow covers
+    /// one of its holds, or too many requests are not reported yet.
+    pub fn cover(
+        &self,
+        reservation: &Reservation,
+        group: Option<Group>,
+        now: Timestamp,
+    ) -> Option<Covered> {
+        if self.is_closed || !self.admitted.has(MOST_REQUESTS, group, 1) {
             return None;
         }
         let mut escrows = Vec::with_capacity(reservation.holds.len());
@@ -145,7 +164,7 @@ impl Escrows {
             escrows.push(escrow.reservation.id);
             holds.push(escrow.hold(hold));
         }
-        Some(Covered { local: Reservation { holds, ..reservation.clone() }, escrows })
+        Some(Covered { local: Reservation { holds, ..reservation.clone() }, escrows, group })
     }
 
     /// Notes that a covered reservation is held in the replica's own counters.
@@ -159,8 +178,11 @@ impl Escrows {
                 escrow.is_used = true;
             }
         }
+        self.admitted.add(covered.group);
         let request = LocalRequest::new(reservation.clone(), covered);
-        self.requests.insert(reservation.id, request);
+        if let Some(before) = self.requests.insert(reservation.id, request) {
+            self.admitted.remove(before.group());
+        }
     }
 
     /// Takes a report of a request that the store does not have yet. Returns the report for the
@@ -204,8 +226,10 @@ impl Escrows {
             if *usage == Usage::Released {
                 self.leaving.remove(&reservation.id);
             }
-            if self.requests.get(&reservation.id).is_some_and(LocalRequest::is_reported) {
-                self.requests.remove(&reservation.id);
+            if self.requests.get(&reservation.id).is_some_and(LocalRequest::is_reported)
+                && let Some(request) = self.requests.remove(&reservation.id)
+            {
+                self.admitted.remove(request.group());
             }
         }
         for key in &reports.renewed {
@@ -342,7 +366,12 @@ impl Escrows {
         }
         let life = self.terms.life;
         self.counters.retain(|key, tracked| {
-            tracked.escrow.is_some() || !has_ended(key.1) && tracked.demand(life, now) > 0
+            let stays =
+                tracked.escrow.is_some() || !has_ended(key.1) && tracked.demand(life, now) > 0;
+            if !stays {
+                self.tracked.remove(tracked.group);
+            }
+            stays
         });
     }
 }
@@ -351,7 +380,16 @@ impl Tracked {
     fn new(hold: &Hold, shard: Option<Shard>, now: Timestamp) -> Self {
         let start = Timestamp::from_micros(0);
         let hold = hold.clone();
-        Self { hold, shard, remaining: 0, held: [0, 0], since: now, retry_at: start, escrow: None }
+        Self {
+            hold,
+            shard,
+            remaining: 0,
+            held: [0, 0],
+            since: now,
+            retry_at: start,
+            escrow: None,
+            group: None,
+        }
     }
 
     fn is_confirmed(&self) -> bool {
@@ -436,4 +474,53 @@ fn key_of(escrow: &Reservation) -> Option<Key> {
 
 fn after(moment: Timestamp, span: Span) -> Timestamp {
     Timestamp::from_micros(moment.micros().saturating_add(span.micros()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const NOW: Timestamp = Timestamp::from_secs(1_800_000_000);
+
+    fn reservation(number: u64) -> Reservation {
+        let hold = Hold {
+            limit: "slots".into(),
+            counter_id: BucketId::of(number.to_be_bytes()),
+            counter: Counter::Slots { limit: 100 },
+            amount: 1,
+            unreported: 0,
+            by_principal: true,
+            is_shadow: false,
+        };
+        Reservation {
+            id: ReservationId(u128::from(number).to_be_bytes()),
+            issued: NOW,
+            life: Span::from_secs(30),
+            holds: vec![hold],
+            histories: None,
+            shard: None,
+            route: None,
+        }
+    }
+
+    #[test]
+    fn a_tenant_of_many_subjects_leaves_the_counters_of_others_their_escrow() {
+        let terms = EscrowTerms { share: 10, replicas: 1, life: Span::from_secs(60) };
+        let mut escrows = Escrows::new(terms);
+        let admitted = Verdict { admitted: true, remaining: 99, retry_after: 0, reset: 0 };
+        let note = |escrows: &mut Escrows, number, outer| {
+            let group = Some(Group { outer, inner: outer });
+            escrows.note(&reservation(number), &[admitted], group, NOW);
+            escrows
+                .counters
+                .contains_key(&(BucketId::of(number.to_be_bytes()), Counter::Slots { limit: 100 }))
+        };
+        let taken = (0..20_000).filter(|number| note(&mut escrows, *number, 1)).count();
+        assert!(taken < MOST_COUNTERS, "{taken}");
+        let others = (30_000..30_100).filter(|number| note(&mut escrows, *number, 2)).count();
+        assert_eq!(others, 100);
+        // What is not used any more makes room.
+        escrows.drop_unused(after(NOW, Span::from_secs(600)));
+        assert!(escrows.counters.is_empty() && escrows.tracked.is_empty());
+    }
 }

@@ -1,9 +1,12 @@
 //! Requests that were admitted from escrows, until the store has them.
 
-use crate::limit::{
-    counters::MOST,
-    reservation::{Reservation, ReservationId},
-    settlement::{Settlement, Usage},
+use crate::{
+    limit::{
+        counters::MOST,
+        reservation::{Reservation, ReservationId},
+        settlement::{Settlement, Usage},
+    },
+    room::Group,
 };
 
 /// A reservation that escrows cover.
@@ -13,6 +16,8 @@ pub struct Covered {
     pub local: Reservation,
     /// The escrows that cover it.
     pub(super) escrows: Vec<ReservationId>,
+    /// The group whose room the request takes.
+    pub(super) group: Option<Group>,
 }
 
 /// A request that was admitted from escrows, and that the store does not have yet.
@@ -46,6 +51,11 @@ impl LocalRequest {
     /// Whether the last report has all that is known.
     pub(super) fn is_reported(&self) -> bool {
         !self.has_changed
+    }
+
+    /// The group whose room the request takes.
+    pub(super) fn group(&self) -> Option<Group> {
+        self.covered.group
     }
 
     pub(super) fn escrows(&self) -> &[ReservationId] {
