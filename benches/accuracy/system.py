@@ -1,4 +1,4 @@
-"""The real parts of a run: Redis, two replicas of Tollgate, and Envoy with the shipped metered configuration before each."""
+"""The real parts of a run: Redis, two replicas of Tollgate, and a proxy with the shipped metered configuration before each."""
 
 import base64
 import datetime
@@ -27,7 +27,13 @@ OF_TOKEN = 10_000_000
 
 POLICY = """
 audit: {{ to: none }}
-listen: {{ grpc: "unix:{dir}/authz-{name}.sock", ops: "127.0.0.1:{ops}", access_log: "unix:{dir}/access-log-{name}.sock" }}
+listen:
+  grpc: "unix:{dir}/authz-{name}.sock"
+  ops: "127.0.0.1:{ops}"
+  access_log: "unix:{dir}/access-log-{name}.sock"
+  ext_proc: "unix:{dir}/ext-proc-{name}.sock"
+  http: [{{ address: "unix:{dir}/nginx-{name}.sock", dialect: nginx, body: sent, settlement: reported }}]
+  settle: {{ address: "unix:{dir}/settle-{name}.sock" }}
 store: {{ redis: {{ url: "unix:{store}", deadline: 1s }} }}
 metering: {{ secrets: [{secret}], life: {life}s }}
 issuers: [{{ issuer: i, audiences: any, algorithms: [HS256], secret: {secret}, required_claims: [], claims: {{ roles: role }} }}]
@@ -91,6 +97,9 @@ def far_from_midnight():
     return f"{'+' if hours <= 12 else '-'}{hours if hours <= 12 else 24 - hours:02}:00"
 
 
+#: The proxies of a run: Envoy with its access log, Envoy whose settlements are acknowledged, and nginx.
+THROUGH = ["envoy", "acknowledged", "nginx"]
+
 #: How often a program is started whose port another one has taken meanwhile.
 STARTS = 3
 
@@ -105,11 +114,20 @@ def started(start):
                 raise
 
 
-class Replica:
-    """A Tollgate with an Envoy before it, as in one pod."""
+def replaced(text, changes):
+    """A shipped file with other addresses, each of which it has once."""
+    for old, new in changes.items():
+        if text.count(old) != 1:
+            raise servers.Failed(f"the shipped configuration should have `{old}` once")
+        text = text.replace(old, new)
+    return text
 
-    def __init__(self, rig, program, name, store, upstream, life, flush, access_log=None):
-        self.rig, self.program, self.name, self.life, self.store = rig, program, name, life, store
+
+class Replica:
+    """A Tollgate with a proxy before it, as in one pod."""
+
+    def __init__(self, rig, program, name, store, upstream, life, flush, access_log=None, through="envoy"):
+        self.rig, self.program, self.name, self.life, self.store, self.through = rig, program, name, life, store, through
         self.log_socket = f"{rig.directory}/access-log-{name}.sock"
         self.config = rig.directory / f"tollgate-{name}.yaml"
         self.envoys = {}
@@ -128,19 +146,47 @@ class Replica:
         self.ready()
 
     def envoy(self, name, upstream, flush, access_log=None):
-        """Starts an Envoy before another upstream."""
-        text = (ROOT / "deploy/envoy/envoy-metered.yaml").read_text()
-        for old, new in {
+        """Starts a proxy before another upstream."""
+        if self.through == "nginx":
+            return self.nginx(name, upstream, flush)
+        file = "envoy-metered-acknowledged.yaml" if self.through == "acknowledged" else "envoy-metered.yaml"
+        text = replaced((ROOT / "deploy/envoy" / file).read_text(), {
             "{ pipe: { path: /run/tollgate/access-log.sock } }": f'{{ pipe: {{ path: "{access_log or self.log_socket}" }} }}',
             "access_log_flush_interval: 10s": f"access_log_flush_interval: {flush}s",
-        }.items():
-            if text.count(old) != 1:
-                raise servers.Failed(f"deploy/envoy/envoy-metered.yaml should have `{old}` once")
-            text = text.replace(old, new)
+        })
+        text = text.replace("{ pipe: { path: /run/tollgate/ext-proc.sock } }", f'{{ pipe: {{ path: "{self.rig.directory}/ext-proc-{self.name}.sock" }} }}')
 
         def start():
             port = servers.free_port()
             self.envoys[name] = self.rig.envoy(text, port, upstream, name=f"{name}-{self.name}", authz=f"authz-{self.name}.sock"), port
+
+        started(start)
+
+    def nginx(self, name, upstream, flush):
+        """Starts an nginx with njs."""
+        directory = self.rig.directory / f"nginx-{name}-{self.name}"
+        directory.mkdir()
+        temporary = " ".join(f"{of}_temp_path {directory}/{of};" for of in ("client_body", "proxy", "fastcgi", "uwsgi", "scgi"))
+
+        def start():
+            port = servers.free_port()
+            text = replaced((ROOT / "deploy/nginx/njs-metered.conf").read_text(), {
+                "0.0.0.0:8080;": f"127.0.0.1:{port};",
+                "server unix:/run/tollgate/nginx.sock": f"server unix:{self.rig.directory}/nginx-{self.name}.sock",
+                "http://unix:/run/tollgate/settle.sock:": f"http://unix:{self.rig.directory}/settle-{self.name}.sock:",
+                "server 127.0.0.1:8000": f"server 127.0.0.1:{upstream}",
+                "pid /run/nginx-tollgate.pid": f"pid {directory}/nginx.pid",
+                "worker_processes auto": "worker_processes 1",
+                "js_path /etc/nginx/tollgate": f"js_path {ROOT}/deploy/nginx",
+                "access_log /var/log/nginx/access.log": f"access_log {directory}/access.log",
+                "renew interval=10s": f"renew interval={flush}s",
+                "\nhttp {": f"\nhttp {{\n    {temporary}",
+            })
+            (directory / "nginx.conf").write_text(text)
+            command = [BIN / "nginx-njs", "-e", "stderr", "-g", "daemon off; master_process off;", "-p", directory, "-c", directory / "nginx.conf"]
+            server = self.rig.start(f"nginx-{name}-{self.name}", command)
+            server.wait_for("answer", lambda: accepts(port))
+            self.envoys[name] = server, port
 
         started(start)
 
@@ -174,6 +220,15 @@ def start_redis(rig, name="redis", port=0, primary=None):
     server = rig.start(name, command)
     server.wait_for("answer", lambda: answers(path))
     return server, path
+
+
+def accepts(port):
+    """Whether a server accepts connections."""
+    try:
+        socket.create_connection(("127.0.0.1", port), timeout=5).close()
+        return True
+    except OSError:
+        return False
 
 
 def answers(path):

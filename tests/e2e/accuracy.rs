@@ -1,5 +1,5 @@
 //! What is charged beside what the servers count, in a bounded run of `make bench-accuracy`: many
-//! clients at once, two replicas with an Envoy each on one Redis, of which one is killed.
+//! clients at once, two replicas with a proxy each on one Redis, of which one is killed.
 
 use std::path::Path;
 
@@ -7,6 +7,23 @@ use crate::rig::{envoy::CURRENT, part, python};
 
 #[test]
 fn no_budget_is_overspent_undercounted_or_denied_falsely() {
+    runs_through("envoy");
+}
+
+#[test]
+#[ignore = "many clients for half a minute: make test-all"]
+fn the_same_holds_where_settlements_are_acknowledged() {
+    runs_through("acknowledged");
+}
+
+#[test]
+#[ignore = "many clients for half a minute: make test-all"]
+fn the_same_holds_behind_nginx() {
+    let _nginx = part("nginx-njs", "nginx-njs");
+    runs_through("nginx");
+}
+
+fn runs_through(proxy: &str) {
     let _envoy = part(&format!("envoy-{CURRENT}"), "envoy");
     let _redis = part("redis-server", "redis");
     let dir = tempfile::tempdir().unwrap();
@@ -16,7 +33,7 @@ fn no_budget_is_overspent_undercounted_or_denied_falsely() {
         .env("PYTHONPATH", std::env::join_paths(paths).unwrap())
         .arg("--short")
         .arg(dir.path())
-        .args(["--program", env!("CARGO_BIN_EXE_tollgate")])
+        .args(["--program", env!("CARGO_BIN_EXE_tollgate"), "--through", proxy])
         .current_dir(root)
         .output()
         .unwrap();
