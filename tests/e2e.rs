@@ -13,6 +13,7 @@ mod certificates;
 mod cli;
 mod cli_output;
 mod cookies;
+mod cut_streams;
 mod denials;
 mod dpop;
 mod drain;

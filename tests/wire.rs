@@ -4,6 +4,7 @@ mod access_log;
 mod against_tonic;
 mod clients;
 mod envoy_messages;
+mod ext_proc;
 mod grpc_calls;
 mod http_and_limits;
 mod message_memory;

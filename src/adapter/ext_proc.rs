@@ -6,9 +6,12 @@
 //!
 //! The access log settles requests and is not acknowledged. Where Envoy sends the trailers of a
 //! response here, the request is settled before its client sees the end of the response. Both settle
-//! the same reservation: the second one changes nothing. Envoy opens a stream for each response.
+//! the same reservation: the second one changes nothing. Where Envoy sends the body here, in the mode
+//! `FULL_DUPLEX_STREAMED`, a stream of events can be cut. Envoy opens a stream for each response.
 
+mod events;
 mod exchange;
+mod watch;
 
 use std::{
     collections::VecDeque,
@@ -28,10 +31,13 @@ use tokio::sync::Semaphore;
 use tollgate_grpc_unary::Services;
 use tonic::{Status, body::Body, metadata::GRPC_CONTENT_TYPE, server::NamedService};
 
-use self::exchange::Exchange;
+use self::exchange::{Exchange, Next};
 use super::access_log::messages::{Messages, Part};
 use crate::{
-    engine::settler::{ReportProblem, Settler},
+    engine::{
+        check::Checker,
+        settler::{ReportProblem, Settler},
+    },
     proto::envoy::service::ext_proc::v3::{ProcessingRequest, ProcessingResponse},
 };
 
@@ -47,16 +53,17 @@ const MAX_STREAMS: usize = 16_384;
 
 /// Adds the service to `services`.
 #[must_use]
-pub fn add(services: Services, settler: Arc<Settler>) -> Services {
+pub fn add(services: Services, settler: Arc<Settler>, checker: Arc<Checker>) -> Services {
     let streams = Arc::new(Semaphore::new(MAX_STREAMS));
     let charge = move || Arc::clone(&streams).try_acquire_owned().ok();
-    services.generated_method(PROCESS_PATH, EnvoyProcessor { settler }, charge)
+    services.generated_method(PROCESS_PATH, EnvoyProcessor { settler, checker }, charge)
 }
 
 /// The service, which answers the messages of a stream as they arrive.
 #[derive(Clone)]
 struct EnvoyProcessor {
     settler: Arc<Settler>,
+    checker: Arc<Checker>,
 }
 
 impl NamedService for EnvoyProcessor {
@@ -76,7 +83,7 @@ impl tower_service::Service<Request<Body>> for EnvoyProcessor {
         let stream = Stream {
             body: request.into_body(),
             messages: Messages::new(MAX_MESSAGE),
-            exchange: Exchange::new(Arc::clone(&self.settler)),
+            exchange: Exchange::new(Arc::clone(&self.settler), Arc::clone(&self.checker)),
             answers: VecDeque::new(),
             state: State::Open,
         };
@@ -139,15 +146,24 @@ impl Stream {
                 self.exchange.count_problem(ReportProblem::Malformed);
                 return self.state = State::Ending;
             };
-            match self.exchange.answer(request).await {
-                Some(answer) => self.answers.push_back(answer),
-                None => return self.state = State::Ending,
+            if self.exchange.answer(request, &mut self.answers).await == Next::End {
+                return self.state = State::Ending;
             }
         }
         if !self.answers.is_empty() {
             return;
         }
-        match self.body.frame().await {
+        let frame = tokio::select! {
+            biased;
+            frame = self.body.frame() => frame,
+            next = self.exchange.wait(&mut self.answers) => {
+                if next == Next::End {
+                    self.state = State::Ending;
+                }
+                return;
+            }
+        };
+        match frame {
             Some(Ok(frame)) => {
                 if let Ok(data) = frame.into_data() {
                     self.messages.push(&data);

@@ -3,7 +3,7 @@
 //! charges.
 
 mod document;
-mod scan;
+pub(super) mod scan;
 
 use std::{
     sync::{

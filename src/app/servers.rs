@@ -94,7 +94,11 @@ impl Servers {
         let (key, limits) = ("listen.ext_proc", Limits::for_responses());
         let listener = Listener::bind_with(key, config, Protocol::Grpc, limits).await?;
         let address = self.keep_certificates(&listener);
-        let services = ext_proc::add(Services::new(), Arc::clone(engine.settler()));
+        let services = ext_proc::add(
+            Services::new(),
+            Arc::clone(engine.settler()),
+            Arc::clone(engine.checker()),
+        );
         let serving = listener::serve_grpc(listener, services, self.stop.clone(), self.drain);
         self.tasks.spawn(serving);
         Ok(address)

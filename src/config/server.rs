@@ -106,6 +106,13 @@ impl ServerConfig {
             }
             check_metering(policy, &path, errors);
         }
+        if self.listen.ext_proc.is_none()
+            && let Some(place) = policy.and_then(|policy| policy.cuts_streams.as_ref())
+        {
+            let listener = root.key("listen").key("ext_proc");
+            let message = "no listener gets the responses that are to be cut: add `listen.ext_proc`, and use Envoy with deploy/envoy/envoy-metered-cut.yaml";
+            errors.push_presuming(place, &[listener], message);
+        }
         if self.listen.ext_proc.is_some() && self.listen.access_log.is_none() {
             let listen = root.key("listen");
             errors.push_presuming(
@@ -454,6 +461,48 @@ limits: [{{ name: l, by: [subject], {limit} }}]
         ] {
             let found = errors(limit, &[METERING, LISTEN, MODELS]);
             assert!(found.contains(error), "{limit}: {found}");
+        }
+    }
+
+    #[test]
+    fn what_reports_and_what_is_cut_needs_its_listener() {
+        let errors = |listen: &str, route: &str| {
+            let text = format!(
+                "listen: {{ {listen} }}
+metering: {{ secrets: ['file:/run/metering'] }}
+issuers: [{{ issuer: 'https://a', audiences: [x], algorithms: [RS256], jwks: {{ url: 'https://a/k' }} }}]
+routes: [{{ match: {{ methods: [GET], paths: [/a] }}, name: a, scopes: [], limits: [l]{route} }}]
+limits: [{{ name: l, by: [subject], concurrent: 2 }}]"
+            );
+            let errors = compile(&text, &|_| None).err().unwrap_or_default();
+            errors.iter().map(|error| error.message()).collect::<Vec<_>>().join("; ")
+        };
+        let http = |settlement: &str| {
+            format!(
+                "http: [{{ address: '127.0.0.1:9001', dialect: nginx, body: sent{settlement} }}]"
+            )
+        };
+        let (reported, settle) =
+            (http(", settlement: reported"), "settle: { address: 'unix:/run/settle.sock' }");
+        let (log, ext_proc) =
+            ("access_log: 'unix:/run/log.sock'", "ext_proc: 'unix:/run/ext-proc.sock'");
+        let cut = ", cut_streams: true";
+        for (listen, route, expected) in [
+            (format!("{reported}, {settle}"), "", ""),
+            (reported, "", "add `listen.settle`"),
+            (http(""), "", "are settled by reports of usage"),
+            (http(", settlement: expiry"), "", ""),
+            (format!("grpc: '127.0.0.1:9000', {settle}"), "", ""),
+            (log.to_owned(), "", ""),
+            (format!("{log}, {ext_proc}"), cut, ""),
+            (log.to_owned(), cut, "add `listen.ext_proc`"),
+            (format!("{settle}, {ext_proc}"), "", "add `listen.access_log`"),
+            (format!("{log}, ext_proc: '127.0.0.1:9005'"), "", "use a Unix socket"),
+            (format!("{log}, settle: {{ address: '127.0.0.1:9004' }}"), "", "list `reporters`"),
+        ] {
+            let found = errors(&listen, route);
+            assert_eq!(found.is_empty(), expected.is_empty(), "{listen}: {found}");
+            assert!(found.contains(expected), "{listen}: {found}");
         }
     }
 

@@ -4,6 +4,7 @@
 mod client_shares;
 mod large;
 mod lookup;
+mod stream_guards;
 mod unanswered;
 
 use std::{
@@ -46,11 +47,12 @@ use tollgate_core::{
     time::{Span, Timestamp},
 };
 
-pub use self::large::LargeRequest;
 use self::{
     client_shares::{ClientShares, owner},
+    stream_guards::StreamGuards,
     unanswered::Unanswered,
 };
+pub use self::{large::LargeRequest, stream_guards::StreamGuard};
 pub use super::body_pool::INLINE;
 pub(crate) use super::deadline::CHECK_WITHIN;
 use super::{
@@ -112,6 +114,7 @@ pub struct Checker {
     /// Reads large bodies.
     bodies: BodyPool,
     shares: ClientShares,
+    guards: StreamGuards,
     /// The longest time that the store takes.
     longest_wait: Duration,
     /// The checks of which the proxy may not wait so long.
@@ -206,13 +209,16 @@ pub struct Metadata<'a> {
     pub reservation: Option<&'a str>,
     /// What the proxy writes into the body.
     pub changes: Option<&'a BodyChanges>,
+    /// The name of the guard of a stream that may be cut.
+    pub guard: Option<&'a str>,
 }
 
 impl<'a> Metadata<'a> {
-    /// Returns the known facts and the reservation by name.
+    /// Returns the known facts, the reservation and the guard by name.
     pub fn iter(&self) -> impl Iterator<Item = (&'static str, &'a str)> {
         let facts = self.facts.iter().filter_map(|(name, value)| Some((*name, (*value)?)));
-        facts.chain(self.reservation.map(|text| ("reservation", text)))
+        let facts = facts.chain(self.reservation.map(|text| ("reservation", text)));
+        facts.chain(self.guard.map(|id| ("guard", id)))
     }
 
     /// Whether the proxy gets no metadata.
@@ -249,6 +255,7 @@ impl Checker {
             max_body: bounds.max_body,
             bodies: BodyPool::new(),
             shares: ClientShares::new(bounds),
+            guards: StreamGuards::default(),
             longest_wait,
             short_times: AtomicU64::new(0),
         }
@@ -275,7 +282,7 @@ impl Checker {
     /// The answer to a check that panicked. The panic has finished its record.
     fn answer_after_panic<T>(&self, encode: impl Fn(CheckAnswer<'_>) -> T) -> T {
         let denial = Denial::new(Reason::Internal, "a panic inside the check");
-        encode(shape(&Outcome::refused(denial), &self.live.load().snapshot, "panic"))
+        encode(shape(&Outcome::refused(denial), &self.live.load().snapshot, "panic", None))
     }
 
     /// Checks the head of a request. A denial is answered and recorded as by [`check`](Self::check).
@@ -425,7 +432,8 @@ impl Checker {
         {
             source.request_refresh();
         }
-        let encoded = encode(shape(outcome, &state.snapshot, record.id()));
+        let guard = self.guard(outcome, record.id());
+        let encoded = encode(shape(outcome, &state.snapshot, record.id(), guard));
         record.finish();
         encoded
     }
@@ -692,6 +700,7 @@ fn shape<'a>(
     outcome: &'a Outcome,
     snapshot: &'a Snapshot,
     decision_id: &'a str,
+    guard: Option<&'a str>,
 ) -> CheckAnswer<'a> {
     let evidence = &outcome.evidence;
     let principal = evidence.principal.as_ref();
@@ -723,5 +732,6 @@ fn shape<'a>(
     ];
     let reservation = grant.and_then(Grant::reservation);
     let changes = grant.and_then(Grant::changes);
-    CheckAnswer { decision_id, answer, metadata: Metadata { facts, reservation, changes } }
+    let metadata = Metadata { facts, reservation, changes, guard };
+    CheckAnswer { decision_id, answer, metadata }
 }

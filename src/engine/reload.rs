@@ -68,6 +68,9 @@ pub(super) struct FileSecrets {
     pub(super) authorities: ClientAuthorities,
 }
 
+/// A list of the file that is in force, and that a reload replaces.
+type InForce<T> = Arc<ArcSwap<Vec<T>>>;
+
 /// Puts configurations in force.
 pub(super) struct Reloader {
     live: Arc<Live>,
@@ -81,9 +84,9 @@ pub(super) struct Reloader {
     api_keys: Option<ApiKeyFile>,
     redis_keys: RedisKeys,
     /// The credentials of the admin API that are in force.
-    admin_credentials: Arc<ArcSwap<Vec<AdminCredentialConfig>>>,
+    admin_credentials: InForce<AdminCredentialConfig>,
     /// The reporters of usage that are in force.
-    reporters: Arc<ArcSwap<Vec<ReporterConfig>>>,
+    reporters: InForce<ReporterConfig>,
     /// The error of the last reload, where it failed.
     failure: Option<String>,
 }
@@ -97,10 +100,7 @@ impl Reloader {
         live: Arc<Live>,
         key_sources: Arc<KeySources>,
         observer: Arc<Observer>,
-        (admin_credentials, reporters): (
-            Arc<ArcSwap<Vec<AdminCredentialConfig>>>,
-            Arc<ArcSwap<Vec<ReporterConfig>>>,
-        ),
+        (admin_credentials, reporters): (InForce<AdminCredentialConfig>, InForce<ReporterConfig>),
     ) -> Self {
         let failure = None;
         let reloader = Self {

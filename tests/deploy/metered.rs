@@ -261,11 +261,81 @@ fn the_file_with_external_processing_is_the_metered_one_with_a_processor() {
     let metered = read("deploy/envoy/envoy-metered.yaml");
     let body = &metered[metered.find("#   0.0.0.0:8080").unwrap()..];
     let body = body.replace("-c envoy-metered.yaml", "-c envoy-metered-acknowledged.yaml");
-    let transform = "                  # Writes the cap of the output, and";
-    let (before, after) = body.split_once(transform).unwrap();
-    let body = [before, PROCESSOR, transform, after].concat();
     let router = "                  - name: envoy.filters.http.router\n";
     let body = replace_once(body, router, &format!("{TRAILERS}{router}"));
+    let body = with_processor(&body, PROCESSOR);
+    let text = format!("{ACKNOWLEDGED_TITLE}{body}");
+    is_generated("deploy/envoy/envoy-metered-acknowledged.yaml", &text, HOW);
+    validate_envoy("metered-acknowledged", &text);
+}
+
+/// The beginning of the file that cuts streams.
+const CUT_TITLE: &str = "\
+# Envoy in front of an inference server, for limits on tokens and on requests in flight, with streams that can be
+# cut: those of the routes with `cut_streams: true` in Tollgate's file end with their credentials, and when they have
+# used more than their requests hold. Their bodies go through Tollgate, which has to be the process that answers the
+# checks.
+#
+# Generated from envoy-metered.yaml; do not edit. Tollgate needs `listen.access_log`, `listen.ext_proc:
+# unix:/run/tollgate/ext-proc.sock` and the section `metering` (docs/metering.md).
+#
+# To use it, change those:
+#   /v1/(chat/completions|...) the paths of the routes with `cut_streams: true`
+#   /run/tollgate/ext-proc.sock
+#                              Tollgate's `listen.ext_proc`
+#   /run/tollgate/access-log.sock
+#                              Tollgate's `listen.access_log`
+";
+
+/// The route whose responses go through the processor.
+const CUT_ROUTE: &str = r#"                        # The responses of these paths go through Tollgate, piece by piece, and fail without it.
+                        - match: { safe_regex: { regex: "/v1/(chat/completions|completions|messages|responses)" } }
+                          route: { cluster: inference, timeout: 0s, idle_timeout: 600s }
+                          typed_per_filter_config:
+                            envoy.filters.http.ext_proc:
+                              "@type": type.googleapis.com/envoy.extensions.filters.http.ext_proc.v3.ExtProcPerRoute
+                              overrides:
+                                processing_mode:
+                                  request_header_mode: SKIP
+                                  response_header_mode: SEND
+                                  request_body_mode: NONE
+                                  response_body_mode: FULL_DUPLEX_STREAMED
+                                  request_trailer_mode: SKIP
+                                  response_trailer_mode: SEND
+"#;
+
+/// The processor, which does nothing on other routes.
+const CUTTER: &str = r#"                  # Forwards the responses of some routes. They end with an error when it is gone.
+                  - name: envoy.filters.http.ext_proc
+                    typed_config:
+                      "@type": type.googleapis.com/envoy.extensions.filters.http.ext_proc.v3.ExternalProcessor
+                      grpc_service: { envoy_grpc: { cluster_name: tollgate-ext-proc } }
+                      message_timeout: 10s
+                      processing_mode: { request_header_mode: SKIP, response_header_mode: SKIP }
+                      metadata_options:
+                        forwarding_namespaces: { untyped: [envoy.filters.http.ext_authz, tollgate.usage] }
+                        receiving_namespaces: { untyped: [tollgate.usage] }
+"#;
+
+#[test]
+fn the_file_that_cuts_streams_is_the_metered_one_with_a_processor_and_a_route() {
+    let metered = read("deploy/envoy/envoy-metered.yaml");
+    let body = &metered[metered.find("#   0.0.0.0:8080").unwrap()..];
+    let body = body.replace("-c envoy-metered.yaml", "-c envoy-metered-cut.yaml");
+    let every = "                        - match: { prefix: / }\n";
+    let body = replace_once(body, every, &format!("{CUT_ROUTE}{every}"));
+    let text = format!("{CUT_TITLE}{}", with_processor(&body, CUTTER));
+    is_generated("deploy/envoy/envoy-metered-cut.yaml", &text, HOW);
+    validate_envoy("metered-cut", &text);
+}
+
+/// Envoy opens another connection above the streams of one, as it does for checks.
+const BREAKERS: &str = "      circuit_breakers: { thresholds: [{ max_requests: 2000000, max_pending_requests: 2000000 }] }\n";
+
+/// A metered configuration with a processor before the filters that read usage, and its cluster.
+fn with_processor(metered: &str, processor: &str) -> String {
+    let transform = "                  # Writes the cap of the output, and";
+    let (before, after) = metered.split_once(transform).unwrap();
     let log =
         "Tollgate's listener for the access log. Each worker thread of Envoy opens one stream.";
     assert!(CLUSTER.contains(log));
@@ -274,11 +344,14 @@ fn the_file_with_external_processing_is_the_metered_one_with_a_processor() {
         .replace(log, streams)
         .replace("tollgate-access-log", "tollgate-ext-proc")
         .replace("access-log.sock", "ext-proc.sock");
+    let (unbounded, bounded) =
+        ("http2_protocol_options: {}", "http2_protocol_options: { max_concurrent_streams: 200 }");
+    let cluster = replace_once(cluster, unbounded, bounded);
+    let load = "      load_assignment:\n";
+    let cluster = replace_once(cluster, load, &format!("{BREAKERS}{load}"));
     let clusters = "  clusters:\n";
-    let body = replace_once(body, clusters, &format!("{clusters}{cluster}"));
-    let text = format!("{ACKNOWLEDGED_TITLE}{body}");
-    is_generated("deploy/envoy/envoy-metered-acknowledged.yaml", &text, HOW);
-    validate_envoy("metered-acknowledged", &text);
+    let body = [before, processor, transform, after].concat();
+    replace_once(body, clusters, &format!("{clusters}{cluster}"))
 }
 
 /// The beginning of the file for a Tollgate that several proxies share.

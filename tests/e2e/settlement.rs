@@ -790,13 +790,12 @@ fn a_request_is_settled_before_its_client_sees_the_end_and_once() {
     let time = "message_timeout: 1s";
     let rig =
         Metered::edited(|_| replace_once(ACKNOWLEDGED.to_owned(), time, "message_timeout: 30s"));
-    let mut repeated = 0;
     let usage = json!({ "prompt_tokens": 11, "completion_tokens": 48, "total_tokens": 59 });
     let chat = json!({ "object": "chat.completion", "choices": [], "usage": usage });
     let chunk = json!({ "object": "chat.completion.chunk", "choices": [], "usage": usage });
-    for (what, kind, parts, tokens) in [
-        ("a body", JSON, pieces_of(&chat.to_string()), 59),
-        ("a stream", SSE, events(&[chunk.clone(), chunk]), 59),
+    for (repeated, what, kind, parts, tokens) in [
+        (1, "a body", JSON, pieces_of(&chat.to_string()), 59),
+        (2, "a stream", SSE, events(&[chunk.clone(), chunk]), 59),
     ] {
         let (left, settled) = (rig.left(), rig.settled());
         rig.reserve(Span::from_secs(60), HELD, &[]);
@@ -805,7 +804,6 @@ fn a_request_is_settled_before_its_client_sees_the_end_and_once() {
         // Nothing is waited for: the end of the response came after the settlement.
         assert_eq!(rig.settled(), settled + 1, "{what}");
         assert_eq!(left - rig.left(), tokens, "{what}");
-        repeated += 1;
         let is_repeated = || {
             let found = rig.metric("tollgate_settlements_total", "result=\"repeated\"");
             (found == repeated).then_some(())

@@ -227,6 +227,8 @@ fn a_request_is_capped_and_its_reservation_reaches_nobody() {
     assert!(!seen.headers.iter().any(has), "{:?}", seen.headers);
     assert!(seen.all("accept-encoding").is_empty(), "{:?}", seen.headers);
     assert_eq!(seen.all("content-type"), ["application/json"]);
+    assert_eq!(seen.all("x-tollgate-subject"), ["alice"]);
+    assert!(seen.all("authorization").is_empty(), "{:?}", seen.headers);
     let mut expected = body.clone();
     expected["max_tokens"] = 512.into();
     assert_eq!(serde_json::from_slice::<Value>(&seen.body).unwrap(), expected);

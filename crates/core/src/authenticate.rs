@@ -318,6 +318,22 @@ pub fn is_current(snapshot: &Snapshot, principal: &Principal, now: Timestamp) ->
     validity.is_valid_at(now) && is_same
 }
 
+/// Returns the reason why a credential that was accepted is not accepted any more at `now`; `None`
+/// while it may be. What is revoked or banned is known to the store.
+pub fn ended(snapshot: &Snapshot, principal: &Principal, now: Timestamp) -> Option<Reason> {
+    let validity = principal.validity();
+    if now >= validity.until {
+        return Some(Reason::Expired);
+    }
+    let key = principal.key()?;
+    let table = snapshot.api_key_table(validity.keys.source)?;
+    match table.get(&key.id) {
+        Some(record) if now >= record.expires => Some(Reason::Expired),
+        None if !table.is_uncopied(&key.id) => Some(Reason::InvalidApiKey),
+        _ => None,
+    }
+}
+
 /// Whether [`verify`] would reject the credential again for the same reason, at any later moment,
 /// as long as the policy is the one that it was rejected under.
 pub fn is_settled(snapshot: &Snapshot, rejection: &Rejection) -> bool {

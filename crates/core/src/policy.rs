@@ -144,6 +144,8 @@ pub struct Policy {
     pub names_routes: bool,
     /// The place of the first limit with a lease.
     pub leased: Option<Path>,
+    /// The place of the first route that ends streams.
+    pub cuts_streams: Option<Path>,
     /// The place of the first limit whose holds end with a report of the proxy.
     pub settled: Option<Path>,
 }
@@ -314,6 +316,11 @@ impl Policy {
             settled_routes: compiled.settled_routes,
             uses_local,
             settled,
+            cuts_streams: config
+                .routes
+                .iter()
+                .position(RouteEntry::cuts_streams)
+                .map(|index| root.key("routes").index(index).key("cut_streams")),
             shard_by: None,
             names_routes: false,
             limit_places: config

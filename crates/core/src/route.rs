@@ -127,6 +127,12 @@ pub struct RouteConfig {
     /// route. Default false.
     #[serde(default)]
     pub ambient: bool,
+    /// Whether Envoy ends a stream of the route when its credential ends, is revoked or is banned, and
+    /// when the stream has used more tokens than the request holds: its last event is an error in the
+    /// client's form. It needs `listen.ext_proc` and deploy/envoy/envoy-metered-cut.yaml. Default
+    /// false.
+    #[serde(default)]
+    pub cut_streams: bool,
     /// The agents that may act for subjects, by the claim `act` of a token (RFC 8693). Default: every
     /// actor may, in a chain of at most eight. Each one is checked for revocation and bans.
     pub actors: Option<ActorsConfig>,
@@ -231,6 +237,8 @@ pub struct Route {
     pub audience: Option<usize>,
     /// Whether browsers send its credentials by themselves.
     pub ambient: bool,
+    /// Whether a stream ends with its credential.
+    pub cut_streams: bool,
     /// The rule for actors.
     pub actors: Option<Box<ActorRule>>,
     /// The rule for the tenant that a request names.

@@ -7,7 +7,7 @@ const PREFIX: usize = 5;
 
 /// A part of the stream.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(in crate::adapter) enum Part {
+pub(crate) enum Part {
     /// A message as it was sent.
     Message(Bytes),
     /// A message that is not kept: it is too long, or compressed. Its bytes are skipped.
@@ -16,7 +16,7 @@ pub(in crate::adapter) enum Part {
 
 /// The data of a stream that is not read yet.
 #[derive(Debug)]
-pub(in crate::adapter) struct Messages {
+pub(crate) struct Messages {
     data: BytesMut,
     /// Bytes of a skipped message that have not arrived.
     skip: usize,
@@ -25,19 +25,19 @@ pub(in crate::adapter) struct Messages {
 
 impl Messages {
     /// Returns an empty stream, whose messages have at most `most` bytes.
-    pub(in crate::adapter) fn new(most: usize) -> Self {
+    pub(crate) fn new(most: usize) -> Self {
         Self { data: BytesMut::new(), skip: 0, most }
     }
 
     /// Adds data that arrived.
-    pub(in crate::adapter) fn push(&mut self, data: &[u8]) {
+    pub(crate) fn push(&mut self, data: &[u8]) {
         let skipped = self.skip.min(data.len());
         self.skip -= skipped;
         self.data.extend_from_slice(data.get(skipped..).unwrap_or_default());
     }
 
     /// Removes the next message that has arrived as a whole.
-    pub(in crate::adapter) fn next(&mut self) -> Option<Part> {
+    pub(crate) fn next(&mut self) -> Option<Part> {
         let (&[flag, a, b, c, d], rest) = self.data.split_first_chunk::<PREFIX>()?;
         let length = usize::try_from(u32::from_be_bytes([a, b, c, d])).unwrap_or(usize::MAX);
         if flag != 0 || length > self.most {

@@ -24,7 +24,7 @@ use crate::{
 const CHECK: &str = "envoy.filters.http.ext_authz";
 
 /// The key of the reservation's text.
-const RESERVATION: &str = "reservation";
+pub(in crate::adapter) const RESERVATION: &str = "reservation";
 
 /// A count of more than so many holds is no usage of the request, which was capped at its hold.
 const ABSURD: u64 = 16;
@@ -91,6 +91,9 @@ pub(super) fn read(
     let metadata = metadata.ok_or(Refused::NoReservation)?;
     let text = text(metadata, RESERVATION).ok_or(Refused::NoReservation)?;
     let ending = ending::of(entry).ok_or(Refused::OtherEvent)?;
+    // A response that Tollgate has cut has an end of its own, which Envoy takes for the upstream's.
+    let ending =
+        if usage::was_cut(metadata) && ending == Ending::Complete { Ending::Cut } else { ending };
     let reservation = Reservation::open(text, keys)?;
     let mut reading = usage::read(metadata);
     reading.is_continuous |= reading.has_usage_in_each_event && asks_for_continuous_usage(metadata);
@@ -198,6 +201,11 @@ fn usage_of(ending: Ending, reading: Reading) -> (Usage, Option<Unmetered>) {
     }
 }
 
+/// The most tokens that a request may use: its largest hold.
+pub(in crate::adapter) fn most_tokens(reservation: &Reservation) -> Option<u64> {
+    Holds::of(reservation).map(|holds| holds.most)
+}
+
 /// What a reservation holds of tokens.
 #[derive(Clone, Copy)]
 struct Holds {
@@ -245,7 +253,7 @@ const fn is_of_tokens(hold: &Hold) -> bool {
 }
 
 /// A text that the check returned.
-fn text<'a>(metadata: &'a Metadata, key: &str) -> Option<&'a str> {
+pub(in crate::adapter) fn text<'a>(metadata: &'a Metadata, key: &str) -> Option<&'a str> {
     match metadata.filter_metadata.get(CHECK)?.fields.get(key)?.kind.as_ref()? {
         Kind::StringValue(text) => Some(text),
         _ => None,

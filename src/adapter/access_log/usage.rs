@@ -20,7 +20,7 @@ use crate::proto::envoy::{
 };
 
 /// The namespace of the filters that read members of a response.
-const NAMESPACE: &str = "tollgate.usage";
+pub(in crate::adapter) const NAMESPACE: &str = "tollgate.usage";
 
 /// The namespace of the filter that knows the protocols of language models.
 const TYPED_NAMESPACE: &str = "envoy.ai.token_usage";
@@ -37,6 +37,9 @@ pub(in crate::adapter) const INDEX: &str = "index";
 /// The key of whether the last event of a stream has a usage, and is not the first one that has: the
 /// Lua filter, or the meter of the module, observes it.
 pub(in crate::adapter) const EACH_EVENT: &str = "each_event";
+
+/// The key of whether Tollgate has cut the response.
+pub(in crate::adapter) const CUT: &str = "cut";
 
 /// Counts above 2^53 are not exact in a double, and no request has so many tokens.
 const MOST_TOKENS: u64 = 1 << 53;
@@ -164,6 +167,13 @@ fn reading_of(Members(members): &Members) -> (Reading, bool) {
         reading.add(counts.map(|counts| counts.tokens()));
     }
     (reading, partial)
+}
+
+/// Whether Tollgate has cut the response.
+pub(super) fn was_cut(metadata: &Metadata) -> bool {
+    let members = metadata.filter_metadata.get(NAMESPACE);
+    let cut = members.and_then(|members| members.fields.get(CUT));
+    cut.is_some_and(|value| value.kind == Some(Kind::BoolValue(true)))
 }
 
 /// Reads the usage in the metadata of a request.

@@ -232,8 +232,12 @@ mod tests {
             bounds: vec![("max_tokens", 70_000)],
             stream_options: options.as_object().cloned(),
         };
-        let metadata =
-            Metadata { facts: [("", None); 6], reservation: None, changes: Some(&changes) };
+        let metadata = Metadata {
+            facts: [("", None); 6],
+            reservation: None,
+            changes: Some(&changes),
+            guard: None,
+        };
         let mut writer = MessageWriter::new(Vec::new());
         write_metadata(&mut writer, &metadata);
         let written = CheckResponse::decode(&*writer.finish()).unwrap();
@@ -262,7 +266,10 @@ mod tests {
     fn an_answer_without_facts_has_no_metadata() {
         let written = |facts, reservation| {
             let mut writer = MessageWriter::default();
-            write_metadata(&mut writer, &Metadata { facts, reservation, changes: None });
+            write_metadata(
+                &mut writer,
+                &Metadata { facts, reservation, changes: None, guard: None },
+            );
             let message = CheckResponse::decode(&*writer.finish()).unwrap();
             message.dynamic_metadata.map(|object| object.fields.into_keys().collect::<Vec<_>>())
         };
@@ -303,7 +310,7 @@ mod tests {
             };
             let mut facts = [("", None); 6];
             facts[0] = ("subject", Some(subject.as_str()));
-            let metadata = Metadata { facts, reservation: None, changes: None };
+            let metadata = Metadata { facts, reservation: None, changes: None, guard: None };
             let names = [
                 "decision-id",
                 "subject",

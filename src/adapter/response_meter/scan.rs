@@ -19,7 +19,7 @@ const MAX_EVENT: usize = 10 << 20;
 
 /// Reads the pieces of one response.
 #[derive(Debug, Default)]
-pub(super) struct Scanner {
+pub(in crate::adapter) struct Scanner {
     form: Form,
     members: Members,
 }
@@ -38,7 +38,7 @@ enum Form {
 
 impl Scanner {
     /// Returns the scanner for a content type. A body that is encoded is not read.
-    pub(super) fn of(content_type: &[u8], is_encoded: bool) -> Self {
+    pub(in crate::adapter) fn of(content_type: &[u8], is_encoded: bool) -> Self {
         let kind = content_type.split(|byte| *byte == b';').next().unwrap_or_default();
         let is = |name: &str| kind.trim_ascii().eq_ignore_ascii_case(name.as_bytes());
         let form = if is_encoded {
@@ -54,12 +54,12 @@ impl Scanner {
     }
 
     /// What was read so far.
-    pub(super) fn members(&self) -> &Members {
+    pub(in crate::adapter) fn members(&self) -> &Members {
         &self.members
     }
 
     /// Reads a piece. Returns whether it had usage.
-    pub(super) fn read(&mut self, piece: &[u8]) -> bool {
+    pub(in crate::adapter) fn read(&mut self, piece: &[u8]) -> bool {
         match &mut self.form {
             Form::Unread => false,
             Form::Json(document) => document.read(piece, &mut self.members),

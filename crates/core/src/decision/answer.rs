@@ -101,15 +101,7 @@ const LONGEST_WAIT: Span = Span::from_secs(120);
 /// The response of a denial.
 pub fn denied(denial: &Denial, evidence: &Evidence, decision_id: &str) -> DeniedAnswer {
     let reason = denial.reason;
-    let message = denial.message.as_deref().unwrap_or_else(|| reason.text());
-    let body = match evidence.dialect {
-        Dialect::OpenAi => {
-            json!({ "error": { "message": message, "type": denial.openai_type(), "param": denial.param, "code": reason.code() } })
-        }
-        Dialect::Anthropic => {
-            json!({ "type": "error", "error": { "type": denial.anthropic_type(), "message": message, "code": reason.code() } })
-        }
-    };
+    let body = body(denial, evidence.dialect);
     let mut headers = HeaderList::with_capacity(9);
     headers.text("content-type", "application/json");
     headers.text("cache-control", "no-store");
@@ -138,6 +130,28 @@ pub fn denied(denial: &Denial, evidence: &Evidence, decision_id: &str) -> Denied
     rate_limit_headers(&evidence.limits, &mut headers);
     headers.text(DECISION_ID, decision_id);
     DeniedAnswer { reason, status: denial.http(), headers, body: body.to_string() }
+}
+
+fn body(denial: &Denial, dialect: Dialect) -> serde_json::Value {
+    let reason = denial.reason;
+    let message = denial.message.as_deref().unwrap_or_else(|| reason.text());
+    match dialect {
+        Dialect::OpenAi => {
+            json!({ "error": { "message": message, "type": denial.openai_type(), "param": denial.param, "code": reason.code() } })
+        }
+        Dialect::Anthropic => {
+            json!({ "type": "error", "error": { "type": denial.anthropic_type(), "message": message, "code": reason.code() } })
+        }
+    }
+}
+
+/// Returns the event of a stream that ends for this reason. SDKs raise the error that it has.
+pub fn error_event(reason: Reason, dialect: Dialect) -> String {
+    let body = body(&Denial::new(reason, reason.text()), dialect);
+    match dialect {
+        Dialect::OpenAi => format!("data: {body}\n\n"),
+        Dialect::Anthropic => format!("event: error\ndata: {body}\n\n"),
+    }
 }
 
 /// The nonce that the client has to use from now on.

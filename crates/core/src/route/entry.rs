@@ -69,6 +69,14 @@ impl RouteEntry {
         }
     }
 
+    /// Whether the entry ends streams with their credentials.
+    pub(crate) fn cuts_streams(&self) -> bool {
+        match self {
+            Self::Preset(preset) => preset.cut_streams,
+            Self::Explicit(route) => route.cut_streams,
+        }
+    }
+
     /// Returns the hosts that the entry covers; none means any host.
     pub fn hosts(&self) -> &[String] {
         match self {

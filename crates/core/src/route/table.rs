@@ -365,6 +365,7 @@ mod tests {
                 credentials: CredentialKinds::from_iter([CredentialKind::Jwt]),
                 audience: None,
                 ambient: false,
+                cut_streams: false,
                 accepted: None,
                 algs: None,
                 forward_credential: false,

@@ -117,6 +117,12 @@ pub struct PresetConfig {
     /// route. Default false.
     #[serde(default)]
     pub ambient: bool,
+    /// Whether Envoy ends a stream of the route when its credential ends, is revoked or is banned, and
+    /// when the stream has used more tokens than the request holds: its last event is an error in the
+    /// client's form. It needs `listen.ext_proc` and deploy/envoy/envoy-metered-cut.yaml. Default
+    /// false.
+    #[serde(default)]
+    pub cut_streams: bool,
     /// The agents that may act for subjects, by the claim `act` of a token (RFC 8693). Default: every
     /// actor may, in a chain of at most eight. Each one is checked for revocation and bans.
     pub actors: Option<ActorsConfig>,
@@ -278,6 +284,7 @@ pub(in crate::route) fn expand<'a>(
                 credentials: config.credentials.clone().filter(|_| !route.public),
                 audience: config.audience.clone().filter(|_| !route.public),
                 ambient: config.ambient && !route.public,
+                cut_streams: config.cut_streams && !route.public,
                 actors: config.actors.clone().filter(|_| !route.public),
                 tenant: config.tenant.clone().filter(|_| !route.public),
                 forward_credential: config.forward_credential && !route.public,
