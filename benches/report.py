@@ -190,7 +190,7 @@ def steady(data):
         groups.append((label, [(part, *low_mid_high(values(rounds, name, key))) for part, key in [("p99", "p99_us"), ("p99.9", "p999_us")]]))
     what = (
         f"\n{data['rate']} checks/s at an even rate, half of the maximum, for {data['seconds']:.0f} s in each round. During all rounds: {data['reloads']} reloads of a policy "
-        f"of 10 000 limits with a changed key set, and {data['scrapes']} scrapes of the metrics.\n\n"
+        f"of 10 000 limits, one after the other on the server's core, and {data['scrapes']} scrapes of the metrics.\n\n"
     )
     head = ["", "p50 us", "p99 us", "p99.9 us", "max us"]
     return how(data) + what + table(head, rows) + drawing("steady", "Latency at half load", "microseconds", groups)

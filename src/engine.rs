@@ -59,6 +59,7 @@ mod deadline;
 mod key_watch;
 pub mod live;
 mod nonce_keys;
+mod policy_worker;
 pub mod readiness;
 mod redis_keys;
 mod refusals;

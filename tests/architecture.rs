@@ -99,7 +99,17 @@ const MAY: [(&str, &[&str]); 32] = [
     ("engine::body_pool", &[]),
     ("engine::deadline", &[]),
     ("engine::shares", &[]),
-    ("engine::live", &["credential", "engine::refusals", "engine::usage_histories", "store"]),
+    (
+        "engine::live",
+        &[
+            "credential",
+            "engine::policy_worker",
+            "engine::refusals",
+            "engine::usage_histories",
+            "store",
+        ],
+    ),
+    ("engine::policy_worker", &[]),
     ("engine::refusals", &[]),
     ("engine::usage_histories", &[]),
     (

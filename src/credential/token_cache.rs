@@ -5,8 +5,9 @@
 //!
 //! - The key of an entry is a keyed hash of the kind and all bytes of the token (`TokenHasher`); the
 //!   token itself is not stored.
-//! - An entry is valid for one policy (each policy has its own cache), for the keys that verified
-//!   the token, and until the token expires.
+//! - An entry is valid for the keys that verified the token, and until the token expires. A policy
+//!   has the cache of the one before it, where both verify credentials in the same way
+//!   ([`Policy::verifies_as`](tollgate_core::policy::Policy::verifies_as)).
 //! - Tokens that were rejected for good are stored for [`REJECTED_FOR`], in a cache of their own,
 //!   so that a flood of bad signatures neither costs a verification each nor evicts good tokens.
 //! - A burst of one new token verifies it once: the other checks wait for that one result, which
@@ -53,8 +54,8 @@ const OVERHEAD: usize = 96;
 #[serde(deny_unknown_fields, default)]
 pub struct TokenCacheConfig {
     /// The most bytes that cached tokens may take. A verified token is not verified again until it
-    /// expires, its issuer's keys change or the policy changes; scopes, revocation and limits are
-    /// checked for every request. `0B` turns the cache off. Default 64MiB: about a hundred thousand
+    /// expires, its issuer's keys change, or a section changes that decides how credentials are
+    /// verified; scopes, revocation and limits are checked for every request. `0B` turns the cache off. Default 64MiB: about a hundred thousand
     /// tokens.
     pub max: ByteSize,
 }
@@ -97,7 +98,7 @@ impl Lookups {
     }
 }
 
-/// The cached tokens of one policy.
+/// The cached tokens of policies that verify credentials in the same way.
 pub struct TokenCache {
     caches: Option<Caches>,
     lookups: Arc<Lookups>,

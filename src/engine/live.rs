@@ -14,7 +14,7 @@ use tollgate_core::{
     time::Timestamp,
 };
 
-use super::{refusals::Refusals, usage_histories::UsageHistories};
+use super::{policy_worker::PolicyWorker, refusals::Refusals, usage_histories::UsageHistories};
 use crate::{
     credential::{
         introspection::Introspection,
@@ -92,6 +92,7 @@ pub struct Live {
     token_cache: TokenCacheConfig,
     lookups: Arc<Lookups>,
     histories: Arc<UsageHistories>,
+    worker: PolicyWorker,
 }
 
 impl Live {
@@ -119,7 +120,8 @@ impl Live {
             histories: Arc::clone(&histories),
         };
         let state = ArcSwap::from_pointee(state);
-        Self { state, writing: Mutex::new(()), token_cache, lookups, histories }
+        let worker = PolicyWorker::default();
+        Self { state, writing: Mutex::new(()), token_cache, lookups, histories, worker }
     }
 
     /// Creates a state without key sources and without a token cache, for tests.
@@ -140,6 +142,7 @@ impl Live {
             token_cache: TokenCacheConfig::default(),
             lookups: Arc::default(),
             histories,
+            worker: PolicyWorker::default(),
         }
     }
 
@@ -158,13 +161,18 @@ impl Live {
         self.state.load().introspection.has_endpoints()
     }
 
+    /// The thread that compiles policies and frees them.
+    pub(super) fn worker(&self) -> &PolicyWorker {
+        &self.worker
+    }
+
     /// Returns the state in force.
     pub fn load(&self) -> Arc<State> {
         self.state.load_full()
     }
 
-    /// Puts another policy in force. Tokens are verified again under it, and limits that refused a
-    /// request count again.
+    /// Puts another policy in force. Limits that refused a request count again. Tokens are verified
+    /// again where the policy verifies them in another way than the previous one.
     pub fn replace(
         &self,
         policy: Arc<Policy>,
@@ -173,8 +181,13 @@ impl Live {
         api_keys: ApiKeySources,
     ) {
         let _turn = self.writing.lock().unwrap_or_else(PoisonError::into_inner);
-        let tokens = Arc::new(TokenCache::new(&self.token_cache, Arc::clone(&self.lookups)));
-        let Snapshot { reservation_keys, nonce_keys, .. } = self.state.load().snapshot.clone();
+        let before = self.state.load_full();
+        let tokens = if policy.verifies_as(&before.snapshot.policy) {
+            Arc::clone(&before.tokens)
+        } else {
+            Arc::new(TokenCache::new(&self.token_cache, Arc::clone(&self.lookups)))
+        };
+        let Snapshot { reservation_keys, nonce_keys, .. } = before.snapshot.clone();
         let introspection = Arc::new(Introspection::new(&policy));
         let snapshot = snapshot(policy, &sources, files, &api_keys);
         self.state.store(Arc::new(State {
@@ -186,6 +199,37 @@ impl Live {
             refusals: Arc::new(Refusals::new()),
             histories: Arc::clone(&self.histories),
         }));
+        self.retire(before);
+    }
+
+    /// Frees the state before the one in force, on the thread of the worker and after the last check
+    /// that uses it. What it has in common with the one in force stays.
+    fn retire(&self, before: Arc<State>) {
+        let now = self.state.load();
+        let (policy, tokens) = (Arc::clone(&before.snapshot.policy), Arc::clone(&before.tokens));
+        let introspection = Arc::clone(&before.introspection);
+        let refusals = Arc::clone(&before.refusals);
+        let tables = before.snapshot.api_keys.clone();
+        // First, so that the parts are not shared with it any more.
+        self.worker.retire(before);
+        if !Arc::ptr_eq(&policy, &now.snapshot.policy) {
+            self.worker.retire(policy);
+        }
+        if !Arc::ptr_eq(&tokens, &now.tokens) {
+            self.worker.retire(tokens);
+        }
+        if !Arc::ptr_eq(&introspection, &now.introspection) {
+            self.worker.retire(introspection);
+        }
+        if !Arc::ptr_eq(&refusals, &now.refusals) {
+            self.worker.retire(refusals);
+        }
+        for table in tables.into_iter().flatten() {
+            let mut in_force = now.snapshot.api_keys.iter().flatten();
+            if !in_force.any(|other| Arc::ptr_eq(other, &table)) {
+                self.worker.retire(table);
+            }
+        }
     }
 
     /// Puts the current keys of the key sources in force.
@@ -220,7 +264,8 @@ impl Live {
 
     fn replace_api_keys(&self, change: impl FnOnce(&mut ApiKeySources)) {
         let _turn = self.writing.lock().unwrap_or_else(PoisonError::into_inner);
-        let state = self.state.load();
+        let before = self.state.load_full();
+        let state = &before;
         let mut api_keys = state.api_keys.clone();
         change(&mut api_keys);
         // INVARIANT: the table of a copy is read inside the turn, so that no older one follows.
@@ -235,6 +280,7 @@ impl Live {
         let state =
             State { snapshot, sources, api_keys, tokens, introspection, refusals, histories };
         self.state.store(Arc::new(state));
+        self.retire(before);
     }
 
     /// Puts upstream keys in force.

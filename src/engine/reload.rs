@@ -3,7 +3,7 @@
 //! What only a restart changes keeps no policy out, and neither does a secret that is missing: what
 //! the policy removes has to stop.
 
-use std::{collections::BTreeSet, sync::Arc, time::Duration};
+use std::{collections::BTreeSet, path::Path, sync::Arc, time::Duration};
 
 use arc_swap::ArcSwap;
 use thiserror::Error;
@@ -20,7 +20,9 @@ use super::{
     upstream_keys::UpstreamKeys,
 };
 use crate::{
-    config::{AdminCredentialConfig, LoadError, Loaded, ReporterConfig, ServerConfig, TextDigest},
+    config::{
+        self, AdminCredentialConfig, LoadError, Loaded, ReporterConfig, ServerConfig, TextDigest,
+    },
     credential::jwks::{KeySources, Source},
     observe::{self, Observer},
 };
@@ -130,6 +132,16 @@ impl Reloader {
         self.applied == text
     }
 
+    /// Compiles the text of the file at `path`, on a thread that does not delay checks.
+    ///
+    /// # Errors
+    /// Everything that is wrong with it at once, and [`ReloadError::Interrupted`].
+    pub(super) async fn compile(&self, path: &Path, text: String) -> Result<Loaded, ReloadError> {
+        let path = path.to_owned();
+        let compiled = self.live.worker().run(move || config::compile_file(&path, &text)).await;
+        Ok(compiled.ok_or(ReloadError::Interrupted)??)
+    }
+
     /// Puts the policy of a configuration in force.
     ///
     /// # Errors
@@ -145,6 +157,8 @@ impl Reloader {
         self.applied = digest;
         self.report_secrets();
         let changed = file.server.changed_sections(&self.server);
+        // The sections of the policy are as large as the policy.
+        self.live.worker().discard(file);
         if changed.is_empty() { Ok(()) } else { Err(ReloadError::NeedsRestart(changed)) }
     }
 
@@ -224,7 +238,8 @@ impl Reloader {
     /// metrics the labels of the policy.
     async fn install(&mut self, policy: Arc<Policy>) {
         let metrics = Arc::clone(self.observer.metrics());
-        metrics.add_policy(&policy);
+        let (series, added) = (Arc::clone(&metrics), Arc::clone(&policy));
+        let _panic = self.live.worker().run(move || series.add_policy(&added)).await;
         let sources = self.key_sources.apply(policy.issuers.list());
         // What is removed stops at once; a new issuer is not waited for. An issuer whose key source
         // has changed starts without keys.
@@ -277,7 +292,8 @@ impl Reloader {
         self.live.replace_nonce_keys(secrets.nonce_secrets.keys());
         self.redis_keys.installed(&policy, replica, &self.live);
         secrets.upstream_keys.retain(&policy.upstream_keys);
-        metrics.retain_policy(&policy);
+        let retained = Arc::clone(&policy);
+        let _panic = self.live.worker().run(move || metrics.retain_policy(&retained)).await;
         for source in sources.iter().filter(|source| !source.status().tried) {
             tracing::warn!(
                 issuer = &*source.status().issuer,

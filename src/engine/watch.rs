@@ -110,13 +110,9 @@ async fn reload(
     if !requested && (reloader.is_in_force(digest) || *rejected == Some(digest)) {
         return None;
     }
-    let owned = path.to_owned();
-    // On a blocking thread: compiling a large policy must not delay checks.
-    let compiled = tokio::task::spawn_blocking(move || config::compile_file(&owned, &text)).await;
-    let result = match compiled {
-        Ok(Ok(loaded)) => reloader.apply(loaded).await,
-        Ok(Err(error)) => Err(error.into()),
-        Err(_panic) => Err(ReloadError::Interrupted),
+    let result = match reloader.compile(path, text).await {
+        Ok(loaded) => reloader.apply(loaded).await,
+        Err(error) => Err(error),
     };
     // Any other failure may pass, such as a secret that is not there yet: the next round tries the
     // same text again.

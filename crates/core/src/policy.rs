@@ -1,10 +1,13 @@
 //! The policy: the configuration that decisions are made from, compiled once and never changed.
 
+mod verification;
+
 use std::{collections::BTreeSet, sync::Arc};
 
 use schemars::JsonSchema;
 use serde::Deserialize;
 
+use self::verification::VerificationRules;
 use crate::{
     config::{Errors, Path},
     credential::{
@@ -148,6 +151,8 @@ pub struct Policy {
     pub cuts_streams: Option<Path>,
     /// The place of the first limit whose holds end with a report of the proxy.
     pub settled: Option<Path>,
+    /// What decides how credentials are verified.
+    verification: VerificationRules,
 }
 
 impl Policy {
@@ -200,6 +205,27 @@ impl Policy {
     /// Whether an override of a limit selects this tier of API keys.
     pub fn has_key_tier(&self, tier: &str) -> bool {
         self.key_tiers.iter().any(|known| known == tier)
+    }
+
+    /// Whether a credential that was accepted under `earlier` is accepted under this policy with the
+    /// same result, and a token or a certificate that was refused for good is refused, as long as
+    /// the keys are the same.
+    pub fn verifies_as(&self, earlier: &Self) -> bool {
+        self.verification == earlier.verification
+            && (self.api_keys.is_none() || self.has_names_of(earlier))
+    }
+
+    /// Whether the policy has every limit and every tier of `earlier` that a record of an API key may
+    /// name.
+    fn has_names_of(&self, earlier: &Self) -> bool {
+        // Both lists are ordered by name.
+        let mut limits = self.limits.iter();
+        let mut has = |wanted: &Limit| {
+            let found = limits.find(|limit| limit.name() >= wanted.name());
+            found.is_some_and(|limit| limit.name() == wanted.name() && limit.fits_as(wanted))
+        };
+        earlier.limits.iter().all(&mut has)
+            && earlier.key_tiers.iter().all(|tier| self.has_key_tier(tier))
     }
 
     /// Compiles the sections and collects every error; `None` where there are any.
@@ -267,6 +293,7 @@ impl Policy {
         }
         let audiences = resources.iter().map(|resource| Arc::from(resource.resource.as_str()));
         issuers.retain(claims, audiences.collect());
+        let verification = verification_rules(config, &issuers);
         let denylists =
             ExternalDenylist::compile(&config.revocation, &root.key("revocation"), errors);
         let identity_headers = IdentityHeaders::compile(
@@ -321,6 +348,7 @@ impl Policy {
                 .iter()
                 .position(RouteEntry::cuts_streams)
                 .map(|index| root.key("routes").index(index).key("cut_streams")),
+            verification,
             shard_by: None,
             names_routes: false,
             limit_places: config
@@ -335,6 +363,37 @@ impl Policy {
                 .position(|limit| limit.lease.is_some())
                 .map(|index| root.key("limits").index(index)),
         })
+    }
+}
+
+/// Returns the sections that a verification reads, and what is retained of tokens for routes and limits.
+fn verification_rules(config: &PolicyConfig, compiled: &Issuers) -> VerificationRules {
+    // INVARIANT: every section by name. A new one does not compile before it is decided here whether a
+    // verification reads it.
+    let PolicyConfig {
+        issuers,
+        api_keys,
+        client_certificates,
+        revocation,
+        cookies: _,
+        dpop: _,
+        models: _,
+        tiers: _,
+        categories: _,
+        routes: _,
+        limits: _,
+        metering: _,
+        require_https: _,
+        identity_headers: _,
+        dynamic_metadata: _,
+    } = config;
+    VerificationRules {
+        issuers: issuers.clone(),
+        api_keys: api_keys.clone(),
+        client_certificates: client_certificates.clone(),
+        revocation: revocation.clone(),
+        retained_claims: compiled.retained_claims().to_vec(),
+        audiences: compiled.audiences().to_vec(),
     }
 }
 

@@ -18,7 +18,7 @@ use crate::{
 };
 
 /// The section `revocation`.
-#[derive(Clone, Debug, Default, Deserialize, JsonSchema)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct RevocationConfig {
     /// Keys of a denylist that another service maintains in the same Redis. A credential is revoked

@@ -137,6 +137,15 @@ impl Limit {
             Self::Hold(limit) => limit.fits(quota),
         }
     }
+
+    /// Whether a record may set the same quotas as for another limit.
+    pub(crate) fn fits_as(&self, other: &Self) -> bool {
+        match (self, other) {
+            (Self::Rate(_), Self::Rate(_)) => true,
+            (Self::Hold(limit), Self::Hold(other)) => limit.fits_as(other),
+            (Self::Rate(_), Self::Hold(_)) | (Self::Hold(_), Self::Rate(_)) => false,
+        }
+    }
 }
 
 /// Compiles the list `limits`, whose names must be unique, and records every error.

@@ -166,6 +166,17 @@ impl HoldLimit {
         }
     }
 
+    /// Whether a record may set the same quotas as for another limit.
+    pub(super) fn fits_as(&self, other: &Self) -> bool {
+        match (&self.kind, &other.kind) {
+            (Kind::Requests(one), Kind::Requests(other)) => one.sizes.fits_as(&other.sizes),
+            (Kind::Tokens(one), Kind::Tokens(other)) => one.sizes.fits_as(&other.sizes),
+            (Kind::Slots(one), Kind::Slots(other)) => one.fits_as(other),
+            (Kind::PerRequest(one), Kind::PerRequest(other)) => one.fits_as(other),
+            _ => false,
+        }
+    }
+
     /// Returns what the limit demands at `now` of a request with these tokens.
     ///
     /// # Errors

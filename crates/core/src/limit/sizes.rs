@@ -94,6 +94,11 @@ impl<S: Size> Sizes<S> {
         self.size.replaced(quota).is_some()
     }
 
+    /// Whether the quotas that fit are those that fit another limit.
+    pub(super) fn fits_as(&self, other: &Self) -> bool {
+        self.size.has_kind_of(other.size)
+    }
+
     /// Returns the size for a principal: that of the first override that selects it, lowered by the
     /// record of its key.
     ///

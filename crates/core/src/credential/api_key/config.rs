@@ -23,7 +23,7 @@ const MOST_RECORDS: usize = 10_000_000;
 pub const LONGEST_GRACE: Span = Span::from_secs(30 * 86_400);
 
 /// The section `api_keys`: keys that clients send in place of a token.
-#[derive(Clone, Debug, Deserialize, JsonSchema)]
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct ApiKeysConfig {
     /// The file with the records of the keys, in YAML or JSON. It has digests of keys and no key.

@@ -27,7 +27,7 @@ const TAKEN_HEADERS: [&str; 5] = ["authorization", "x-api-key", "api-key", "cook
 
 /// The section `client_certificates`: how the proxy reports the certificates of clients, which
 /// authorities issue them, and the identities that they stand for.
-#[derive(Clone, Debug, Deserialize, JsonSchema)]
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct ClientCertificatesConfig {
     /// The header in which the proxy reports a certificate. It has to overwrite the client's own.
@@ -52,7 +52,7 @@ pub struct ClientCertificatesConfig {
 }
 
 /// The section `client_certificates.header`.
-#[derive(Clone, Debug, Deserialize, JsonSchema)]
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct CertificateHeaderConfig {
     /// The name of the header, such as `x-forwarded-client-cert`.
@@ -65,7 +65,7 @@ pub struct CertificateHeaderConfig {
 ///
 /// `{name}` in it is one part between the separators of the kind: `/` of a SPIFFE ID, `.` of
 /// a DNS name, `@` of an e-mail address.
-#[derive(Clone, Debug, Deserialize, JsonSchema)]
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct CertificateIdentityConfig {
     /// A SPIFFE ID, such as `spiffe://prod.example.com/ns/{namespace}/sa/{account}`.

@@ -178,12 +178,12 @@ impl Issuers {
     }
 
     /// Returns the audiences that routes require.
-    pub(super) fn audiences(&self) -> &[Arc<str>] {
+    pub(crate) fn audiences(&self) -> &[Arc<str>] {
         &self.audiences
     }
 
     /// Returns the claims that are retained of every token.
-    pub(super) fn retained_claims(&self) -> &[Arc<str>] {
+    pub(crate) fn retained_claims(&self) -> &[Arc<str>] {
         &self.retained_claims
     }
 

@@ -19,7 +19,7 @@ use crate::{
 };
 
 /// One entry of `issuers`.
-#[derive(Clone, Debug, Deserialize, JsonSchema)]
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct IssuerConfig {
     /// The exact `iss` of its tokens, or the word `absent` for tokens without `iss` (at most one
@@ -184,7 +184,7 @@ impl JsonSchema for Audiences {
 }
 
 /// The source of an issuer's public keys.
-#[derive(Clone, Debug, Deserialize, JsonSchema)]
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct JwksConfig {
     /// The address of the key set. Its host is trusted, even if its address is private.
@@ -266,7 +266,7 @@ pub enum KidRule {
 
 /// The names of claims. A text is one top-level claim, used literally; a list is a path into nested
 /// objects.
-#[derive(Clone, Debug, Default, Deserialize, JsonSchema)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct ClaimsConfig {
     /// The claim with the subject, or a list of claims, of which the first that the token has is
