@@ -48,6 +48,11 @@ chaos: ## Every failure of the matrix in docs/operations.md, caused and recovere
 	@tools/parts toolchain redis >/dev/null
 	@TOLLGATE_CHAOS=1 $(CARGO) test --quiet -p tollgate --test main -- --ignored --exact degraded::chaos --nocapture
 
+.PHONY: reloads
+reloads: ## Many reloads under load, with what the process holds before and after, as a table (RELOADS=1000, writes nothing)
+	@tools/parts toolchain envoy >/dev/null
+	@TOLLGATE_RELOADS=$(or $(RELOADS),1000) $(CARGO) test --quiet -p tollgate --test main -- --ignored --exact e2e::reloads::many_reloads --nocapture
+
 .PHONY: fuzz
 fuzz: ## The readers of what clients send, against others, on whatever libFuzzer makes up (FUZZ_SECONDS=30 for each)
 	@tools/parts toolchain >/dev/null

@@ -1,29 +1,35 @@
 //! The sidecar: an [`Engine`] behind gRPC and HTTP servers, until a signal ends it.
 
+mod hand_over;
+mod hold;
 mod operators;
+mod serve;
 mod servers;
+mod socket_activation;
 
 use std::{path::PathBuf, sync::Arc, time::Duration};
 
-use anyhow::Context as _;
-use tokio::{
-    signal::unix::{SignalKind, signal},
-    task::JoinSet,
-};
+use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
-pub use self::operators::{AdminSecret, OperatorServers};
+pub(crate) use self::socket_activation::sockets as passed_sockets;
+pub use self::{
+    hand_over::HandOverError,
+    hold::hold,
+    operators::{AdminSecret, OperatorServers},
+    serve::serve,
+    socket_activation::ActivationError,
+};
 use self::{
     operators::BoundOperators,
-    servers::{AdminToken, Servers},
+    servers::{AdminToken, Servers, StartSockets},
 };
 use crate::{
     adapter::{forward_auth::ForwardAuth, in_flight::InFlight},
     config::Loaded,
     engine::{Engine, check::Clock, watch::Watch},
-    listener::{Address, Limits, Tls},
-    log_list::LogList,
-    observe::{self, exposition::InFlightStatus},
+    listener::{Address, InheritedSockets, Limits, SharedSocket, Tls},
+    observe::exposition::InFlightStatus,
     secrets::WatchedSecret,
 };
 
@@ -52,6 +58,10 @@ pub struct App {
     admin_token: Option<(WatchedSecret, AdminToken)>,
     stop: CancellationToken,
     tasks: JoinSet<()>,
+    /// The sockets of the listeners, for a process that replaces this one; empty where none may.
+    shared: Vec<SharedSocket>,
+    /// The sockets that no listener has taken.
+    inherited: InheritedSockets,
 }
 
 impl std::fmt::Debug for App {
@@ -68,38 +78,6 @@ impl std::fmt::Debug for App {
     }
 }
 
-/// Serves the file at `path`, which was loaded as `loaded`, until SIGTERM or Ctrl-C. SIGHUP reloads
-/// the file. Without a path the configuration is not reloaded.
-///
-/// # Errors
-/// The errors of [`App::start`], and a signal that cannot be handled.
-pub async fn serve(path: Option<PathBuf>, loaded: Loaded) -> anyhow::Result<()> {
-    let listen = |kind, name| signal(kind).with_context(|| format!("cannot listen for {name}"));
-    let mut hangup = listen(SignalKind::hangup(), "SIGHUP")?;
-    let mut terminate = listen(SignalKind::terminate(), "SIGTERM")?;
-    let mut interrupt = listen(SignalKind::interrupt(), "SIGINT")?;
-    let mut app = App::start(loaded, Arc::new(observe::now)).await?;
-    let http = LogList::of(&app.http);
-    let admin = app.admin.as_ref().map(tracing::field::display);
-    let grpc = app.grpc.as_ref().map(tracing::field::display);
-    let access_log = app.access_log.as_ref().map(tracing::field::display);
-    let ext_proc = app.ext_proc.as_ref().map(tracing::field::display);
-    let settle = app.settle.as_ref().map(tracing::field::display);
-    let http = http.value();
-    tracing::info!(grpc, http, access_log, ext_proc, settle, ops = %app.ops, admin, "listening");
-    let watch = app.watch(path);
-    loop {
-        tokio::select! {
-            _ = hangup.recv() => watch.request_reload(),
-            _ = terminate.recv() => break,
-            _ = interrupt.recv() => break,
-        }
-    }
-    tracing::info!("shutting down");
-    app.stop().await;
-    Ok(())
-}
-
 impl App {
     /// Starts an engine and binds every listener. It answers checks as soon as it returns, with 503
     /// `not_ready` while keys are missing.
@@ -108,6 +86,11 @@ impl App {
     /// The errors of [`Engine::start`], an admin token that is missing or too weak, and an address
     /// that cannot be bound.
     pub async fn start(loaded: Loaded, clock: Clock) -> anyhow::Result<Self> {
+        Self::start_on(StartSockets::default(), loaded, clock).await
+    }
+
+    /// Starts an engine, and binds the listeners that have no socket yet.
+    async fn start_on(start: StartSockets, loaded: Loaded, clock: Clock) -> anyhow::Result<Self> {
         let server = &loaded.file.server;
         let (listen, body) = (server.listen.clone(), server.body);
         let (drain, max_stale) = (server.drain_timeout.std(), server.secrets.max_stale.std());
@@ -115,7 +98,7 @@ impl App {
         let admin_secret = AdminSecret::read(&listen, max_stale)?;
         let (max, max_in_flight) = (body.max.0 as u64, body.max_in_flight.0 as u64);
         let in_flight = InFlight::new(max, max_in_flight)?;
-        let mut servers = Servers::new(drain);
+        let mut servers = Servers::on(start, drain);
         let grpc = match listen.grpc() {
             Some(config) => Some(servers.grpc(&config, &in_flight, &engine).await?),
             None => None,
@@ -151,7 +134,8 @@ impl App {
             operators::bind(&mut servers, &engine, &listen, admin_secret, in_flight).await?;
         operators.show_certificates(&servers);
         let BoundOperators { ops, admin, token: admin_token, .. } = operators;
-        let Servers { tasks, stop, certificates, .. } = servers;
+        let inherited = std::mem::take(servers.inherited());
+        let Servers { tasks, stop, certificates, shared, .. } = servers;
         Ok(Self {
             grpc,
             access_log,
@@ -165,6 +149,8 @@ impl App {
             admin_token,
             stop,
             tasks,
+            shared,
+            inherited,
         })
     }
 
@@ -175,9 +161,16 @@ impl App {
 
     /// Ends the sidecar: readiness is off, load balancers get a moment to notice, no connection is
     /// accepted, checks in flight finish within `drain_timeout`, and the engine is closed.
-    pub async fn stop(mut self) {
+    pub async fn stop(self) {
         self.engine.readiness().drain();
         tokio::time::sleep(NOTICE).await;
+        self.end().await;
+    }
+
+    /// Ends the sidecar without notice: another process accepts connections on the same sockets, or
+    /// none does any more.
+    async fn end(mut self) {
+        self.shared.clear();
         self.stop.cancel();
         while self.tasks.join_next().await.is_some() {}
         self.engine.close().await;

@@ -13,6 +13,7 @@ pub mod config_file;
 pub mod doctor;
 pub mod explain;
 mod failure;
+pub mod hold;
 pub mod init;
 pub mod jwks;
 mod keys;
@@ -88,6 +89,7 @@ enum Command {
     Test(cases::Test),
     Jwks(jwks::Jwks),
     Serve(serve::Serve),
+    Hold(hold::Hold),
     Doctor(doctor::Doctor),
     AuditUpstream(audit_upstream::AuditUpstream),
     Presets(presets::PresetsArgs),
@@ -122,6 +124,7 @@ pub fn main() -> ExitCode {
     let result = match cli.command {
         Command::Init(init) => init.run(out),
         Command::Serve(serve) => serve.run().map(|()| ExitCode::SUCCESS),
+        Command::Hold(hold) => hold.run().map(|()| ExitCode::SUCCESS),
         Command::CheckConfig(check) => check.run(out, paint),
         Command::Explain(explain) => explain.run(out, paint),
         Command::Test(test) => test.run(out, paint),

@@ -15,9 +15,11 @@
 mod accept;
 mod address;
 mod config;
+mod control;
 mod error;
 mod grpc;
 mod http;
+mod inherited;
 mod places;
 mod serve;
 mod stream;
@@ -30,9 +32,11 @@ pub use self::{
     accept::Listener,
     address::{Address, AddressError},
     config::{ListenerConfig, ModeError, SocketMode, TlsConfig, header_bytes},
+    control::ControlSocket,
     error::{BindError, SocketError},
     grpc::serve_grpc,
     http::serve,
+    inherited::{InheritedError, InheritedSocket, InheritedSockets, Origin, SharedSocket},
     serve::BoxError,
     stream::Peer,
     tls::{Tls, TlsError, TlsProblem, Validity},

@@ -20,7 +20,10 @@ use crate::{
     },
     config::SettleListenConfig,
     engine::{Engine, readiness::Readiness},
-    listener::{self, Address, Limits, Listener, ListenerConfig, Protocol, Tls},
+    listener::{
+        self, Address, InheritedSockets, Limits, Listener, ListenerConfig, Protocol, SharedSocket,
+        Tls,
+    },
     observe::metrics::Metrics,
     secrets::{Look, WatchedSecret},
 };
@@ -34,18 +37,44 @@ pub(super) struct Servers {
     pub(super) stop: CancellationToken,
     /// The certificates of the listeners with TLS.
     pub(super) certificates: Vec<Tls>,
+    /// The sockets of the listeners, where another process may take them over.
+    pub(super) shared: Vec<SharedSocket>,
+    start: StartSockets,
     drain: Duration,
+}
+
+/// The sockets that a process starts with.
+#[derive(Debug, Default)]
+pub(super) struct StartSockets {
+    /// Those that another process opened.
+    pub(super) inherited: InheritedSockets,
+    /// Whether another process may take the sockets over.
+    pub(super) are_shared: bool,
+    /// No listener accepts connections before this is cancelled; `None` where each does at once.
+    pub(super) begin: Option<CancellationToken>,
 }
 
 impl Servers {
     /// Creates an empty set of servers.
     pub(super) fn new(drain: Duration) -> Self {
+        Self::on(StartSockets::default(), drain)
+    }
+
+    /// Creates an empty set of servers, which use the sockets of `start`.
+    pub(super) fn on(start: StartSockets, drain: Duration) -> Self {
         Self {
             tasks: JoinSet::new(),
             stop: CancellationToken::new(),
             certificates: Vec::new(),
+            shared: Vec::new(),
+            start,
             drain,
         }
+    }
+
+    /// The sockets that no listener has taken.
+    pub(super) fn inherited(&mut self) -> &mut InheritedSockets {
+        &mut self.start.inherited
     }
 
     /// Serves Envoy's ext_authz and gRPC health.
@@ -55,8 +84,9 @@ impl Servers {
         in_flight: &InFlight,
         engine: &Engine,
     ) -> anyhow::Result<Address> {
-        let listener = Listener::bind("listen.grpc", config, Protocol::Grpc).await?;
-        let address = self.keep_certificates(&listener);
+        let limits = Limits::default();
+        let listener = self.open("listen.grpc", config, Protocol::Grpc, limits).await?;
+        let address = listener.address().clone();
         let checker = Arc::clone(engine.checker());
         let checks = EnvoyAuthorization::new(checker, in_flight.clone());
         let (health, services) =
@@ -64,7 +94,7 @@ impl Servers {
         let readiness = Arc::clone(engine.readiness());
         self.tasks.spawn(follow_readiness(health, readiness, self.stop.clone()));
         let serving = listener::serve_grpc(listener, services, self.stop.clone(), self.drain);
-        self.tasks.spawn(serving);
+        self.spawn(serving);
         Ok(address)
     }
 
@@ -75,13 +105,13 @@ impl Servers {
         engine: &Engine,
     ) -> anyhow::Result<Address> {
         let (key, limits) = ("listen.access_log", Limits::for_long_streams());
-        let listener = Listener::bind_with(key, config, Protocol::Grpc, limits).await?;
-        let address = self.keep_certificates(&listener);
+        let listener = self.open(key, config, Protocol::Grpc, limits).await?;
+        let address = listener.address().clone();
         let settler = Arc::clone(engine.settler());
         settler.show_counters();
         let services = access_log::add(Services::new(), settler, self.stop.clone());
         let serving = listener::serve_grpc(listener, services, self.stop.clone(), self.drain);
-        self.tasks.spawn(serving);
+        self.spawn(serving);
         Ok(address)
     }
 
@@ -92,15 +122,15 @@ impl Servers {
         engine: &Engine,
     ) -> anyhow::Result<Address> {
         let (key, limits) = ("listen.ext_proc", Limits::for_responses());
-        let listener = Listener::bind_with(key, config, Protocol::Grpc, limits).await?;
-        let address = self.keep_certificates(&listener);
+        let listener = self.open(key, config, Protocol::Grpc, limits).await?;
+        let address = listener.address().clone();
         let services = ext_proc::add(
             Services::new(),
             Arc::clone(engine.settler()),
             Arc::clone(engine.checker()),
         );
         let serving = listener::serve_grpc(listener, services, self.stop.clone(), self.drain);
-        self.tasks.spawn(serving);
+        self.spawn(serving);
         Ok(address)
     }
 
@@ -135,20 +165,48 @@ impl Servers {
         B: http_body::Body<Data = Bytes> + Send + 'static,
         B::Error: Into<listener::BoxError>,
     {
-        let listener = Listener::bind_with(key, config, Protocol::Http, limits).await?;
-        let address = self.keep_certificates(&listener);
+        let listener = self.open(key, config, Protocol::Http, limits).await?;
+        let address = listener.address().clone();
         let service = tower::service_fn(move |request| {
             let response = handler(request);
             async move { Ok::<_, std::convert::Infallible>(response.await) }
         });
         let service = hyper_util::service::TowerToHyperService::new(service);
-        self.tasks.spawn(listener::serve(listener, service, self.stop.clone(), self.drain));
+        let serving = listener::serve(listener, service, self.stop.clone(), self.drain);
+        self.spawn(serving);
         Ok(address)
     }
 
-    fn keep_certificates(&mut self, listener: &Listener) -> Address {
+    /// Opens a listener, on the socket that another process opened for it if there is one.
+    async fn open(
+        &mut self,
+        key: &str,
+        config: &ListenerConfig,
+        protocol: Protocol,
+        limits: Limits,
+    ) -> anyhow::Result<Listener> {
+        let inherited = self.start.inherited.take(key, &config.address);
+        let listener = Listener::bind_on(key, config, protocol, limits, inherited).await?;
+        if self.start.are_shared {
+            self.shared.push(listener.share(key, &config.address)?);
+        }
         self.certificates.extend(listener.tls().cloned());
-        listener.address().clone()
+        Ok(listener)
+    }
+
+    /// Runs a server, from the moment on at which listeners accept connections.
+    fn spawn(&mut self, serving: impl Future<Output = ()> + Send + 'static) {
+        let (begin, stop) = (self.start.begin.clone(), self.stop.clone());
+        self.tasks.spawn(async move {
+            if let Some(begin) = begin {
+                tokio::select! {
+                    () = begin.cancelled() => {}
+                    // The server stops at once then.
+                    () = stop.cancelled() => {}
+                }
+            }
+            serving.await;
+        });
     }
 }
 

@@ -1,5 +1,7 @@
 //! The command `tollgate serve`.
 
+use std::path::PathBuf;
+
 use clap::Args;
 
 use super::config_file::{self, ConfigFile};
@@ -10,6 +12,7 @@ Examples:
   tollgate serve tollgate.yaml
   TOLLGATE_LOG=debug tollgate serve --config /etc/tollgate/tollgate.yaml
   tollgate serve - < tollgate.yaml
+  tollgate serve tollgate.yaml --hand-over /run/tollgate/hand-over.sock
 
 Exit codes:
   0  ended by SIGTERM or Ctrl-C
@@ -20,12 +23,18 @@ Exit codes:
 /// SIGHUP, or a change of the file, reloads policy and secrets; a wrong file changes nothing. A
 /// configuration from standard input is not reloaded, only its secrets and certificates are. Audit
 /// lines go to standard output, the log to standard error. `listen.ops` serves `/healthz` and
-/// `/readyz` for probes and `/metrics` for Prometheus.
+/// `/readyz` for probes and `/metrics` for Prometheus. Sockets that systemd passes (LISTEN_FDS) are
+/// used for the listeners with their addresses.
 #[derive(Debug, Args)]
 #[command(after_long_help = MORE)]
 pub struct Serve {
     #[command(flatten)]
     config: ConfigFile,
+    /// Replace the process that listens on this Unix socket, without losing a request: take its
+    /// listeners over, and end it as soon as this process is ready. Where none listens, just start. The
+    /// next process that is started with the same path replaces this one.
+    #[arg(long, value_name = "SOCKET")]
+    hand_over: Option<PathBuf>,
 }
 
 impl Serve {
@@ -42,9 +51,11 @@ impl Serve {
             path.display()
         );
         let watched = (!config_file::is_stdin(path)).then(|| path.to_owned());
+        // Before any other thread.
+        let sockets = app::passed_sockets()?;
         log::init(loaded.file.server.log, std::env::var(log::LEVEL_VARIABLE).ok().as_deref())?;
         let runtime = runtime()?;
-        let served = runtime.block_on(app::serve(watched, loaded));
+        let served = runtime.block_on(app::serve(watched, loaded, sockets, self.hand_over));
         // Blocking threads are not waited for: a call that hangs, such as the resolution of a name,
         // must not delay the end of the process.
         runtime.shutdown_background();

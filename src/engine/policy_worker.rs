@@ -123,7 +123,7 @@ mod tests {
         let worker = PolicyWorker::default();
         let ran_on = worker.run(|| thread::current().id()).await.unwrap();
         assert_ne!(ran_on, thread::current().id());
-        assert_eq!(worker.run(|| assert!(false, "the function of a test")).await, None);
+        assert_eq!(worker.run::<()>(|| panic!("the function of a test")).await, None);
         assert_eq!(worker.run(|| thread::current().id()).await, Some(ran_on));
     }
 

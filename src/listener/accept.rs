@@ -2,6 +2,7 @@
 
 use std::{
     io::{self, ErrorKind},
+    os::fd::AsFd as _,
     sync::atomic::{AtomicU64, Ordering},
     time::Duration,
 };
@@ -19,7 +20,8 @@ use super::{
     Limits, Protocol,
     address::Address,
     config::ListenerConfig,
-    error::BindError,
+    error::{BindError, SocketError},
+    inherited::{InheritedSocket, SharedSocket},
     places::{PeerGroup, Place, Places},
     stream::{Peer, Socket},
     tls::Tls,
@@ -52,7 +54,8 @@ pub struct Listener {
 #[derive(Debug)]
 enum Source {
     Tcp(TcpListener),
-    Unix(UnixListener, #[expect(dead_code, reason = "removes the file when dropped")] SocketFile),
+    /// With its file, where this process removes it.
+    Unix(UnixListener, Option<SocketFile>),
 }
 
 /// An accepted connection, and its place among the connections that are allowed.
@@ -85,7 +88,21 @@ impl Listener {
         key: &str,
         config: &ListenerConfig,
         protocol: Protocol,
+        limits: Limits,
+    ) -> Result<Self, BindError> {
+        Self::bind_on(key, config, protocol, limits, None).await
+    }
+
+    /// Listens on a socket that another process opened, or binds one.
+    ///
+    /// # Errors
+    /// As [`bind`](Self::bind).
+    pub async fn bind_on(
+        key: &str,
+        config: &ListenerConfig,
+        protocol: Protocol,
         mut limits: Limits,
+        inherited: Option<InheritedSocket>,
     ) -> Result<Self, BindError> {
         if let Some(size) = config.max_header_bytes.and_then(|size| u32::try_from(size.0).ok()) {
             limits.header_bytes = size;
@@ -95,7 +112,10 @@ impl Listener {
             .as_ref()
             .map(|tls| Tls::load(key, tls, protocol.alpn(), &limits))
             .transpose()?;
-        let (source, address) = Source::open(key, config).await?;
+        let (source, address) = match inherited {
+            Some(socket) => Source::inherit(key, config, socket)?,
+            None => Source::open(key, config).await?,
+        };
         Ok(Self {
             source,
             address,
@@ -115,6 +135,21 @@ impl Listener {
     #[must_use]
     pub fn address(&self) -> &Address {
         &self.address
+    }
+
+    /// The socket, for another process that takes it over. `key` and `configured` are the listener's
+    /// place in the file and its address there.
+    ///
+    /// # Errors
+    /// Too many open files.
+    pub fn share(&self, key: &str, configured: &Address) -> io::Result<SharedSocket> {
+        match &self.source {
+            Source::Tcp(socket) => SharedSocket::new(key, configured, socket.as_fd(), None),
+            Source::Unix(socket, file) => {
+                let owner = file.as_ref().map(SocketFile::owner);
+                SharedSocket::new(key, configured, socket.as_fd(), owner)
+            }
+        }
     }
 
     /// The handle that reloads the certificates.
@@ -204,6 +239,31 @@ impl Source {
                 let (listener, file) = unix::bind(path, config.mode)
                     .await
                     .map_err(|error| BindError::Unix { key: key.to_owned(), error })?;
+                Ok((Self::Unix(listener, Some(file)), config.address.clone()))
+            }
+        }
+    }
+
+    fn inherit(
+        key: &str,
+        config: &ListenerConfig,
+        socket: InheritedSocket,
+    ) -> Result<(Self, Address), BindError> {
+        match &config.address {
+            Address::Tcp(address) => {
+                let failed = |error| BindError::of_tcp(key, *address, error);
+                let listener = TcpListener::from_std(socket.into_tcp()).map_err(failed)?;
+                let bound = Address::Tcp(listener.local_addr().map_err(failed)?);
+                Ok((Self::Tcp(listener), bound))
+            }
+            Address::Unix(path) => {
+                let of_socket = |error| BindError::Unix { key: key.to_owned(), error };
+                let failed = |error| of_socket(SocketError::System { path: path.clone(), error });
+                let (listener, file) = socket.into_unix(path).map_err(failed)?;
+                if file.is_some() {
+                    unix::set_mode(path, config.mode).map_err(of_socket)?;
+                }
+                let listener = UnixListener::from_std(listener).map_err(failed)?;
                 Ok((Self::Unix(listener, file), config.address.clone()))
             }
         }

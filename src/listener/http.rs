@@ -3,11 +3,14 @@
 use std::{
     future::poll_fn,
     pin::{Pin, pin},
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering::Relaxed},
+    },
     time::Duration,
 };
 
-use http::{Request, Response};
+use http::{HeaderValue, Request, Response, Version, header::CONNECTION};
 use http_body::Body;
 use hyper::{
     body::Incoming,
@@ -17,6 +20,7 @@ use hyper_util::{
     rt::{TokioExecutor, TokioIo, TokioTimer},
     server::conn::auto::Builder,
 };
+use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 use tollgate_grpc_unary::{CoalescedWrites, Http2Limits, ReadSlices, Slice};
 
@@ -34,6 +38,18 @@ const HTTP1_HEADER_LINES: usize = 200;
 /// longer than the 60 seconds for which nginx keeps idle connections to an upstream, so that the
 /// side that sends requests closes the connection and no request is lost.
 const HTTP1_HEADER_TIMEOUT: Duration = Duration::from_secs(65);
+
+/// How long a connection of HTTP/1 that is to end waits for a last request. After it, the connection
+/// counts as unused.
+const LAST_REQUEST: Duration = Duration::from_secs(1);
+
+/// Whether a connection is to end, and how.
+#[derive(Debug, Default)]
+struct Closing {
+    is_closing: AtomicBool,
+    /// Whether its last request was one of HTTP/2, which has a message for the end of a connection.
+    is_http2: AtomicBool,
+}
 
 /// Serves `service` on every connection of `listener` until `stop` fires, then stops listening,
 /// lets open calls end, and after `drain` closes the remaining connections.
@@ -71,13 +87,24 @@ where
         lifetime: ConnectionLifetime,
     ) -> Result<(), BoxError> {
         let activity = Arc::clone(lifetime.activity());
+        let closing = Arc::<Closing>::default();
+        let of_service = Arc::clone(&closing);
         let service = service_fn(move |mut request: Request<Incoming>| {
             activity.record_call();
             request.extensions_mut().insert(peer);
+            let is_http1 = request.version() < Version::HTTP_2;
+            of_service.is_http2.store(!is_http1, Relaxed);
             let (answering, answer) = (activity.begin_answer(), self.0.call(request));
+            let closing = Arc::clone(&of_service);
             async move {
-                let answer = answer.await;
+                let mut answer = answer.await;
                 drop(answering);
+                if is_http1
+                    && closing.is_closing.load(Relaxed)
+                    && let Ok(answer) = &mut answer
+                {
+                    answer.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+                }
                 answer
             }
         });
@@ -87,8 +114,16 @@ where
         let mut connection = pin!(builder.serve_connection(TokioIo::new(stream), service));
         tokio::select! {
             ended = in_slices(connection.as_mut(), &slice) => return ended,
-            () = lifetime.expired() => connection.as_mut().graceful_shutdown(),
+            () = lifetime.expired() => closing.is_closing.store(true, Relaxed),
         }
+        // A connection of HTTP/1 that is closed between two requests loses the one that is on its way.
+        // One in use ends with its next answer, which tells its client.
+        if !closing.is_http2.load(Relaxed)
+            && let Ok(ended) = timeout(LAST_REQUEST, in_slices(connection.as_mut(), &slice)).await
+        {
+            return ended;
+        }
+        connection.as_mut().graceful_shutdown();
         // hyper cannot end a connection gracefully before the HTTP/2 preface, which may never
         // arrive.
         lifetime.drain(in_slices(connection, &slice)).await

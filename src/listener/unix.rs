@@ -5,6 +5,10 @@ use std::{
     io::{self, ErrorKind},
     os::unix::fs::{FileTypeExt as _, MetadataExt as _, PermissionsExt as _},
     path::{Path, PathBuf},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
 };
 
 use tokio::net::{UnixListener, UnixSocket, UnixStream};
@@ -31,6 +35,12 @@ pub(super) async fn bind(
             _ => SocketError::System { path: path.to_owned(), error },
         }
     })
+}
+
+/// Gives the socket that another process opened at `path` the permissions of this one's configuration.
+pub(super) fn set_mode(path: &Path, mode: SocketMode) -> Result<(), SocketError> {
+    fs::set_permissions(path, Permissions::from_mode(mode.0))
+        .map_err(|error| SocketError::System { path: path.to_owned(), error })
 }
 
 fn create(path: &Path, mode: SocketMode) -> io::Result<(UnixListener, SocketFile)> {
@@ -65,22 +75,49 @@ async fn remove_stale_socket(path: &Path) -> Result<(), SocketError> {
     }
 }
 
-/// The file of a bound socket. Dropping it removes the file, unless another socket has replaced it.
+/// The file of a bound socket. Dropping it removes the file, unless another socket has replaced it, or
+/// another process has taken the socket over.
 #[derive(Debug)]
 pub(super) struct SocketFile {
     path: PathBuf,
     identity: (u64, u64),
+    owner: FileOwner,
+}
+
+/// Whether the file of a socket is this process's to remove.
+#[derive(Clone, Debug, Default)]
+pub(super) struct FileOwner {
+    given_up: Arc<AtomicBool>,
+}
+
+impl FileOwner {
+    /// Leaves the file to another process.
+    pub(super) fn give_up(&self) {
+        self.given_up.store(true, Ordering::Relaxed);
+    }
+
+    /// Takes the file.
+    pub(super) fn own(&self) {
+        self.given_up.store(false, Ordering::Relaxed);
+    }
 }
 
 impl SocketFile {
-    fn new(path: &Path) -> io::Result<Self> {
-        Ok(Self { path: path.to_owned(), identity: identity(path)? })
+    /// The file at `path`, which has a socket of this process.
+    pub(super) fn new(path: &Path) -> io::Result<Self> {
+        Ok(Self { path: path.to_owned(), identity: identity(path)?, owner: FileOwner::default() })
+    }
+
+    /// The handle that leaves the file to another process.
+    pub(super) fn owner(&self) -> FileOwner {
+        self.owner.clone()
     }
 }
 
 impl Drop for SocketFile {
     fn drop(&mut self) {
-        if identity(&self.path).is_ok_and(|now| now == self.identity) {
+        let is_ours = !self.owner.given_up.load(Ordering::Relaxed);
+        if is_ours && identity(&self.path).is_ok_and(|now| now == self.identity) {
             // A failure leaves a stale socket, which the next start replaces.
             let _ = fs::remove_file(&self.path);
         }

@@ -203,23 +203,31 @@ fn the_compose_file_is_what_the_specification_says() {
 fn systemd_accepts_the_unit_and_rates_it_as_sandboxed() {
     let analyze = part("systemd-analyze", "systemd");
     let dir = tempfile::tempdir().unwrap();
-    let unit = dir.path().join("tollgate.service");
-    // The verification requires the program, which is not installed here.
-    let program = env!("CARGO_BIN_EXE_tollgate");
-    std::fs::write(
-        &unit,
-        read("deploy/systemd/tollgate.service")
-            .replace("=/usr/local/bin/tollgate", &format!("={program}")),
-    )
-    .unwrap();
-    let verify = Command::new(&analyze).arg("verify").arg("--man=no").arg(&unit).output().unwrap();
-    let said = String::from_utf8_lossy(&verify.stderr);
-    assert!(verify.status.success() && !said.contains("tollgate.service"), "{said}");
-    // From 0 (nothing is exposed) to 100: the network and the socket account for 14.
-    let security = Command::new(&analyze)
-        .args(["security", "--offline=true", "--threshold=14"])
-        .arg(&unit)
-        .output()
-        .unwrap();
-    assert!(security.status.success(), "{}", String::from_utf8_lossy(&security.stdout));
+    let write = |shipped: &str, name: &str| {
+        let unit = dir.path().join(name);
+        // The verification requires the program, which is not installed here.
+        let program = env!("CARGO_BIN_EXE_tollgate");
+        let text = read(&format!("deploy/systemd/{shipped}"));
+        std::fs::write(&unit, text.replace("=/usr/local/bin/tollgate", &format!("={program}")))
+            .unwrap();
+        unit
+    };
+    let service = write("tollgate.service", "tollgate.service");
+    let socket = write("tollgate.socket", "tollgate.socket");
+    let instance = write("tollgate@.service", "tollgate@blue.service");
+    for unit in [&service, &socket, &instance] {
+        let verify =
+            Command::new(&analyze).arg("verify").arg("--man=no").arg(unit).output().unwrap();
+        let said = String::from_utf8_lossy(&verify.stderr);
+        assert!(verify.status.success() && !said.contains("tollgate"), "{said}");
+    }
+    // From 0 (nothing is exposed) to 100: the network, the socket and `setpriority` account for 15.
+    for unit in [&service, &instance] {
+        let security = Command::new(&analyze)
+            .args(["security", "--offline=true", "--threshold=15"])
+            .arg(unit)
+            .output()
+            .unwrap();
+        assert!(security.status.success(), "{}", String::from_utf8_lossy(&security.stdout));
+    }
 }

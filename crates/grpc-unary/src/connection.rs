@@ -138,9 +138,20 @@ where
     let resets = Resets::new(limits.concurrent_streams as usize);
     let stream = ObservedResets::new(ReadSlices::new(stream, slice.clone()), resets.clone());
     let stream = CoalescedWrites::new(stream);
-    let mut connection = tokio::select! {
-        connection = limits.builder().handshake(stream) => connection?,
-        () = shutdown.as_mut() => return Ok(()),
+    let mut handshake = pin!(limits.builder().handshake(stream));
+    let (mut connection, is_shut_down) = tokio::select! {
+        biased;
+        connection = handshake.as_mut() => (connection?, false),
+        // A peer sends its first calls with the handshake, which may be here already.
+        () = shutdown.as_mut() => match timeout(limits.unused_drain, handshake).await {
+            Ok(connection) => (connection?, true),
+            Err(_) => return Ok(()),
+        },
+    };
+    let shutdown = async {
+        if !is_shut_down {
+            shutdown.await;
+        }
     };
     let mut lost = pin!(wait_until_lost(connection.ping_pong(), limits));
     let (mut arrived, mut open) = (Vec::new(), OpenCalls::new());

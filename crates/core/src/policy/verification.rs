@@ -12,7 +12,7 @@ use crate::{
 
 /// Everything of a policy that [`verify`](crate::authenticate::verify) reads, but for the limits and
 /// the tiers that records of API keys name.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct VerificationRules {
     pub(super) issuers: Vec<IssuerConfig>,
     pub(super) api_keys: Option<ApiKeysConfig>,
