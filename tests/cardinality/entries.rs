@@ -16,7 +16,7 @@ use tollgate_core::{
 
 /// The entries of a measurement: a little more than a power of two and an eighth less, where a hash
 /// table has just grown.
-const ENTRIES: u64 = 240_000;
+const ENTRIES: u64 = 60_000;
 
 const NOW: Timestamp = Timestamp::from_secs(1_800_000_000);
 

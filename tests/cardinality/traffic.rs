@@ -14,7 +14,7 @@ use tollgate_core::credential::api_key::GeneratedKey;
 
 use crate::rig::{
     api_key_file,
-    issuer::{Issuer, Key, forged},
+    issuer::{Issuer, Key, forged, now},
     tollgate::Tollgate,
 };
 
@@ -88,7 +88,9 @@ impl World {
 
     /// A token of `a` or `b`.
     pub(super) fn token(&self, issuer: &str, subject: &str, tenant: &str, jti: &str) -> String {
-        let claims = json!({ "sub": subject, "tenant": tenant, "jti": jti });
+        // Valid for as long as the longest run.
+        let exp = now() + 6 * 3600;
+        let claims = json!({ "sub": subject, "tenant": tenant, "jti": jti, "exp": exp });
         self.issuers[usize::from(issuer == "b")].token(claims)
     }
 

@@ -30,11 +30,17 @@ pub enum ProofRefusal {
     TooMany,
 }
 
+/// A holder, and the proof of it.
+type ProofKey = ([u64; 2], [u8; 16]);
+
+/// The moment when a proof is forgotten, and the group whose room it takes until then.
+type EndAndGroup = (u64, Option<Group>);
+
 /// Used proofs in memory.
 #[derive(Debug, Default)]
 pub struct UsedProofs {
     /// The end of each proof, and the group whose room it takes.
-    ends: HashMap<([u64; 2], [u8; 16]), (u64, Option<Group>)>,
+    ends: HashMap<ProofKey, EndAndGroup>,
     /// The proofs by their ends.
     by_end: BTreeSet<(u64, [u64; 2], [u8; 16])>,
     /// The number of each holder's proofs.
