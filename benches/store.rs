@@ -264,7 +264,11 @@ async fn reservations(server: &Server, rounds: u64) {
             rows[usize::from(holding)].push((server.on_core() - before) / HELD as f64);
         }
         let settlements: Vec<Settlement> = (0..HELD)
-            .map(|n| Settlement { reservation: reservation(round, n), usage: Usage::Final(500) })
+            .map(|n| Settlement {
+                reservation: reservation(round, n),
+                usage: Usage::Final(500),
+                report: None,
+            })
             .collect();
         let before = server.on_core();
         for batch in settlements.chunks(64) {
@@ -303,6 +307,7 @@ fn reservation(round: u64, n: usize) -> Reservation {
         histories: None,
         shard: None,
         route: None,
+        facts: None,
         holds: vec![
             hold("day", Counter::Budget { limit: 1 << 50, ends }, 4000),
             hold("minute", Counter::Bucket { interval: 1, burst: 1 << 40 }, 4000),

@@ -16,6 +16,7 @@ pub mod openapi;
 mod record;
 pub mod request;
 pub mod store;
+pub mod usage;
 
 use std::{error::Error, fmt, future::Future, net::IpAddr, sync::Arc};
 
@@ -34,6 +35,7 @@ use self::{
     caller::{AdminAction, AdminCredentialConfig, Caller},
     keys::{KeyAdmin, KeyRecords},
     record::AdminRecord,
+    usage::{UsageAdmin, UsageSums},
 };
 use crate::{
     json_api::{self, Refusal, ok},
@@ -95,6 +97,7 @@ pub struct Admin<R> {
     /// The issuers of the policy in force; `None` where they are not known.
     issuers: Box<dyn Fn() -> Option<Vec<Arc<str>>> + Send + Sync>,
     keys: Option<KeyAdmin>,
+    usage: Option<UsageAdmin>,
     /// The credentials in force.
     credentials: Box<dyn Fn() -> Arc<Vec<AdminCredentialConfig>> + Send + Sync>,
     audit: Arc<Audit>,
@@ -124,6 +127,7 @@ impl<R: Revocations + Bans> Admin<R> {
             longest_life: Box::new(longest_life),
             issuers: Box::new(|| None),
             keys: None,
+            usage: None,
             credentials: Box::new(Arc::default),
             audit,
         }
@@ -145,6 +149,17 @@ impl<R: Revocations + Bans> Admin<R> {
         policy: impl Fn() -> Arc<Policy> + Send + Sync + 'static,
     ) -> Self {
         Self { keys: Some(KeyAdmin::new(records, policy)), ..self }
+    }
+
+    /// Adds the sums of the ledger, which are read while the policy in force has one. `policy` returns
+    /// that policy.
+    #[must_use]
+    pub fn with_usage(
+        self,
+        sums: Option<Arc<dyn UsageSums>>,
+        policy: impl Fn() -> Arc<Policy> + Send + Sync + 'static,
+    ) -> Self {
+        Self { usage: Some(UsageAdmin::new(sums, policy)), ..self }
     }
 
     /// Adds callers that have fewer rights than the one with the token. `credentials` returns those
@@ -208,13 +223,18 @@ where
         PATH => revocations(admin, caller, request, record).await,
         bans::PATH | bans::CHECK_PATH => bans::call(admin, caller, request, record).await,
         openapi::PATH => openapi::call(request.method(), record),
+        usage::PATH => {
+            let query = request.uri().query().unwrap_or_default();
+            usage::call(admin.usage.as_ref(), caller, (request.method(), query), record).await
+        }
         path if keys::is_below(path) => keys::call(admin, caller, request, record).await,
         _ => {
             let paths = format!(
-                "the paths are `{PATH}`, `{}`, `{}`, `{}` and `{}`",
+                "the paths are `{PATH}`, `{}`, `{}`, `{}`, `{}` and `{}`",
                 bans::PATH,
                 bans::CHECK_PATH,
                 keys::PATH,
+                usage::PATH,
                 openapi::PATH
             );
             Err(Refusal::new(404, "not_found", paths))

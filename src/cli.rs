@@ -28,6 +28,7 @@ pub mod serve;
 mod tls;
 pub mod token;
 mod token_view;
+mod usage;
 pub mod version;
 
 use std::process::ExitCode;
@@ -97,6 +98,7 @@ enum Command {
     Keys(keys::KeysArgs),
     Revoke(revoke::RevokeArgs),
     Ban(ban::BanArgs),
+    Usage(usage::UsageArgs),
     Schema(schema::Schema),
     Completions(completions::Completions),
     Version(version::Version),
@@ -134,6 +136,7 @@ pub fn main() -> ExitCode {
         Command::AuditUpstream(audit) => blocking(audit.run(out, paint)),
         Command::Revoke(revoke) => blocking(revoke::run(revoke, out, revoke::redis::connect)),
         Command::Ban(ban) => blocking(ban::run(ban, out, revoke::redis::connect)),
+        Command::Usage(usage) => blocking(usage.run(out)),
         Command::Doctor(doctor) => blocking(doctor.run(out, paint)),
         Command::Token(token) => token.run(out),
         Command::Keys(keys) => keys.run(out),

@@ -2,6 +2,7 @@
 //! modules.
 
 mod foreign_keys;
+mod ledger_needs;
 mod named_files;
 mod proxy_needs;
 mod server;

@@ -57,6 +57,7 @@ mod body_pool;
 pub mod check;
 mod deadline;
 mod key_watch;
+pub mod ledger;
 pub mod live;
 mod nonce_keys;
 mod policy_worker;
@@ -98,6 +99,7 @@ use self::{
     authorities::ClientAuthorities,
     check::{CheckBounds, Checker, Clock},
     key_watch::KeyWatch,
+    ledger::{LedgerSecrets, LedgerTask},
     live::{ApiKeySources, FileCredentials, Live},
     nonce_keys::NonceSecrets,
     readiness::Readiness,
@@ -129,6 +131,9 @@ const RETURN_LEASES: Duration = Duration::from_secs(2);
 /// How long the last settlements may take to reach the store. The holds of the others expire.
 const LAST_SETTLEMENTS: Duration = Duration::from_secs(2);
 
+/// How long the records of the last settlements may take. The others are made by another process.
+const LAST_RECORDS: Duration = Duration::from_secs(2);
+
 /// How long the last spans may take to reach the collector.
 const LAST_SPANS: Duration = Duration::from_secs(3);
 
@@ -145,6 +150,8 @@ pub struct Engine {
     live: Arc<Live>,
     observer: Arc<Observer>,
     settler: Arc<Settler>,
+    /// The writer of the ledger; `None` where the store is in memory.
+    ledger: Option<LedgerTask>,
     store: Arc<Opened>,
     reloader: Arc<AsyncMutex<Reloader>>,
     admin_credentials: Arc<ArcSwap<Vec<AdminCredentialConfig>>>,
@@ -177,6 +184,9 @@ pub enum StartError {
     /// A secret of the nonces of DPoP is missing or cannot be used.
     #[error("dpop.nonce.secrets: {0}")]
     Nonce(SecretError),
+    /// A key of the ledger is missing or cannot be used.
+    #[error("ledger.keys: {0}")]
+    Ledger(SecretError),
     /// The authorities of client certificates are missing or cannot be used.
     #[error("client_certificates.authorities: {0}")]
     Authorities(SecretError),
@@ -214,6 +224,7 @@ impl Engine {
         let authorities =
             ClientAuthorities::start(&policy, max_stale).map_err(StartError::Authorities)?;
         let nonce_secrets = NonceSecrets::start(&policy, max_stale).map_err(StartError::Nonce)?;
+        let ledger = LedgerSecrets::start(&policy, max_stale).map_err(StartError::Ledger)?;
         let policy = Arc::new(policy);
         let api_keys = ApiKeyFile::start(&policy, max_stale).map_err(StartError::ApiKeys)?;
         let tracer = server.observe.tracing.as_ref().map(Tracer::start).transpose()?;
@@ -246,6 +257,9 @@ impl Engine {
             Arc::clone(&live),
             Arc::clone(&observer),
         );
+        let ledger_task = store.redis().map(|redis| {
+            LedgerTask::start(Arc::clone(redis), ledger.slot(), Arc::clone(&observer))
+        });
         let checker = Arc::new(Checker::new(
             Arc::clone(&live),
             Arc::clone(&store.store),
@@ -258,7 +272,7 @@ impl Engine {
         let reporters = Arc::new(ArcSwap::from_pointee(server.listen.reporters()));
         let reloader = Reloader::new(
             (server, digest),
-            FileSecrets { upstream_keys, reservation_secrets, nonce_secrets, authorities },
+            FileSecrets { upstream_keys, reservation_secrets, nonce_secrets, authorities, ledger },
             (api_keys, redis_keys),
             Arc::clone(&live),
             key_sources,
@@ -276,6 +290,7 @@ impl Engine {
             live,
             observer,
             settler,
+            ledger: ledger_task,
             store,
             reloader: Arc::new(AsyncMutex::new(reloader)),
             admin_credentials,
@@ -386,6 +401,9 @@ impl Engine {
         tasks.shutdown().await;
         if !self.settler.close(LAST_SETTLEMENTS).await {
             tracing::warn!("some settlements did not reach the store; their holds expire");
+        }
+        if let Some(ledger) = &self.ledger {
+            ledger.close(LAST_RECORDS).await;
         }
         if timeout(RETURN_LEASES, self.store.close()).await.is_err() {
             tracing::warn!(

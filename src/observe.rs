@@ -6,6 +6,7 @@ mod check_result;
 pub mod exposition;
 pub mod key_events;
 pub mod key_uses;
+pub mod ledger;
 pub mod log;
 pub mod metrics;
 mod process;

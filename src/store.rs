@@ -50,7 +50,8 @@ pub use self::{
     memory::Memory,
     position::{Position, PositionError},
     redis::{
-        ACL_RULE, KeyPage, KeyWrite, PasswordError, Redis, StoredKey,
+        ACL_RULE, KeyPage, KeyWrite, LEDGER_ACL_RULE, PasswordError, Redis, StoredKey,
+        ledger::{Append, Appended, ChainState, Ownership, PendingEntry, STALE as LEDGER_STALE},
         script::{ADMIT_BODY, GIVE_BACK_BODY, RESERVE_BODY, SETTLE_BODY},
     },
     revocation::{Entry, InvalidRevocation, MARGIN, Page, Revocation, TTL_MAX, check_note},

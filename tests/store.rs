@@ -18,6 +18,7 @@ mod escrow;
 mod format;
 mod key_uses;
 mod leases;
+mod ledger;
 mod load;
 mod local_fallback;
 mod outages;

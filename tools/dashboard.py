@@ -71,6 +71,7 @@ BEHIND_ENVOY = """listen:
   ops: "127.0.0.1:${DASHBOARD_OPS}"
   access_log: "unix:${DASHBOARD_DIR}/access-log.sock"
 metering: { secrets: [the-secret-of-the-picture-of-the-dashboard] }
+ledger: { keys: [{ id: picture, secret: the-secret-of-the-picture-of-the-dashboard }] }
 store:
   redis:
     url: "redis+unix://${DASHBOARD_DIR}/redis.sock"

@@ -15,8 +15,9 @@ import tollgate from 'tollgate.js';
 // elsewhere.
 const COUNTS = ['prompt_tokens', 'completion_tokens', 'total_tokens', 'input_tokens', 'output_tokens', 'cache_creation_input_tokens',
     'cache_read_input_tokens', 'prompt_n', 'predicted_n', 'cache_n', 'prompt_eval_count', 'eval_count', 'tokens_evaluated',
-    'tokens_predicted'];
-const PARENTS = ['usage', 'meta_info', 'timings', 'meta', 'tokens', 'billed_units'];
+    'tokens_predicted', 'cached_tokens', 'reasoning_tokens'];
+const PARENTS = ['usage', 'meta_info', 'timings', 'meta', 'tokens', 'billed_units', 'prompt_tokens_details',
+    'completion_tokens_details', 'input_tokens_details', 'output_tokens_details'];
 
 // The most bytes of a document that are kept for its end. Of a longer one the last TAIL bytes are read.
 const DOCUMENT = 262144;

@@ -16,7 +16,7 @@ use std::{
 use tokio::{runtime::Handle, task::JoinHandle};
 use tollgate_core::{
     admission::{Settlement, Usage},
-    limit::reservation::Reservation,
+    limit::{reservation::Reservation, usage_report::RequestEnding},
 };
 
 use self::scan::Scanner;
@@ -67,7 +67,27 @@ impl ResponseEnd<'_> {
             Ending::Complete
         }
     }
+
+    /// The cause of a cut response.
+    fn cause_of_cut(&self) -> RequestEnding {
+        let has = |flags: u64| self.flags & flags != 0;
+        if has(DISCONNECTED) {
+            RequestEnding::Disconnected
+        } else if has(TIMEOUT) {
+            RequestEnding::Timeout
+        } else if has(RESET) {
+            RequestEnding::Reset
+        } else {
+            RequestEnding::Cut
+        }
+    }
 }
+
+/// Envoy's flags of a response that the client did not wait for, of one that a timeout ended, and of
+/// one that was reset.
+const DISCONNECTED: u64 = 0x4000;
+const TIMEOUT: u64 = 0x04 | 0x1_0000 | 0x8_0000 | 0x40_0000;
+const RESET: u64 = 0x08 | 0x10 | 0x40 | 0x80_0000;
 
 /// The meter of one response. A meter that is dropped before its end settles what was cut.
 #[derive(Debug)]
@@ -131,22 +151,24 @@ impl ResponseMeter {
 
     /// Settles the request.
     pub fn end(mut self, end: &ResponseEnd<'_>) {
-        self.settle(end.ending());
+        self.settle(end.ending(), end.cause_of_cut());
     }
 
-    fn settle(&mut self, ending: Ending) {
+    fn settle(&mut self, ending: Ending, cause_of_cut: RequestEnding) {
         let Some(reservation) = self.reservation.take() else { return };
         self.beats.abort();
         let mut reading = usage::of_members(self.scanner.members());
         reading.is_continuous |= self.asks_continuous && reading.has_usage_in_each_event;
         let learnt = |history| self.settler.histories().learnt(history);
-        Report::of(reservation, ending, reading, self.bytes, learnt).submit(&self.settler);
+        let mut report = Report::of(reservation, ending, reading, self.bytes, learnt);
+        report.set_cause_of_cut(cause_of_cut);
+        report.submit(&self.settler);
     }
 }
 
 impl Drop for ResponseMeter {
     fn drop(&mut self) {
-        self.settle(Ending::Cut);
+        self.settle(Ending::Cut, RequestEnding::Cut);
     }
 }
 
@@ -156,7 +178,7 @@ async fn renew(settler: Arc<Settler>, reservation: Reservation, seen: Arc<Atomic
     loop {
         tokio::time::sleep(every).await;
         let usage = Usage::Running(seen.load(Ordering::Relaxed));
-        settler.submit(Settlement { reservation: reservation.clone(), usage });
+        settler.submit(Settlement { reservation: reservation.clone(), usage, report: None });
     }
 }
 

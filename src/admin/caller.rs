@@ -40,7 +40,7 @@ pub struct AdminCredentialConfig {
     pub digest: KeyDigest,
     /// The calls that the credential may make.
     pub actions: Vec<AdminAction>,
-    /// The tenants whose keys, bans and revocations the credential sees and changes. Those of other
+    /// The tenants whose keys, bans, revocations and usage the credential sees and changes. Those of other
     /// tenants, and those without one, do not exist for it.
     #[serde(default)]
     pub tenants: Vec<String>,
@@ -75,6 +75,8 @@ pub enum AdminAction {
     ReadRevocations,
     /// Revoke, and remove revocations.
     WriteRevocations,
+    /// Read the sums of the ledger.
+    ReadUsage,
 }
 
 /// What a key may have at most.
@@ -117,6 +119,7 @@ impl AdminAction {
             Self::WriteBans => "write_bans",
             Self::ReadRevocations => "read_revocations",
             Self::WriteRevocations => "write_revocations",
+            Self::ReadUsage => "read_usage",
         }
     }
 }

@@ -172,6 +172,11 @@ impl Bench {
         (status, serde_json::from_slice(&body).unwrap(), headers)
     }
 
+    /// The bench with the sums of a ledger under `policy`.
+    pub(super) fn with_usage(self, sums: Option<Arc<dyn UsageSums>>, policy: Arc<Policy>) -> Self {
+        Self { admin: self.admin.with_usage(sums, move || Arc::clone(&policy)), ..self }
+    }
+
     /// The bench with callers that have fewer rights.
     pub(super) fn with_credentials(self, credentials: Vec<AdminCredentialConfig>) -> Self {
         let credentials = Arc::new(credentials);

@@ -9,7 +9,7 @@ use tollgate_core::secret::Secret;
 
 use super::servers::{self, AdminToken, Servers};
 use crate::{
-    admin::{self, Admin, keys::KeyRecords, store::StoreRevocations},
+    admin::{self, Admin, keys::KeyRecords, store::StoreRevocations, usage::UsageSums},
     config::{AdminListenConfig, ListenConfig},
     engine::{Engine, watch::Watch},
     health::{self, Health, ReadinessReport},
@@ -176,6 +176,8 @@ async fn serve_admin(
     let admin = Admin::new(revocations, move || token.get(), engine.longest_life(), audit);
     let records = engine.redis().map(|redis| Arc::clone(redis) as Arc<dyn KeyRecords>);
     let admin = admin.with_issuers(engine.issuers()).with_keys(records, engine.policy());
+    let sums = engine.redis().map(|redis| Arc::clone(redis) as Arc<dyn UsageSums>);
+    let admin = admin.with_usage(sums, engine.policy());
     let admin = admin.with_credentials(engine.admin_credentials());
     let handlers = Arc::new(admin);
     let handler = move |request: http::Request<_>| {

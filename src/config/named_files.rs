@@ -95,6 +95,11 @@ impl Check {
         for (index, secret) in secrets.enumerate() {
             self.secret(Some(secret), &Path::root().key("metering").key("secrets").index(index));
         }
+        let keys = policy.ledger.iter().flat_map(|ledger| &ledger.keys);
+        for (index, key) in keys.enumerate() {
+            let path = Path::root().key("ledger").key("keys").index(index).key("secret");
+            self.secret(Some(&key.secret), &path);
+        }
         let nonce = policy.dpop.iter().flat_map(|section| &section.nonce);
         for (index, secret) in nonce.flat_map(|nonce| &nonce.secrets).enumerate() {
             let path = Path::root().key("dpop").key("nonce").key("secrets");

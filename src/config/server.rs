@@ -10,6 +10,7 @@ use tollgate_core::{
     time::Span,
 };
 
+use super::ledger_needs;
 pub use crate::admin::caller::AdminCredentialConfig;
 use crate::{
     adapter::{
@@ -132,6 +133,9 @@ impl ServerConfig {
             AdminCredentialConfig::validate(&admin.credentials, &path, errors);
         }
         self.store.validate(policy, &root.key("store"), errors);
+        if policy.is_some_and(|policy| policy.ledger.is_some()) {
+            ledger_needs::validate(&self.store, errors);
+        }
     }
 
     /// The names of the sections that differ from `other`.

@@ -362,7 +362,7 @@ impl Checker {
     pub fn release(&self, reservation: &str) {
         let Some(keys) = self.live.load().snapshot.reservation_keys.clone() else { return };
         let Ok(reservation) = Reservation::open(reservation, &keys) else { return };
-        let settlement = Settlement { reservation, usage: Usage::Released };
+        let settlement = Settlement { reservation, usage: Usage::Released, report: None };
         if !self.local.as_ref().is_some_and(|local| local.settle(&settlement)) {
             Unanswered::release(&self.store, settlement.reservation);
         }
@@ -483,7 +483,7 @@ impl Checker {
     /// nothing to admit, and at `now`.
     async fn admit(
         &self,
-        pending: Pending,
+        mut pending: Pending,
         state: &State,
         record: &mut CheckRecord<'_>,
         (call, now): (Option<ProxyCall<'_>>, Instant),
@@ -491,6 +491,7 @@ impl Checker {
         if pending.admit_request().is_empty() {
             return conclude(pending, Ok(AdmitResponse::Counted(Vec::new())), state, record.now());
         }
+        pending.set_decision_id(record.id());
         if !self.remote {
             let answers = self.store.admit(pending.admit_request()).await;
             record.store_call_finished(answers.as_ref().err().copied());

@@ -13,6 +13,7 @@ use tollgate_core::policy::Policy;
 use super::{
     api_keys::ApiKeyFile,
     authorities::ClientAuthorities,
+    ledger::LedgerSecrets,
     live::{ApiKeySources, FileCredentials, Live},
     nonce_keys::NonceSecrets,
     redis_keys::RedisKeys,
@@ -68,6 +69,7 @@ pub(super) struct FileSecrets {
     pub(super) reservation_secrets: ReservationSecrets,
     pub(super) nonce_secrets: NonceSecrets,
     pub(super) authorities: ClientAuthorities,
+    pub(super) ledger: LedgerSecrets,
 }
 
 /// A list of the file that is in force, and that a reload replaces.
@@ -203,6 +205,7 @@ impl Reloader {
         if secrets.nonce_secrets.look().await {
             self.live.replace_nonce_keys(secrets.nonce_secrets.keys());
         }
+        secrets.ledger.look().await;
         if secrets.authorities.look().await {
             self.live.replace_authorities(secrets.authorities.current());
         }
@@ -229,6 +232,7 @@ impl Reloader {
         let metrics = self.observer.metrics();
         metrics.set_secrets("upstream_key", self.secrets.upstream_keys.status());
         metrics.set_secrets("metering", self.secrets.reservation_secrets.status());
+        metrics.set_secrets("ledger", self.secrets.ledger.status());
         metrics.set_secrets("dpop_nonce", self.secrets.nonce_secrets.status());
         metrics.set_secrets("client_certificates", self.secrets.authorities.status());
         self.report_api_keys();
@@ -268,6 +272,7 @@ impl Reloader {
         let secrets = &mut self.secrets;
         secrets.reservation_secrets.follow(&policy);
         secrets.nonce_secrets.follow(&policy);
+        secrets.ledger.follow(&policy);
         secrets.authorities.follow(&policy);
         // An issuer that has not answered by then is logged below. An upstream key, a secret of
         // reservations, or a file of API keys, that is not read by then is read by the next look: what needs it is denied
@@ -277,6 +282,7 @@ impl Reloader {
             timeout(NEW_UPSTREAM_KEYS, secrets.upstream_keys.add(&policy.upstream_keys)),
             timeout(NEW_UPSTREAM_KEYS, secrets.reservation_secrets.look()),
             timeout(NEW_UPSTREAM_KEYS, secrets.nonce_secrets.look()),
+            timeout(NEW_UPSTREAM_KEYS, secrets.ledger.look()),
             timeout(NEW_UPSTREAM_KEYS, secrets.authorities.look()),
             keys_read,
         );

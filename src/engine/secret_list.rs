@@ -92,6 +92,11 @@ impl SecretList {
         changed
     }
 
+    /// The secrets in the order of the policy; `None` of one that is not in force.
+    pub(super) fn in_force(&self) -> impl Iterator<Item = Option<&Secret>> {
+        self.watched.iter().map(WatchedSecret::current)
+    }
+
     /// The secrets in force.
     pub(super) fn current(&self) -> Vec<Secret> {
         self.watched.iter().filter_map(|secret| secret.current().cloned()).collect()

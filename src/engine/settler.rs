@@ -254,6 +254,7 @@ mod tests {
             histories: None,
             shard: None,
             route: None,
+            facts: None,
             holds: vec![Hold {
                 limit: "day".into(),
                 counter_id: "alice".into(),
@@ -270,7 +271,7 @@ mod tests {
     }
 
     fn settlement(number: usize) -> Settlement {
-        Settlement { reservation: reservation(number), usage: Usage::Final(1) }
+        Settlement { reservation: reservation(number), usage: Usage::Final(1), report: None }
     }
 
     fn counted(engine: &Engine, series: &str) -> u64 {

@@ -171,6 +171,7 @@ impl Collector for Scrape {
         self.store(encoder)?;
         self.local(encoder)?;
         self.settlements(encoder)?;
+        self.ledger(encoder)?;
         self.redis_keys(encoder)?;
         self.jwks(encoder)?;
         self.secrets(encoder)?;
@@ -479,6 +480,27 @@ impl Scrape {
         }
         let help = "Calls with settlements that the store did not answer; they are repeated.";
         Family::counter(encoder, "settlement_failures", help)?.total(counters.failed_calls())
+    }
+
+    fn ledger(&self, encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
+        let counters = self.metrics.ledger();
+        // Without a ledger there is nothing to count.
+        let Some(status) = counters.status() else { return Ok(()) };
+        let help = "Entries of all chains of the ledger.";
+        Family::gauge(encoder, "ledger_entries", help, None)?.alone(status.entries)?;
+        let help = "Settled requests that have no record in the ledger yet, of all replicas.";
+        Family::gauge(encoder, "ledger_pending", help, None)?.alone(status.pending)?;
+        let help = "Entries of the ledger that were not exported.";
+        Family::gauge(encoder, "ledger_unexported", help, None)?.alone(status.unexported)?;
+        let help = "Entries of the ledger that were removed, by whether they had been exported.";
+        let mut family = Family::counter(encoder, "ledger_trimmed", help)?;
+        for (exported, count) in counters.trimmed_entries() {
+            family.count(&[("exported", exported)], count)?;
+        }
+        for (name, help, total) in counters.totals() {
+            Family::counter(encoder, name, help)?.total(total)?;
+        }
+        Ok(())
     }
 
     fn jwks(&self, encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {

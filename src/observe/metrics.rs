@@ -29,6 +29,7 @@ use tollgate_core::{
 use super::{
     check_result::{AllowBasis, CheckResult, SLOTS},
     key_events::KeyEventKind,
+    ledger::LedgerCounters,
     settlements::SettlementCounters,
     subjects::{SubjectRow, Subjects},
     trace::TracingConfig,
@@ -134,6 +135,7 @@ pub struct Metrics {
     /// Events of API keys, by kind.
     key_events: [AtomicU64; KeyEventKind::ALL.len()],
     settlements: SettlementCounters,
+    ledger: LedgerCounters,
     /// Allowed checks that rules in shadow would have denied.
     would_deny: Mutex<BTreeMap<ShadowLabels, u64>>,
 }
@@ -313,6 +315,7 @@ impl Metrics {
             api_keys: Mutex::default(),
             key_events: array::from_fn(|_| AtomicU64::new(0)),
             settlements: SettlementCounters::default(),
+            ledger: LedgerCounters::default(),
             would_deny: Mutex::default(),
         }
     }
@@ -360,6 +363,11 @@ impl Metrics {
         });
         let mut would_deny = self.would_deny.lock().unwrap_or_else(PoisonError::into_inner);
         would_deny.retain(|(route, _, _), _| routes.contains(route.as_str()));
+    }
+
+    /// The counters of the ledger.
+    pub fn ledger(&self) -> &LedgerCounters {
+        &self.ledger
     }
 
     /// The counters of settlements.

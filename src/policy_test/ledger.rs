@@ -198,7 +198,8 @@ impl Ledger {
             let usage = ObservedUsage { tokens, answer: None };
             self.histories.entry(id).or_default().record(usage);
         }
-        self.counters.settle(&Settlement { reservation, usage: Usage::Final(tokens) }, now);
+        self.counters
+            .settle(&Settlement { reservation, usage: Usage::Final(tokens), report: None }, now);
         histories
     }
 

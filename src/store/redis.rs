@@ -15,6 +15,8 @@ mod error;
 mod key_uses;
 mod keys;
 mod leasing;
+pub(super) mod ledger;
+mod ledger_chain;
 mod link;
 mod packed_list;
 mod pages;
@@ -70,6 +72,9 @@ const CALL_DEADLINE: Duration = Duration::from_secs(2);
 pub const ACL_RULE: &str = "~{tollgate}:* -@all +eval +evalsha +time +mget +exists +get +set +pttl +del +zadd +zrem +zcount \
     +zrangebyscore +zscan +hset +hdel +hmget +hscan +sadd +sismember +pexpire \
     +xadd +xrange +xrevrange +xread +info";
+
+/// What the ledger needs beside [`ACL_RULE`].
+pub const LEDGER_ACL_RULE: &str = "+hincrby +xdel +xlen +xtrim";
 
 /// A store in Redis.
 pub struct Redis {

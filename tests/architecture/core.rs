@@ -14,7 +14,7 @@ const LAYERS: [&[&str]; 11] = [
     &["denial", "revocation"],
     &["identity", "request"],
     &["credential", "limit", "rule"],
-    &["ban"],
+    &["ban", "ledger"],
     &["admission", "route"],
     &["permit", "policy"],
     &["snapshot"],

@@ -85,6 +85,7 @@ fn reservation(number: u64, counter_id: &str, counter: Counter) -> Reservation {
         histories: None,
         shard: None,
         route: None,
+        facts: None,
     }
 }
 
@@ -109,7 +110,7 @@ fn settled(memory: &Memory, number: u64) {
     let counter = Counter::Budget { limit: 1_000_000_000, ends: ENDS };
     let reservation = reservation(number, &(number % 100).to_string(), counter);
     hold(memory, number, reservation.clone());
-    memory.settle_at(&[Settlement { reservation, usage: Usage::Final(1) }], NOW);
+    memory.settle_at(&[Settlement { reservation, usage: Usage::Final(1), report: None }], NOW);
 }
 
 fn proof(memory: &Memory, number: u64) {

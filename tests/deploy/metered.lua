@@ -4,10 +4,11 @@
 local COUNTS, PARENTS = {}, {}
 for name in ("prompt_tokens completion_tokens total_tokens input_tokens output_tokens cache_creation_input_tokens "
     .. "cache_read_input_tokens prompt_n cache_n predicted_n tokens_evaluated tokens_predicted prompt_eval_count "
-    .. "eval_count"):gmatch("%S+") do
+    .. "eval_count cached_tokens reasoning_tokens"):gmatch("%S+") do
   COUNTS[name] = true
 end
-for name in ("usage meta_info timings meta tokens billed_units"):gmatch("%S+") do PARENTS[name] = true end
+for name in ("usage meta_info timings meta tokens billed_units prompt_tokens_details completion_tokens_details "
+    .. "input_tokens_details output_tokens_details"):gmatch("%S+") do PARENTS[name] = true end
 -- The most bytes that are read again with the next piece: more than a name with its number.
 local KEPT = 128
 -- The most bytes of an event whose usage is looked for.

@@ -235,7 +235,7 @@ impl Metered {
         let probe = reservation(1, Span::from_secs(60));
         let left = self.admit(probe.clone());
         let store = Arc::clone(self.reserving().engine().store());
-        let settlements = [Settlement { reservation: probe, usage: Usage::Released }];
+        let settlements = [Settlement { reservation: probe, usage: Usage::Released, report: None }];
         until("a release", || self.runtime.block_on(store.settle(&settlements)).ok());
         left
     }
@@ -303,6 +303,7 @@ fn reservation(amount: u64, life: Span) -> Reservation {
         histories: None,
         shard: None,
         route: None,
+        facts: None,
         holds: vec![Hold {
             limit: "day".into(),
             counter_id: "alice".into(),

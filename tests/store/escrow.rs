@@ -91,7 +91,7 @@ async fn check(engine: &Engine) -> Result<Reservation, String> {
 }
 
 fn report(engine: &Engine, reservation: &Reservation, usage: Usage) {
-    engine.settler().submit(Settlement { reservation: reservation.clone(), usage });
+    engine.settler().submit(Settlement { reservation: reservation.clone(), usage, report: None });
 }
 
 /// What Redis has of the counter of a hold: spent and held.

@@ -220,6 +220,7 @@ async fn windows_of_requests_have_shares_and_holds_of_tokens_need_an_escrow() {
             histories: None,
             shard: None,
             route: None,
+            facts: None,
         };
         AdmitRequest { reservation: Some(Box::new(reservation)), ..AdmitRequest::default() }
     };

@@ -223,7 +223,7 @@ impl Real {
             call.key(reservation.holds.iter().map(counter_key).collect::<Vec<_>>());
         }
         call.key("{tollgate}:reservations").key("format").arg(reports.len()).arg("[");
-        for Settlement { reservation, usage } in reports {
+        for Settlement { reservation, usage, .. } in reports {
             let (usage, tokens) = match *usage {
                 Usage::Running(tokens) => (1, tokens),
                 Usage::Final(tokens) => (2, tokens),
@@ -324,6 +324,7 @@ fn reservation(random: &mut StdRng, id: u8, counters: &[Counter], now: u64) -> R
         histories: None,
         shard: None,
         route: None,
+        facts: None,
     }
 }
 
@@ -424,7 +425,7 @@ fn history(real: &mut Real, seed: u64) -> usize {
                 let count = random.random_range(0..5);
                 let report = |_| {
                     let reservation = known.choose(&mut random)?.clone();
-                    Some(Settlement { reservation, usage: usage(&mut random) })
+                    Some(Settlement { reservation, usage: usage(&mut random), report: None })
                 };
                 let reports: Vec<Settlement> = (0..count).filter_map(report).collect();
                 (real.settle(&reports, now), model.settle(&reports, now))

@@ -59,6 +59,7 @@ fn reservation(life: Span, holds: &[Hold]) -> Reservation {
         histories: None,
         shard: None,
         route: None,
+        facts: None,
     }
 }
 
@@ -87,7 +88,7 @@ pub(super) async fn outcome(
 }
 
 pub(super) async fn settle(store: &dyn Store, reservation: &Reservation, usage: Usage) -> Settled {
-    let settlement = Settlement { reservation: reservation.clone(), usage };
+    let settlement = Settlement { reservation: reservation.clone(), usage, report: None };
     store.settle(&[settlement]).await.unwrap()[0]
 }
 
@@ -193,7 +194,11 @@ async fn many_reports_in_one_call(store: &dyn Store) {
     let reports: Vec<Settlement> = requests
         .iter()
         .chain(&requests[..10])
-        .map(|reservation| Settlement { reservation: reservation.clone(), usage: Usage::Final(2) })
+        .map(|reservation| Settlement {
+            reservation: reservation.clone(),
+            usage: Usage::Final(2),
+            report: None,
+        })
         .collect();
     let settled = store.settle(&reports).await.unwrap();
     assert_eq!(settled[..150], [Settled::Charged(2); 150]);
@@ -355,7 +360,7 @@ async fn data_of_a_newer_format_are_refused() {
     let request = minute(&[hold("day", budget(1000), 10, 10)]);
     admit(&store, &[], &request).await;
     redis::cmd("SET").arg("{tollgate}:format").arg("2").exec(&mut server.client()).unwrap();
-    let report = [Settlement { reservation: request, usage: Usage::Final(1) }];
+    let report = [Settlement { reservation: request, usage: Usage::Final(1), report: None }];
     assert_eq!(store.settle(&report).await, Err(Outage::Refused));
 }
 

@@ -118,7 +118,7 @@ async fn what_a_check_counts_is_in_the_slot_of_its_tenant_and_all_nodes_count() 
         check.reservation = Some(Box::new(held.clone()));
         assert_eq!(outcome(&store, &check).await, [(true, 8), (true, 90), (true, 1)]);
         let settle = async |usage| {
-            let settlement = Settlement { reservation: held.clone(), usage };
+            let settlement = Settlement { reservation: held.clone(), usage, report: None };
             store.settle(&[settlement]).await.unwrap()[0]
         };
         assert_eq!(settle(Usage::Running(3)).await, Settled::Renewed);
@@ -136,7 +136,7 @@ async fn what_a_check_counts_is_in_the_slot_of_its_tenant_and_all_nodes_count() 
             let held =
                 [settlements::hold(&format!("day-{tenant}"), settlements::budget(100), 1, 1)];
             let reservation = Reservation { shard, ..settlements::minute(&held) };
-            Settlement { reservation, usage: Usage::Final(tenant as u64) }
+            Settlement { reservation, usage: Usage::Final(tenant as u64), report: None }
         })
         .collect();
     let expected: Vec<Settled> = (0..40).map(Settled::Charged).collect();

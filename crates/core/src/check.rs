@@ -466,8 +466,9 @@ fn authorize(
             // No usage could be reported, which is no reason for a limit in shadow to deny.
             held.retain(|held| !held.hold.is_shadow || !held.hold.is_settled());
         }
-        let reservation =
-            reserve(&held, histories, &subject, snapshot, now, || hooks.reservation_id())?;
+        let reservation = reserve(&held, (tokens, histories), &subject, snapshot, now, || {
+            hooks.reservation_id()
+        })?;
         (held, reservation)
     };
     let revocation = permit.principal().map(|principal| Arc::clone(principal.revocation()));
@@ -497,6 +498,14 @@ impl Pending {
     /// The request to the store.
     pub fn admit_request(&self) -> &AdmitRequest {
         &self.admit_request
+    }
+
+    /// Adds the id of the decision to the facts of the request, where a ledger is kept.
+    pub fn set_decision_id(&mut self, id: &str) {
+        let reservation = self.admit_request.reservation.as_mut();
+        if let Some(facts) = reservation.and_then(|reservation| reservation.facts.as_mut()) {
+            id.clone_into(&mut facts.decision_id);
+        }
     }
 
     /// The holder of the credential; `None` on a public route.

@@ -20,6 +20,7 @@ pub mod denial;
 pub mod details;
 pub mod identity;
 mod json;
+pub mod ledger;
 pub mod limit;
 pub mod network;
 pub mod pattern;

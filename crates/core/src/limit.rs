@@ -20,6 +20,7 @@ pub mod metering;
 pub mod rate;
 pub mod reference;
 pub mod refusal;
+pub mod request_facts;
 mod requests;
 pub mod reservation;
 mod selector;
@@ -28,6 +29,7 @@ pub mod shard;
 mod sizes;
 mod tokens;
 pub mod usage_history;
+pub mod usage_report;
 mod verdict;
 mod window;
 

@@ -18,6 +18,7 @@ use crate::{
         jwt::issuer::{IssuerConfig, Issuers, MAX_LIFETIME},
     },
     identity::{DynamicMetadata, DynamicMetadataConfig, IdentityHeaders, IdentityHeadersConfig},
+    ledger::config::LedgerConfig,
     limit::{
         self, Limit, TOKEN_BUDGET,
         config::{self as limit_config, LimitConfig},
@@ -70,6 +71,8 @@ pub struct PolicyConfig {
     pub limits: Vec<LimitConfig>,
     /// How the usage of requests is followed to their end. Default: it is not.
     pub metering: Option<MeteringConfig>,
+    /// The ledger: a record of each settled request. Needs `metering` and Redis. Default: none is kept.
+    pub ledger: Option<LedgerConfig>,
     /// Blacklists of other services.
     #[serde(default)]
     pub revocation: RevocationConfig,
@@ -109,6 +112,8 @@ pub struct Policy {
     pub limits: Vec<Limit>,
     /// The section `metering`.
     pub metering: Option<MeteringConfig>,
+    /// The section `ledger`.
+    pub ledger: Option<LedgerConfig>,
     /// The denylists of other services (`revocation.foreign`).
     pub denylists: Vec<ExternalDenylist>,
     /// Whether plain http is denied.
@@ -266,6 +271,9 @@ impl Policy {
         if let Some(metering) = &config.metering {
             metering.validate(&root.key("metering"), errors);
         }
+        if let Some(ledger) = &config.ledger {
+            ledger.validate(config.metering.is_some(), &root.key("ledger"), errors);
+        }
         let categories =
             Arc::new(Categories::compile(&config.categories, &root.key("categories"), errors));
         let mut parts = route::CompileContext {
@@ -330,6 +338,7 @@ impl Policy {
             routes: compiled.table,
             limits: limits.into_values().collect(),
             metering: config.metering.clone(),
+            ledger: config.ledger.clone(),
             denylists,
             require_https: config.require_https,
             identity_headers,
@@ -383,6 +392,7 @@ fn verification_rules(config: &PolicyConfig, compiled: &Issuers) -> Verification
         routes: _,
         limits: _,
         metering: _,
+        ledger: _,
         require_https: _,
         identity_headers: _,
         dynamic_metadata: _,

@@ -5,6 +5,7 @@
 //! 200. A response is complete if the details are `via_upstream` and no flag is set.
 
 use prost::Message as _;
+use tollgate_core::limit::usage_report::RequestEnding;
 
 use crate::proto::envoy::data::accesslog::v3::{
     AccessLogCommon, AccessLogType, HttpAccessLogEntry, ResponseFlags,
@@ -51,6 +52,29 @@ pub(super) fn of(entry: &HttpAccessLogEntry) -> Option<Ending> {
     } else {
         Ending::Complete
     })
+}
+
+/// Returns the cause of a cut response, for the record of its request.
+pub(super) fn cause_of_cut(entry: &HttpAccessLogEntry) -> RequestEnding {
+    let flags = entry.common_properties.as_ref().map(|common| common.response_flags.as_slice());
+    let flags = flags.and_then(|flags| ResponseFlags::decode(flags).ok()).unwrap_or_default();
+    if flags.downstream_connection_termination {
+        RequestEnding::Disconnected
+    } else if flags.upstream_request_timeout
+        || flags.stream_idle_timeout
+        || flags.upstream_max_stream_duration_reached
+        || flags.duration_timeout
+    {
+        RequestEnding::Timeout
+    } else if flags.upstream_remote_reset
+        || flags.upstream_connection_termination
+        || flags.local_reset
+        || flags.upstream_protocol_error
+    {
+        RequestEnding::Reset
+    } else {
+        RequestEnding::Cut
+    }
 }
 
 /// Whether no upstream got the request. An earlier attempt is invisible here and may have: only a

@@ -8,6 +8,7 @@ use tollgate_core::{
         BucketId, Counter, Hold,
         reservation::{InvalidReservation, Reservation, ReservationKeys},
         usage_history::{HistoryIds, LearntUsage, ObservedUsage, tokens_of_response},
+        usage_report::{Basis, RequestEnding, UsageReport},
     },
 };
 
@@ -98,7 +99,9 @@ pub(super) fn read(
     let mut reading = usage::read(metadata);
     reading.is_continuous |= reading.has_usage_in_each_event && asks_for_continuous_usage(metadata);
     let bytes = entry.response.as_ref().map_or(0, |response| response.response_body_bytes);
-    Ok(Report::of(reservation, ending, reading, bytes, learnt))
+    let mut report = Report::of(reservation, ending, reading, bytes, learnt);
+    report.set_cause_of_cut(ending::cause_of_cut(entry));
+    Ok(report)
 }
 
 /// Reads the metadata of a response that has arrived as a whole; `None` where its usage is not known.
@@ -137,10 +140,12 @@ impl Report {
             reading = Reading { tokens: None, is_whole: false, is_absurd: true, ..reading };
         }
         let (mut usage, unmetered) = usage_of(ending, reading);
+        let mut basis = basis_of(ending, usage);
         let histories = reservation.histories;
         if let (Some(histories), Some(held), Some(_)) = (histories, held, unmetered) {
             let learnt = learnt(histories.own).or_else(|| learnt(histories.shared));
             usage = held.estimated(reading, tokens_of_response(learnt, bytes));
+            basis = if held.are_estimates { Basis::Estimate } else { Basis::Hold };
         }
         // A place among the requests in flight needs no count.
         let unmetered = unmetered.filter(|_| held.is_some());
@@ -151,9 +156,19 @@ impl Report {
             let answer = reading.output.map(|output| (output, bytes));
             (histories, ObservedUsage { tokens, answer })
         });
-        let settlement = Settlement { reservation, usage };
+        let report = recorded(ending, basis, reading);
+        let settlement = Settlement { reservation, usage, report };
         let is_absurd = reading.is_absurd;
         Self { settlement, unmetered, is_absurd, is_beyond_hold, debt, observed }
+    }
+
+    /// Notes why the response was cut, if it was.
+    pub(in crate::adapter) fn set_cause_of_cut(&mut self, cause: RequestEnding) {
+        if let Some(report) = &mut self.settlement.report
+            && report.ending == RequestEnding::Cut
+        {
+            report.ending = cause;
+        }
     }
 
     /// Counts what is odd about the report, records its usage, and sends its settlement.
@@ -204,6 +219,28 @@ fn usage_of(ending: Ending, reading: Reading) -> (Usage, Option<Unmetered>) {
 /// The most tokens that a request may use: its largest hold.
 pub(in crate::adapter) fn most_tokens(reservation: &Reservation) -> Option<u64> {
     Holds::of(reservation).map(|holds| holds.most)
+}
+
+/// What the record of a request states about its end; `None` for one that runs, and for one that
+/// reached no upstream.
+fn recorded(ending: Ending, basis: Basis, reading: Reading) -> Option<UsageReport> {
+    let ending = match ending {
+        Ending::Running | Ending::NotSent => return None,
+        Ending::Complete => RequestEnding::Complete,
+        Ending::Rejected => RequestEnding::Rejected,
+        Ending::Cut => RequestEnding::Cut,
+    };
+    Some(UsageReport { ending, basis, tokens: reading.kinds })
+}
+
+/// Where the tokens of a request come from that are not estimated.
+fn basis_of(ending: Ending, usage: Usage) -> Basis {
+    match usage {
+        Usage::Final(_) if ending == Ending::Cut => Basis::Running,
+        Usage::Final(_) => Basis::Reported,
+        Usage::Released => Basis::Unused,
+        Usage::Running(_) | Usage::Unreported(_) => Basis::Hold,
+    }
 }
 
 /// What a reservation holds of tokens.

@@ -45,6 +45,7 @@ fn reservation(counter: Counter) -> Reservation {
         histories: None,
         shard: None,
         route: None,
+        facts: None,
         holds: vec![Hold {
             limit: "day".into(),
             counter_id: "alice".into(),

@@ -9,11 +9,15 @@
 //! Every shape has a reader of its own below; a response usually has one shape, or the same counts
 //! in two. The largest count is used.
 
+mod kinds;
+
 use std::collections::BTreeMap;
 
 use prost::Message as _;
 use prost_types::value::Kind;
+use tollgate_core::limit::usage_report::TokenCounts;
 
+pub(in crate::adapter) use self::kinds::{DETAILS, PARTS};
 use crate::proto::envoy::{
     config::core::v3::Metadata,
     data::ai::v3::{TokenUsage, token_usage::ExtractionStatus},
@@ -51,6 +55,8 @@ pub(in crate::adapter) struct Reading {
     pub(in crate::adapter) tokens: Option<u64>,
     /// The tokens of the output among them, where they are reported apart.
     pub(in crate::adapter) output: Option<u64>,
+    /// The tokens by their kinds, as far as they are reported apart.
+    pub(in crate::adapter) kinds: TokenCounts,
     /// Whether the count is that of the whole response once it has ended. The first event of a
     /// stream of Anthropic's counts the input only.
     pub(in crate::adapter) is_whole: bool,
@@ -163,6 +169,7 @@ fn reading_of(Members(members): &Members) -> (Reading, bool) {
     for counts in [whole, objects.counts(RESPONSES), sglang, objects.counts(LLAMA_CPP), body] {
         if let Ok(counts) = &counts {
             reading.output = reading.output.max(counts.output());
+            reading.kinds = kinds::larger(reading.kinds, counts.kinds());
         }
         reading.add(counts.map(|counts| counts.tokens()));
     }
@@ -216,6 +223,9 @@ impl Objects<'_> {
         let Some(members) = object.as_object() else { return Ok(Counts::default()) };
         let mut counts = Counts::default();
         for (name, value) in members {
+            if kinds::DETAILS.contains(&name.as_str()) {
+                counts.add_details(value);
+            }
             if is_count(name) && !value.is_null() {
                 let count = value.as_u64().filter(|count| *count <= MOST_TOKENS);
                 let count = count.or_else(|| whole(value.as_f64()?)).ok_or(Absurd)?;
@@ -230,8 +240,9 @@ impl Objects<'_> {
 #[derive(Clone, Debug, Default)]
 struct Counts(BTreeMap<String, u64>);
 
-/// The members that count tokens. Others, such as details and times, are not read.
-const COUNTS: [&str; 14] = [
+/// The members that count tokens; the last two count a part of others. Further ones, such as times,
+/// are not read.
+const COUNTS: [&str; 16] = [
     "prompt_tokens",
     "completion_tokens",
     "total_tokens",
@@ -246,6 +257,8 @@ const COUNTS: [&str; 14] = [
     "eval_count",
     "tokens_evaluated",
     "tokens_predicted",
+    "cached_tokens",
+    "reasoning_tokens",
 ];
 
 /// Whether a member counts tokens.

@@ -5,8 +5,18 @@
 use crate::adapter::access_log::usage::{Members, is_count};
 
 /// The keys of the objects whose members count.
-const PARENTS: [&[u8]; 6] =
-    [b"usage", b"meta_info", b"timings", b"meta", b"tokens", b"billed_units"];
+const PARENTS: [&[u8]; 10] = [
+    b"usage",
+    b"meta_info",
+    b"timings",
+    b"meta",
+    b"tokens",
+    b"billed_units",
+    b"prompt_tokens_details",
+    b"completion_tokens_details",
+    b"input_tokens_details",
+    b"output_tokens_details",
+];
 
 /// The longest name and the longest number that are read.
 const LONGEST: usize = 32;

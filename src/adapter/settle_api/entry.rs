@@ -11,8 +11,8 @@ use crate::{
     adapter::access_log::{
         ending::{Ending, is_rejection},
         usage::{
-            self, ANTHROPIC_START, INDEX, LLAMA_CPP, Members, RESPONSES, Reading, SGLANG, USAGE,
-            is_count,
+            self, ANTHROPIC_START, DETAILS, INDEX, LLAMA_CPP, Members, PARTS, RESPONSES, Reading,
+            SGLANG, USAGE, is_count,
         },
     },
     json_api::{self, Refusal},
@@ -121,6 +121,14 @@ impl<'e> Entry<'e> {
         for (name, value) in self.usage.iter().flatten().filter(|(name, _)| is_count(name)) {
             members.set(name, value);
         }
+        let details = DETAILS.iter().filter_map(|name| self.usage.as_ref()?.get(*name));
+        for details in details {
+            for (name, count) in PARTS.iter().filter_map(|name| Some((name, details.get(name)?))) {
+                if count.is_u64() {
+                    members.set(name, count);
+                }
+            }
+        }
         let Events { usage, message_usage, response_usage, meta_info, timings, index } =
             self.events.unwrap_or_default();
         for (key, object) in [
@@ -156,6 +164,18 @@ mod tests {
         let mut whole = json!({ "reservation": "r", "ending": "complete" });
         whole.as_object_mut().unwrap().extend(entry.as_object().unwrap().clone());
         Entry::read(&whole.to_string()).unwrap().reading()
+    }
+
+    #[test]
+    fn tokens_of_caches_and_of_reasoning_are_read_from_details() {
+        let usage = json!({
+            "prompt_tokens": 9, "completion_tokens": 4,
+            "prompt_tokens_details": { "cached_tokens": 8 },
+            "completion_tokens_details": { "reasoning_tokens": "many" },
+        });
+        let reading = reading(&json!({ "usage": usage }));
+        assert_eq!((reading.kinds.cached, reading.kinds.reasoning), (Some(8), None));
+        assert_eq!((reading.tokens, reading.is_absurd), (Some(13), false));
     }
 
     #[test]

@@ -59,6 +59,7 @@ async fn reserve(engine: &Engine, number: u128, route: Option<&str>) -> String {
         histories: None,
         shard: None,
         route: route.map(Box::from),
+        facts: None,
         holds: vec![Hold {
             limit: "day".into(),
             counter_id: "alice".into(),
@@ -231,6 +232,7 @@ async fn a_store_that_does_not_answer_is_no_settlement() {
         histories: None,
         shard: None,
         route: None,
+        facts: None,
         holds: Vec::new(),
     };
     let body = json!({ "entries": [{ "reservation": reservation.seal(&keys), "ending": "cut" }] });

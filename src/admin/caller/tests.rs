@@ -17,7 +17,7 @@ const OF_ACME: &str = "acme-token-acme-token-acme-token";
 /// The token of a credential of every tenant that may only read.
 const OF_READER: &str = "reader-token-reader-token-reader";
 
-const EVERY_ACTION: [&str; 9] = [
+const EVERY_ACTION: [&str; 10] = [
     "read_keys",
     "create_keys",
     "import_keys",
@@ -27,6 +27,7 @@ const EVERY_ACTION: [&str; 9] = [
     "write_bans",
     "read_revocations",
     "write_revocations",
+    "read_usage",
 ];
 
 fn credentials() -> Vec<AdminCredentialConfig> {

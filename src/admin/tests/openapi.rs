@@ -10,7 +10,7 @@ use super::*;
 use crate::admin::{
     bans, keys,
     keys::tests::{Memory, policy},
-    openapi,
+    openapi, usage,
 };
 
 const METHODS: [&str; 5] = ["get", "post", "put", "delete", "patch"];
@@ -21,7 +21,8 @@ fn document() -> Value {
 
 fn bench() -> Bench {
     let records = Arc::new(Memory::default()) as Arc<dyn KeyRecords>;
-    Bench::with_keys(Some(records), policy(json!({ "redis": true })))
+    let bench = Bench::with_keys(Some(records), policy(json!({ "redis": true })));
+    bench.with_usage(Some(Arc::new(usage::tests::Sums)), usage::tests::policy())
 }
 
 /// Follows a reference.
@@ -87,6 +88,7 @@ async fn the_document_has_the_paths_and_methods_of_the_api() {
         format!("{id}/rotate"),
         openapi::PATH.to_owned(),
         PATH.to_owned(),
+        usage::PATH.to_owned(),
     ];
     assert_eq!(paths.keys().collect::<Vec<_>>(), expected.iter().collect::<Vec<_>>());
     let mut names = BTreeSet::new();
@@ -182,8 +184,12 @@ async fn answers_have_the_form_that_the_document_states() {
         ("delete", bans::PATH, target),
         ("delete", bans::PATH, json!({})),
         ("get", openapi::PATH, json!({})),
+        ("get", usage::PATH, json!({})),
     ] {
-        let at = path.replace("{id}", &id);
+        let mut at = path.replace("{id}", &id);
+        if path == usage::PATH {
+            at.push_str("?from=2026-11-30&to=2026-11-30&by=tenant,model,route,day,hour");
+        }
         let (status, json) = bench.call(&method.to_uppercase(), &at, &body.to_string()).await;
         let answer = &document["paths"][path][method]["responses"][status.to_string()];
         assert!(answer.is_object(), "{method} {path}: {status} is not documented");

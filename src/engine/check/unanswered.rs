@@ -44,7 +44,7 @@ impl Drop for Unanswered {
         let Ok(runtime) = tokio::runtime::Handle::try_current() else { return };
         let store = Arc::clone(&self.store);
         runtime.spawn(async move {
-            let released = [Settlement { reservation, usage: Usage::Released }];
+            let released = [Settlement { reservation, usage: Usage::Released, report: None }];
             // Without an answer the hold expires, and is charged.
             if let Err(outage) = store.settle(&released).await {
                 tracing::debug!(outage = outage.label(), "a reservation was not released");

@@ -13,7 +13,7 @@ use tollgate_core::{
     time::Timestamp,
 };
 
-use super::{keys::Tag, packed_list::PackedList};
+use super::{keys::Tag, ledger_chain::UNCLAIMED, packed_list::PackedList};
 use crate::store::ban::NEVER;
 
 /// The request of one check.
@@ -86,6 +86,7 @@ pub(super) fn keys<'a>(checks: impl Iterator<Item = &'a ScriptRequest> + Clone) 
 pub(super) fn write<'a>(
     cmd: &mut Cmd,
     tag: &Tag,
+    chain: Option<u32>,
     checks: impl ExactSizeIterator<Item = &'a ScriptRequest> + Clone,
 ) {
     let (mut own, mut key) = (0, Vec::new());
@@ -146,10 +147,14 @@ pub(super) fn write<'a>(
         cmd.arg(tag.reservations());
     }
     cmd.arg(tag.ban_ends()).arg(tag.format()).arg(checks.len()).arg(own).arg(numbers);
+    let facts = holds.is_some().then(|| facts(chain, checks)).flatten();
     match (holds, proofs) {
         (None, None) => {}
         (Some(holds), None) => {
             cmd.arg(holds);
+            if facts.is_some() {
+                cmd.arg("");
+            }
         }
         (None, Some(proofs)) => {
             cmd.arg("").arg(proofs);
@@ -158,6 +163,25 @@ pub(super) fn write<'a>(
             cmd.arg(holds).arg(proofs);
         }
     }
+    if let Some(facts) = facts {
+        cmd.arg(facts);
+    }
+}
+
+/// The facts of each check that holds, for the pending records of a chain; `None` where no ledger is
+/// kept.
+fn facts<'a>(
+    chain: Option<u32>,
+    checks: impl Iterator<Item = &'a ScriptRequest> + Clone,
+) -> Option<PackedList> {
+    let reservations = || checks.clone().filter_map(|check| check.request.reservation.as_ref());
+    // A policy with a ledger may be in force before the first round of its writer.
+    let has_facts = || reservations().any(|reservation| reservation.facts.is_some());
+    let mut list = PackedList::of_chain(chain.or_else(|| has_facts().then_some(UNCLAIMED))?);
+    for reservation in reservations().filter(|reservation| !reservation.holds.is_empty()) {
+        list.push_str(&reservation.facts.as_ref().map(|facts| facts.text()).unwrap_or_default());
+    }
+    Some(list)
 }
 
 /// Writes the key and the numbers of a check's proof. Returns the number of keys.
@@ -183,7 +207,7 @@ fn write_holds(
     list: &mut PackedList,
     reservation: Option<&Reservation>,
 ) -> usize {
-    let Some(Reservation { id, issued, life, holds, histories: _, shard: _, route: _ }) =
+    let Some(Reservation { id, issued, life, holds, histories: _, shard: _, route: _, facts }) =
         reservation
     else {
         list.push(0);
@@ -193,7 +217,7 @@ fn write_holds(
     list.push_count(holds.len());
     list.push(issued.micros());
     list.push(life.micros());
-    list.push(u64::from(holds.iter().any(Hold::is_settled)));
+    list.push(u64::from(facts.is_some() || holds.iter().any(Hold::is_settled)));
     for hold in holds {
         cmd.arg(tag.bucket(&hold.key()));
         push_kind(list, hold, if hold.is_shadow { SHADOW } else { 0 });
@@ -358,7 +382,7 @@ mod tests {
             ..AdmitRequest::default()
         });
         assert_eq!((both.keys(), one.keys(), keys([&both, &one].into_iter())), (2, 1, 7));
-        write(&mut cmd, &Tag::home(), [both, one].iter());
+        write(&mut cmd, &Tag::home(), None, [both, one].iter());
         let words = cmd.args_iter().map(|arg| if let Arg::Simple(word) = arg { word } else { b"" });
         let words: Vec<&[u8]> = words.collect();
         // The first half of the SHA-256 of `a`, and of `b`.
@@ -435,6 +459,7 @@ mod tests {
             histories: None,
             shard: None,
             route: None,
+            facts: None,
             holds: vec![
                 hold(Counter::Budget { limit: 7, ends }, 2),
                 hold(Counter::Slots { limit: 3 }, 1),
@@ -450,7 +475,7 @@ mod tests {
         });
         assert_eq!(keys([&plain, &holding].into_iter()), 1 + 3 + 5);
         let mut cmd = Cmd::new();
-        write(&mut cmd, &Tag::home(), [plain, holding].iter());
+        write(&mut cmd, &Tag::home(), None, [plain, holding].iter());
         let words = cmd.args_iter().map(|arg| if let Arg::Simple(word) = arg { word } else { b"" });
         let words: Vec<&[u8]> = words.collect();
         let digest = "ca978112ca1bbdcafac231b39a23dc4d";
@@ -490,7 +515,7 @@ mod tests {
         });
         assert_eq!(keys([&plain, &proving].into_iter()), 1 + 1 + 4);
         let mut cmd = Cmd::new();
-        write(&mut cmd, &Tag::home(), [plain, proving].iter());
+        write(&mut cmd, &Tag::home(), None, [plain, proving].iter());
         let words = cmd.args_iter().map(|arg| if let Arg::Simple(word) = arg { word } else { b"" });
         let words: Vec<&[u8]> = words.collect();
         let proofs = "{tollgate}:proofs:000000000000000100000000000000ab";
@@ -521,6 +546,7 @@ mod tests {
             histories: None,
             shard: None,
             route: None,
+            facts: None,
         };
         let request = AdmitRequest {
             charges: request().charges[..1].to_vec(),

@@ -3,6 +3,7 @@
 use std::{io::Write as _, sync::Arc};
 
 use ::redis::{RedisError, RedisWrite, ToRedisArgs, make_extension_error};
+use tollgate_core::ledger::rows::Period;
 
 use super::slot::{SLOTS, slot_of};
 
@@ -53,6 +54,58 @@ pub(super) const API_KEY_DIGESTS: &str = "{tollgate}:keys:digests";
 
 /// The latest changes of API keys, for replication.
 pub(super) const API_KEY_CHANGES: &str = "{tollgate}:keys:changes";
+
+/// The processes that write chains of the ledger, by the numbers of these.
+pub(super) const LEDGER_OWNERS: &str = "{tollgate}:ledger:owners";
+
+/// The numbers and MACs of the last entries of chains.
+pub(super) const LEDGER_ENDS: &str = "{tollgate}:ledger:ends";
+
+/// The numbers up to which chains were exported.
+pub(super) const LEDGER_EXPORTED: &str = "{tollgate}:ledger:exported";
+
+/// The random parts of the keys of persons.
+pub(super) const LEDGER_PERSONS: &str = "{tollgate}:ledger:persons";
+
+/// The last month that is closed.
+pub(super) const LEDGER_CLOSED: &str = "{tollgate}:ledger:closed";
+
+/// The sums of months that are closed.
+pub(super) const LEDGER_MONTHS: &str = "{tollgate}:ledger:months";
+
+/// A key of the ledger that has a number or a date.
+pub(super) struct Ledger(String);
+
+impl Ledger {
+    /// The entries of a chain.
+    pub(super) fn chain(chain: u32) -> Self {
+        Self(format!("{HOME}:ledger:chain:{chain}"))
+    }
+
+    /// The pending records of a chain.
+    pub(super) fn pending(chain: u32) -> Self {
+        Self(format!("{HOME}:ledger:pending:{chain}"))
+    }
+
+    /// The sums of an hour or a day.
+    pub(super) fn sums(period: Period) -> Self {
+        Self(match period {
+            Period::Hour(hour) => format!("{HOME}:ledger:hour:{hour}"),
+            Period::Day(day) => format!("{HOME}:ledger:day:{day}"),
+        })
+    }
+
+    /// The key as a text.
+    pub(super) fn text(self) -> String {
+        self.0
+    }
+}
+
+impl ToRedisArgs for Ledger {
+    fn write_redis_args<W: ?Sized + RedisWrite>(&self, out: &mut W) {
+        self.0.write_redis_args(out);
+    }
+}
 
 /// Checks a format marker that was read without a script.
 ///

@@ -20,6 +20,13 @@ impl PackedList {
         Self { count: 0, numbers: Vec::with_capacity(9 * numbers) }
     }
 
+    /// A list that begins with the number of a chain of the ledger.
+    pub(super) fn of_chain(chain: u32) -> Self {
+        let mut list = Self::default();
+        list.push(u64::from(chain));
+        list
+    }
+
     /// Appends a number.
     pub(super) fn push(&mut self, number: u64) {
         self.count += 1;
@@ -45,6 +52,15 @@ impl PackedList {
         self.count += 1;
         self.numbers.push(0xb0);
         self.numbers.extend_from_slice(&bytes);
+    }
+
+    /// Appends a text.
+    pub(super) fn push_str(&mut self, text: &str) {
+        self.count += 1;
+        self.numbers.push(0xdb);
+        let length = u32::try_from(text.len()).unwrap_or(u32::MAX);
+        self.numbers.extend_from_slice(&length.to_be_bytes());
+        self.numbers.extend_from_slice(text.as_bytes());
     }
 
     /// Appends a count.

@@ -87,6 +87,11 @@ pub(super) struct Scripts {
     pub(super) write_key: Script,
     pub(super) remove_key: Script,
     pub(super) use_keys: Script,
+    pub(super) ledger_claim: Script,
+    pub(super) ledger_append: Script,
+    pub(super) ledger_adopt: Script,
+    pub(super) ledger_persons: Script,
+    pub(super) ledger_mark: Script,
 }
 
 impl Scripts {
@@ -104,6 +109,11 @@ impl Scripts {
             write_key: Script::new(script_of_keys!("../scripts/write_key.lua")),
             remove_key: Script::new(script_of_keys!("../scripts/remove_key.lua")),
             use_keys: Script::new(script!("../scripts/use_keys.lua")),
+            ledger_claim: Script::new(script!("../scripts/ledger_claim.lua")),
+            ledger_append: Script::new(script!("../scripts/ledger_append.lua")),
+            ledger_adopt: Script::new(script!("../scripts/ledger_adopt.lua")),
+            ledger_persons: Script::new(script!("../scripts/ledger_persons.lua")),
+            ledger_mark: Script::new(script!("../scripts/ledger_mark.lua")),
         }
     }
 }

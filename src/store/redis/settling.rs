@@ -23,6 +23,7 @@ use super::{
     Redis,
     admit_call::push_hold,
     keys::Tag,
+    ledger_chain::{PendingChain, UNCLAIMED},
     packed_list::{PackedList, PackedNumbers},
 };
 use crate::store::ReservationStatus;
@@ -42,6 +43,8 @@ pub(super) struct ReservationCounts {
     expired: AtomicU64,
     /// Whether this process has reserved or settled.
     used: AtomicBool,
+    /// The chain whose pending records this process adds to.
+    pub(super) ledger: PendingChain,
 }
 
 impl ReservationCounts {
@@ -121,7 +124,8 @@ impl Redis {
         let keys = batch.iter().map(|one| one.reservation.holds.len() + 2).sum::<usize>() + 2;
         let reply: Vec<u8> = link
             .call(|mut connection| async move {
-                let write = |cmd: &mut Cmd| write(cmd, link.tag(), batch);
+                let chain = self.reservations.ledger.get();
+                let write = |cmd: &mut Cmd| write(cmd, link.tag(), batch, chain);
                 self.scripts.settle.run(&mut connection, keys, write).await
             })
             .await?;
@@ -167,9 +171,13 @@ pub(in crate::store) fn spawn_sweep(store: Weak<Redis>, stop: CancellationToken)
 }
 
 /// Writes the keys and the numbers of some reports, in the order that `settle.lua` describes.
-fn write(cmd: &mut Cmd, tag: &Tag, batch: &[Settlement]) {
+fn write(cmd: &mut Cmd, tag: &Tag, batch: &[Settlement], chain: Option<u32>) {
     let mut list = PackedList::with_capacity(16 * batch.len());
-    for Settlement { reservation, usage } in batch {
+    // A policy with a ledger may be in force before the first round of its writer.
+    let has_facts = || batch.iter().any(|one| one.reservation.facts.is_some());
+    let chain = chain.or_else(|| has_facts().then_some(UNCLAIMED));
+    let mut ends = chain.map(PackedList::of_chain);
+    for Settlement { reservation, usage, report } in batch {
         let (slice, member) = settled_place(reservation.id, reservation.issued);
         cmd.arg(tag.reservation(&reservation.id.to_string())).arg(tag.settled(&slice));
         let (usage, tokens) = match *usage {
@@ -178,6 +186,12 @@ fn write(cmd: &mut Cmd, tag: &Tag, batch: &[Settlement]) {
             Usage::Unreported(tokens) => (3, tokens),
             Usage::Released => (4, 0),
         };
+        if let Some(ends) = &mut ends {
+            ends.push_str(
+                &reservation.facts.as_ref().map(|facts| facts.text()).unwrap_or_default(),
+            );
+            ends.push_str(&report.map(|report| report.text()).unwrap_or_default());
+        }
         list.push_count(reservation.holds.len());
         let times = [reservation.issued.micros(), reservation.life.micros()];
         for number in [member, times[0], times[1], usage, tokens.min(MOST)] {
@@ -189,6 +203,9 @@ fn write(cmd: &mut Cmd, tag: &Tag, batch: &[Settlement]) {
         }
     }
     cmd.arg(tag.reservations()).arg(tag.format()).arg(batch.len()).arg(list);
+    if let Some(ends) = ends {
+        cmd.arg(ends);
+    }
 }
 
 /// Returns the set in which a settled reservation is remembered, and its number there. Redis stores

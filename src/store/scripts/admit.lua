@@ -11,7 +11,8 @@
 --       client's address (32 hex digits of IPv6; 0 where it is not known), the hash of the name of the key that signed
 --       the credential (0 where there is none), and interval, burst, cost and want (0 of a limit in shadow) of each bucket; then, where some check holds or has a proof, the list of holds (counters.lua) or an empty text; then, where
 --       some check has a proof, a packed list with 0 for each check without one, and otherwise 1, the time for which it is
---       remembered in milliseconds, the most proofs of its holder, and its id
+--       remembered in milliseconds, the most proofs of its holder, and its id, or an empty text; then, where a ledger is
+--       kept, a packed list with the number of the list of pending records, and the facts of each check that holds
 -- Returns a packed list, for each check: n if its n-th key revokes, counted E, B, C, F, and then a revocation of the subject
 --       or the client as an actor, and of the key that signed (nothing is charged); -1 if a stored or given value is not a
 --       number (nothing is charged); -2 if it is banned (nothing is charged), then 0 for its network or n for the holder
@@ -41,7 +42,9 @@ local starts, nexts, latests, intervals, takes, nevers, shadows = {}, {}, {}, {}
 local key, external, arg = 0, own + 2, 0
 -- The holds of checks, if some check has some: counters.lua has their functions.
 local list, at = ARGV[4] and ARGV[4] ~= '' and cmsgpack.unpack(ARGV[4]), 0
-local proofs, proof_at = ARGV[5] and cmsgpack.unpack(ARGV[5]), 0
+local proofs, proof_at = ARGV[5] and ARGV[5] ~= '' and cmsgpack.unpack(ARGV[5]), 0
+local given, given_at = ARGV[6] and cmsgpack.unpack(ARGV[6]), 1
+if given then ledger = string.format('%.0f', given[1]) end
 if list then expire_due(KEYS[#KEYS - 2]) end
 
 -- The field of the ban of the network of `length` bits that contains an address.
@@ -236,7 +239,7 @@ for _ = 1, checks do
       local n, count = at + 4 + 5 * (i - 1), counts[KEYS[record + i]]
       local kind, first, second, amount = list[n + 1], list[n + 2], list[n + 3], list[n + 4]
       local taken = room and not is_held and not left_out[i] and amount or 0
-      settles = settles or not left_out[i] and kind ~= REQUESTS and kind ~= RATE
+      settles = settles or given or not left_out[i] and kind ~= REQUESTS and kind ~= RATE
       -- If another counter has no room, this one has what it had.
       answer[size + 1], answer[size + 2], answer[size + 3], answer[size + 4] =
         verdict_of(count, kind, first, second, amount, taken, is_held)
@@ -250,8 +253,10 @@ for _ = 1, checks do
       renew(KEYS[record], life)
     elseif room and stays == 1 and settles then
       open_reservation(KEYS[record], record, holds, list, at + 4, issued, life, 0, 0, left_out)
+      if given and given[given_at + 1] ~= '' then write_facts(KEYS[record], '-', given[given_at + 1], issued) end
     end
   end
+  if given and holds > 0 then given_at = given_at + 1 end
   if list then at = at + 1 + (holds > 0 and 3 + 5 * holds or 0) end
   if proofs then proof_at = proof_at + (has_proof and 4 or 1) end
   key, external, arg = last, external + others, arg + 4 * buckets

@@ -24,6 +24,13 @@ local reservations, changed_reservations = {}, {}
 local expiries = {}
 local expired = 0
 
+-- Where a ledger is kept: the number of the list of pending records of this process; nil otherwise.
+-- The facts of a reservation are a text of their own: the tokens of its last record (`-` without one), a space, and what the
+-- ledger states of the request (crates/core/src/limit/request_facts.rs). A pending record is an entry of a stream.
+local ledger
+-- The facts by the key of their reservation (false: none), those that changed, and the pending records.
+local facts, changed_facts, records = {}, {}, {}
+
 -- The id of a reservation: what follows the last colon of its key.
 local function id_of(key)
   return string.match(key, '[^:]*$')
@@ -151,6 +158,39 @@ local function forgets(issued)
   return issued + REMEMBERED <= now
 end
 
+-- The key of a part of the ledger, with the hash tag of a reservation.
+local function ledger_key(record, part)
+  return string.match(record, '^(.-):reservation:') .. part
+end
+
+-- Stores the facts of a reservation that is open, or that has expired: until a report may come.
+local function write_facts(record, before, text, issued)
+  if not facts[record] or not facts[record].changed then changed_facts[#changed_facts + 1] = record end
+  facts[record] = { changed = true, before = before, text = text, issued = issued }
+end
+
+-- Makes the record of a request that has ended, of which `report` states the end; an empty text where none is known. A request
+-- that used nothing and was never sent has none. `given` are its facts where the store has none.
+local function make_record(record, given, report, tokens, is_released, is_expired, issued)
+  if not ledger then return end
+  local known = facts[record]
+  if known == nil then
+    local before, text = string.match(redis.call('GET', ledger_key(record, ':facts:' .. id_of(record))) or '', '^(%S+) (.*)$')
+    known = before and { before = before, text = text } or false
+  end
+  local before, text = known and known.before or '-', known and known.text or given or ''
+  if text ~= '' and not (is_released and report == '' and before == '-') then
+    records[#records + 1] = { record, text, report, whole(tokens), before }
+    before = whole(tokens)
+  end
+  if is_expired and text ~= '' then
+    write_facts(record, before, text, issued)
+  else
+    if known or facts[record] then changed_facts[#changed_facts + 1] = record end
+    facts[record] = false
+  end
+end
+
 -- Stores an open reservation, whose holds are `numbers` of `list` after `at`, five for each key after KEYS[first].
 -- Those in `left_out` are not held.
 local function open_reservation(key, first, holds, list, at, issued, life, used, had_expired, left_out)
@@ -186,16 +226,21 @@ end
 -- Charges an open reservation whose life has passed.
 local function expire(key, reservation)
   local issued, used, had_expired = reservation[2], reservation[5], reservation[6]
+  local tokens, has_tokens = used, false
   for n = 7, #reservation, 6 do
     local counter, kind, amount, unreported = reservation[n], reservation[n + 1], reservation[n + 4], reservation[n + 5]
     local spent, held = running(kind, amount, spent_so_far(unreported, used, had_expired))
     local charge, rest = ended(kind, amount, math.max(unreported, used))
+    if kind == BUCKET or kind == BUDGET then
+      tokens, has_tokens = has_tokens and math.max(tokens, charge) or charge, true
+    end
     local count = counts[counter]
     if count == nil then count = read_count(counter, redis.call('GET', counter)) end
     replace(counter, count, kind, reservation[n + 2], reservation[n + 3], spent, held, charge, rest)
   end
   expiries[id_of(key)] = false
   write_reservation(key, not forgets(issued) and { 2, issued, used } or false)
+  make_record(key, nil, '', tokens, false, true, issued)
   expired = expired + 1
 end
 
@@ -235,6 +280,21 @@ local function write_changes(index)
       local life = is_open(reservation) and reservation[3] + KEPT or reservation[2] + KEPT - now
       redis.call('SET', key, cmsgpack.pack(reservation), 'PX', whole(math.ceil(life / 1000)))
     end
+  end
+  for i = 1, #changed_facts do
+    local record = changed_facts[i]
+    local known, key = facts[record], ledger_key(record, ':facts:' .. id_of(record))
+    local life = known and known.issued + KEPT - now or 0
+    if life > 0 then
+      redis.call('SET', key, known.before .. ' ' .. known.text, 'PX', whole(math.ceil(life / 1000)))
+    else
+      redis.call('DEL', key)
+    end
+  end
+  for i = 1, #records do
+    local record, text, report, tokens, before = unpack(records[i])
+    redis.call('XADD', ledger_key(record, ':ledger:pending:' .. ledger), '*', 'f', text, 'r', report, 't', tokens, 'b', before,
+      'a', whole(now))
   end
   local entries, removed = {}, {}
   for id, expiry in pairs(expiries) do

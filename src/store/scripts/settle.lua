@@ -4,19 +4,22 @@
 -- KEYS  for each report its reservation, the set of settled ids, and its H counters; then the index and the format marker
 -- ARGV  the number of reports, and a packed list (MessagePack), for each report: H, the member of the set, issue and life in
 --       microseconds, the usage (1 running, 2 final, 3 unreported, 4 released), its tokens, and kind, two numbers of the
---       kind, amount and unreported charge of each hold
+--       kind, amount and unreported charge of each hold; then, where a ledger is kept, a packed list with the number of
+--       the list of pending records, and the facts and the end of each report (counters.lua)
 -- Returns a packed list: how many reservations have expired, how many are open, and for each report what it changed
 --       (1 renewed, 2 charged, 3 late, 4 repeated, 5 forgotten) and the tokens that are charged.
 local reports, list = tonumber(ARGV[1]), cmsgpack.unpack(ARGV[2])
 local index = KEYS[#KEYS - 1]
 local answer, size, key, at = {}, 2, 0, 0
 local settled, settled_keys = {}, {}
+local ends = ARGV[3] and cmsgpack.unpack(ARGV[3])
+if ends then ledger = whole(ends[1]) end
 
 local function is_settled(set, member)
   return settled[set .. member] or redis.call('SISMEMBER', set, member) == 1
 end
 
-local function report(record, holds, member, issued, life, usage, tokens)
+local function report(record, holds, member, issued, life, usage, tokens, given, known_end)
   local set, first = KEYS[key + 2], key + 2
   local known = read_reservation(record, redis.call('GET', record))
   if is_open(known) and known[4] <= now then
@@ -33,7 +36,7 @@ local function report(record, holds, member, issued, life, usage, tokens)
   elseif is_settled(set, member) then
     return 4, 0
   end
-  local most, charged = math.max(used, tokens), 0
+  local most, charged, has_tokens = math.max(used, tokens), 0, false
   for i = 1, holds do
     local n, counter = at + 5 * (i - 1), KEYS[first + i]
     local kind, amount, unreported = list[n + 1], list[n + 4], list[n + 5]
@@ -55,6 +58,7 @@ local function report(record, holds, member, issued, life, usage, tokens)
     -- Of a limit in shadow without room, nothing is held.
     if not open or has_hold(record, counter) then
       if kind ~= REQUESTS and kind ~= RATE then charged = math.max(charged, spent) end
+      has_tokens = has_tokens or kind == BUCKET or kind == BUDGET
       local count = counts[counter]
       if count == nil then count = read_count(counter, redis.call('GET', counter)) end
       replace(counter, count, kind, list[n + 2], list[n + 3], old_spent, old_held, spent, held)
@@ -64,6 +68,7 @@ local function report(record, holds, member, issued, life, usage, tokens)
     open_reservation(record, first, holds, list, at, issued, life, most, had_expired)
     return 1, 0
   end
+  make_record(record, given, known_end, has_tokens and charged or usage == 4 and used or most, usage == 4, false, issued)
   if known then
     write_reservation(record, false)
     expiries[id_of(record)] = false
@@ -80,11 +85,12 @@ local function report(record, holds, member, issued, life, usage, tokens)
 end
 
 expire_due(index)
-for _ = 1, reports do
+for n = 1, reports do
   local holds, member = list[at + 1], whole(list[at + 2])
   local issued, life, usage, tokens = list[at + 3], list[at + 4], list[at + 5], list[at + 6]
   at = at + 6
-  answer[size + 1], answer[size + 2] = report(KEYS[key + 1], holds, member, issued, life, usage, tokens)
+  local given, known_end = ends and ends[2 * n], ends and ends[2 * n + 1]
+  answer[size + 1], answer[size + 2] = report(KEYS[key + 1], holds, member, issued, life, usage, tokens, given, known_end)
   size, key, at = size + 2, key + 2 + holds, at + 5 * holds
 end
 write_changes(index)

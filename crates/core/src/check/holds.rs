@@ -9,6 +9,7 @@ use crate::{
     limit::{
         self, BucketId, ChargeSubject, Demand, Held, HoldLimit, LimitStatus, RequestTokens,
         TOKEN_BUDGET,
+        request_facts::RequestFacts,
         reservation::{Reservation, ReservationId},
         usage_history::{HistoryIds, LearntUsage},
     },
@@ -127,7 +128,7 @@ fn too_large(name: &str, most: u64, size: Option<RequestSize>, tokens: u64) -> D
 /// Reserves what a request holds, under a random id.
 pub(super) fn reserve(
     held: &[Held],
-    histories: Option<HistoryIds>,
+    (tokens, histories): (RequestTokens, Option<HistoryIds>),
     subject: &ChargeSubject<'_>,
     snapshot: &Snapshot,
     now: Timestamp,
@@ -144,7 +145,9 @@ pub(super) fn reserve(
     let shard = snapshot.policy.shard_by.zip(subject.principal);
     let shard = shard.map(|(by, principal)| by.shard(principal.revocation()));
     let route = snapshot.policy.names_routes.then(|| subject.route.into());
-    let reservation = Reservation { id, issued: now, life, holds, histories, shard, route };
+    let facts = snapshot.policy.ledger.as_ref();
+    let facts = facts.map(|_| Box::new(RequestFacts::of(subject, tokens.fixed)));
+    let reservation = Reservation { id, issued: now, life, holds, histories, shard, route, facts };
     if reservation.is_settled() && snapshot.reservation_keys.is_none() {
         let cause =
             "no secret of `metering.secrets` can be used, so that no usage could be reported";

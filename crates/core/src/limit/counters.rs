@@ -197,7 +197,7 @@ impl Counters {
     /// Applies a report of usage.
     pub fn settle(
         &mut self,
-        Settlement { reservation, usage }: &Settlement,
+        Settlement { reservation, usage, report: _ }: &Settlement,
         now: Timestamp,
     ) -> Settled {
         self.expire_due(reservation.id, now);

@@ -11,7 +11,7 @@ use base64::{Engine as _, prelude::BASE64_URL_SAFE_NO_PAD};
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
-use super::{Hold, Verdict, shard::Shard, usage_history::HistoryIds};
+use super::{Hold, Verdict, request_facts::RequestFacts, shard::Shard, usage_history::HistoryIds};
 use crate::{
     secret::Secret,
     text::hex,
@@ -65,6 +65,9 @@ pub struct Reservation {
     /// The route of the request, where those that report usage are bound to routes.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub route: Option<Box<str>>,
+    /// The facts of the request for its record; `None` where no ledger is kept.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub facts: Option<Box<RequestFacts>>,
 }
 
 /// The secrets that authenticate reservations. The first one signs, all of them verify.
@@ -120,9 +123,9 @@ impl ReservationKeys {
 
 impl Reservation {
     /// Whether a report can change anything: a reservation of requests only is spent when it is
-    /// admitted.
+    /// admitted. Where a ledger is kept, a report makes the record of the request.
     pub fn is_settled(&self) -> bool {
-        self.holds.iter().any(Hold::is_settled)
+        self.facts.is_some() || self.holds.iter().any(Hold::is_settled)
     }
 
     /// Removes the holds of limits in shadow that the store had no room for: nothing is held of them.
@@ -237,6 +240,7 @@ mod tests {
             histories: Some(HistoryIds { own: "alice".into(), shared: "all".into() }),
             shard: None,
             route: Some("chat".into()),
+            facts: None,
             holds: vec![
                 hold("minute", Counter::Bucket { interval: 5, burst: 9 }),
                 hold("day", Counter::Budget { limit: 9, ends }),

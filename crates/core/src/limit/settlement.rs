@@ -1,6 +1,6 @@
 //! Settlements: reports of the usage of a reserved request, and what they change.
 
-use super::reservation::Reservation;
+use super::{reservation::Reservation, usage_report::UsageReport};
 
 /// What is known of the usage of a reserved request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -23,6 +23,9 @@ pub struct Settlement {
     pub reservation: Reservation,
     /// What is known.
     pub usage: Usage,
+    /// What else is known of a request that has ended, for its record in the ledger; `None` for one
+    /// that still runs, and for one that reached no server, which has no record.
+    pub report: Option<UsageReport>,
 }
 
 /// What a report changed.

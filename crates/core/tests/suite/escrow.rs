@@ -201,6 +201,7 @@ impl World {
             histories: None,
             shard: None,
             route: None,
+            facts: None,
         };
         let answer = if self.is_cut(replica) {
             None
@@ -230,7 +231,7 @@ impl World {
         } else {
             // The store may hold it: it is released, as its answer was not used.
             self.unused += amount;
-            let settlement = Settlement { reservation, usage: Usage::Released };
+            let settlement = Settlement { reservation, usage: Usage::Released, report: None };
             self.replicas[replica].queue.push(settlement);
         }
         self.check_use();
@@ -316,6 +317,7 @@ impl World {
             let settlement = Settlement {
                 reservation: request.reservation.clone(),
                 usage: if uses == 0 { Usage::Released } else { Usage::Final(uses) },
+                report: None,
             };
             if let Counter::Bucket { interval, .. } = self.counter {
                 self.level = (self.leaked() + uses * interval, self.now);
@@ -358,8 +360,11 @@ impl World {
         // The world counts what is used at the end, and a bucket refills what is reported before.
         let is_bucket = matches!(self.counter, Counter::Bucket { .. });
         let used = if is_bucket { 0 } else { request.uses.min(1) };
-        let settlement =
-            Settlement { reservation: request.reservation.clone(), usage: Usage::Running(used) };
+        let settlement = Settlement {
+            reservation: request.reservation.clone(),
+            usage: Usage::Running(used),
+            report: None,
+        };
         self.report(request.replica, settlement);
     }
 

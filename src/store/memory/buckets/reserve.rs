@@ -173,6 +173,7 @@ mod tests {
             histories: None,
             shard: None,
             route: None,
+            facts: None,
         }
     }
 
@@ -187,7 +188,9 @@ mod tests {
 
     fn settle(buckets: &Buckets, reservation: &Reservation) -> Settled {
         let reservation = reservation.clone();
-        buckets.settle(&[Settlement { reservation, usage: Usage::Final(1) }], NOW).remove(0)
+        buckets
+            .settle(&[Settlement { reservation, usage: Usage::Final(1), report: None }], NOW)
+            .remove(0)
     }
 
     #[test]

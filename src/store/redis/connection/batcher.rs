@@ -249,12 +249,15 @@ impl Batcher {
         self.open.push(OpenCall { id, waits });
         let (mut connection, scripts) = (self.connection.clone(), Arc::clone(&self.scripts));
         let tag = self.tag.clone();
+        let chain = self.reservations.ledger.get();
         Some(async move {
             let keys = admit_call::keys(requests.iter());
             let holds = requests.iter().any(ScriptRequest::holds);
             let script = if holds { &scripts.reserve } else { &scripts.admit };
             let reply = script
-                .run(&mut connection, keys, |cmd| admit_call::write(cmd, &tag, requests.iter()))
+                .run(&mut connection, keys, |cmd| {
+                    admit_call::write(cmd, &tag, chain, requests.iter());
+                })
                 .await;
             Reply { id, requests, called_at, reply }
         })

@@ -180,7 +180,7 @@ impl Dialer {
             ScriptRequest::exact(AdmitRequest { charges: vec![charge], ..AdmitRequest::default() });
         let keys = admit_call::keys(std::iter::once(&probe));
         let reply = self.servers.scripts.admit.run(connection, keys, |cmd| {
-            admit_call::write(cmd, &self.tag, std::iter::once(&probe));
+            admit_call::write(cmd, &self.tag, None, std::iter::once(&probe));
         });
         let _reply: Vec<u8> = reply.await?;
         cmd("SET").arg(self.tag.format()).arg(FORMAT).arg("NX").exec_async(connection).await

@@ -39,11 +39,12 @@ fn reservation(id: u8, issued: u64, holds: &[Hold]) -> Reservation {
         histories: None,
         shard: None,
         route: None,
+        facts: None,
     }
 }
 
 fn settle(counters: &mut Counters, reservation: &Reservation, usage: Usage, now: u64) -> Settled {
-    counters.settle(&Settlement { reservation: reservation.clone(), usage }, at(now))
+    counters.settle(&Settlement { reservation: reservation.clone(), usage, report: None }, at(now))
 }
 
 fn count(counters: &Counters, hold: &Hold) -> (u64, u64) {

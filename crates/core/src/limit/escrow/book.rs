@@ -189,7 +189,7 @@ impl Escrows {
     /// replica's own counters; `None` for a request of the store.
     pub fn settle(&mut self, settlement: &Settlement) -> Option<Settlement> {
         let request = self.requests.get_mut(&settlement.reservation.id)?;
-        Some(request.settle(settlement.usage))
+        Some(request.settle(settlement.usage, settlement.report))
     }
 
     /// Returns what is to be reported now: requests, renewals and releases. Only one list at a time
@@ -205,6 +205,7 @@ impl Escrows {
         reports.settlements.extend(free.map(|(_, (_, reservation))| Settlement {
             reservation: reservation.clone(),
             usage: Usage::Released,
+            report: None,
         }));
         let pause = Span::from_micros(self.terms.life.micros() / 4);
         for (key, tracked) in &self.counters {
@@ -212,7 +213,11 @@ impl Escrows {
             let Some(confirmed) = escrow.confirmed else { continue };
             if reports.renewed.len() < ROUND && (escrow.is_used || after(confirmed, pause) <= now) {
                 let reservation = escrow.reservation.clone();
-                reports.settlements.push(Settlement { reservation, usage: Usage::Running(0) });
+                reports.settlements.push(Settlement {
+                    reservation,
+                    usage: Usage::Running(0),
+                    report: None,
+                });
                 reports.renewed.push(*key);
             }
         }
@@ -222,7 +227,7 @@ impl Escrows {
     /// Notes that the store has applied reports, in a call that began at `called`. Returns whether
     /// there is more to report now.
     pub fn reported(&mut self, reports: &Reports, called: Timestamp, now: Timestamp) -> bool {
-        for Settlement { reservation, usage } in &reports.settlements {
+        for Settlement { reservation, usage, .. } in &reports.settlements {
             if *usage == Usage::Released {
                 self.leaving.remove(&reservation.id);
             }
@@ -280,6 +285,7 @@ impl Escrows {
                 histories: None,
                 shard,
                 route: None,
+                facts: None,
             };
             takes.push(reservation.clone());
             tracked.escrow = Some(Escrow { reservation, confirmed: None, is_used: false });
@@ -500,6 +506,7 @@ mod tests {
             histories: None,
             shard: None,
             route: None,
+            facts: None,
         }
     }
 

@@ -5,6 +5,7 @@ use crate::{
         counters::MOST,
         reservation::{Reservation, ReservationId},
         settlement::{Settlement, Usage},
+        usage_report::UsageReport,
     },
     room::Group,
 };
@@ -26,26 +27,29 @@ pub(super) struct LocalRequest {
     reservation: Reservation,
     covered: Covered,
     usage: Usage,
+    /// What was reported of its end.
+    report: Option<UsageReport>,
     /// Whether its usage has changed since it was last reported.
     has_changed: bool,
 }
 
 impl LocalRequest {
     pub(super) fn new(reservation: Reservation, covered: Covered) -> Self {
-        Self { reservation, covered, usage: Usage::Running(0), has_changed: true }
+        Self { reservation, covered, usage: Usage::Running(0), report: None, has_changed: true }
     }
 
     /// Notes a report of usage. Returns the same report for the replica's own counters.
-    pub(super) fn settle(&mut self, usage: Usage) -> Settlement {
+    pub(super) fn settle(&mut self, usage: Usage, report: Option<UsageReport>) -> Settlement {
         self.has_changed = true;
         self.usage = merged(self.usage, usage);
-        Settlement { reservation: self.covered.local.clone(), usage }
+        self.report = self.report.or(report);
+        Settlement { reservation: self.covered.local.clone(), usage, report }
     }
 
     /// Returns the report of the request for the store.
     pub(super) fn report(&mut self) -> Settlement {
         self.has_changed = false;
-        Settlement { reservation: self.reservation.clone(), usage: self.usage }
+        Settlement { reservation: self.reservation.clone(), usage: self.usage, report: self.report }
     }
 
     /// Whether the last report has all that is known.

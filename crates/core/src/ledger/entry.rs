@@ -1,0 +1,287 @@
+//! The entries of a chain: their texts, and the MACs of these.
+
+use serde::{Deserialize, Serialize};
+
+use super::{
+    calendar::{Day, Month},
+    keys::{LedgerKey, Mac},
+    rows::{Measures, RowKey},
+};
+use crate::{
+    limit::usage_report::{Basis, RequestEnding, TokenCounts},
+    time::rfc3339::Rfc3339,
+};
+
+/// The version of the texts that are written. A later version may have more members.
+pub const VERSION: u32 = 1;
+
+/// An entry of a chain.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Entry {
+    /// The version of the text.
+    pub v: u32,
+    /// The number of the chain.
+    pub chain: u32,
+    /// The number of the entry in its chain, from 1.
+    pub number: u64,
+    /// The MAC of the entry before it; zeros for the first one.
+    pub prev: Mac,
+    /// The name of the key that signed.
+    pub key: String,
+    /// When the request was settled, or the checkpoint made.
+    pub time: Rfc3339,
+    /// The replica that wrote the entry.
+    pub replica: String,
+    /// What the entry records.
+    #[serde(flatten)]
+    pub content: Content,
+}
+
+/// What an entry records.
+#[allow(clippy::large_enum_variant, reason = "nearly all entries are records")]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "kind", rename_all = "snake_case")]
+pub enum Content {
+    /// A settled request.
+    Usage(UsageRecord),
+    /// The sums of all entries before it.
+    Checkpoint(Checkpoint),
+}
+
+/// The record of a settled request.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct UsageRecord {
+    /// The id of the decision, as in the audit line.
+    pub decision: String,
+    /// The tenant of the request.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tenant: Option<String>,
+    /// The route of the request.
+    pub route: String,
+    /// The model, by its name in the policy.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub model: Option<String>,
+    /// The name of the person in the ledger.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub person: Option<String>,
+    /// What the record has of the person, sealed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sealed: Option<String>,
+    /// The tokens of the request: those that were charged.
+    pub tokens: u64,
+    /// The tokens that the server reported, by kind.
+    #[serde(flatten)]
+    pub kinds: TokenCounts,
+    /// How the request ended.
+    pub ending: RequestEnding,
+    /// Where the number of tokens comes from.
+    pub basis: Basis,
+    /// Whether this number is actual; otherwise it is estimated.
+    pub actual: bool,
+    /// The tokens that an earlier record of the same request has, which this one replaces: its end was
+    /// reported after it had been charged.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub corrects: Option<u64>,
+    /// The day that the record is booked on.
+    pub day: Day,
+    /// The month that it belongs to, where that was closed before.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub late_for: Option<Month>,
+}
+
+impl UsageRecord {
+    /// What the record adds to sums.
+    pub fn measures(&self) -> Measures {
+        let number = |count: u64| i64::try_from(count).unwrap_or(i64::MAX);
+        let kind = |count: Option<u64>| number(count.unwrap_or_default());
+        // An earlier record was that of a request without a report.
+        let before = number(self.corrects.unwrap_or_default());
+        let tokens = number(self.tokens);
+        let estimated = if self.actual { 0 } else { tokens };
+        Measures {
+            requests: i64::from(self.corrects.is_none()),
+            tokens: tokens.saturating_sub(before),
+            input: kind(self.kinds.input),
+            output: kind(self.kinds.output),
+            cached: kind(self.kinds.cached),
+            reasoning: kind(self.kinds.reasoning),
+            estimated: estimated.saturating_sub(before),
+        }
+    }
+
+    /// The row of sums that the record is counted in.
+    pub fn row(&self) -> RowKey {
+        RowKey::Of {
+            tenant: self.tenant.clone(),
+            model: self.model.clone(),
+            route: self.route.clone(),
+        }
+    }
+}
+
+/// A checkpoint: the sums of its chain, and what its writer knows of other chains.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Checkpoint {
+    /// The number of processes that have written the chain.
+    pub epoch: u64,
+    /// The usage records before it.
+    pub records: u64,
+    /// The sums of these records.
+    #[serde(flatten)]
+    pub sums: Measures,
+    /// The number of the first entry that the chain keeps: those before were removed, or will be. 1
+    /// where none was.
+    pub kept_from: u64,
+    /// How many of those that were removed had not been exported.
+    pub unexported: u64,
+    /// The last entries of other chains.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub others: Vec<Anchor>,
+}
+
+/// The last entry of another chain, as the writer of a checkpoint knows it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Anchor {
+    /// The number of the chain.
+    pub chain: u32,
+    /// The number of its last entry.
+    pub number: u64,
+    /// The MAC of this entry.
+    pub mac: Mac,
+}
+
+/// The text of an entry, and its MAC.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SignedEntry {
+    /// The text: a JSON object.
+    pub text: String,
+    /// The MAC of the text.
+    pub mac: Mac,
+}
+
+impl Entry {
+    /// Signs the entry with the key that it names.
+    pub fn sign(&self, key: &LedgerKey) -> SignedEntry {
+        // Texts and numbers have a JSON form.
+        let text = serde_json::to_string(self).unwrap_or_default();
+        let mac = key.mac(&text);
+        SignedEntry { text, mac }
+    }
+
+    /// Reads the text of an entry; `None` where it is none.
+    pub fn read(text: &str) -> Option<Self> {
+        serde_json::from_str(text).ok()
+    }
+}
+
+/// What is between the text of an entry and its MAC in a line of an export. What follows has no such
+/// member, and within a string the quotes are escaped. The ends of other chains have one before.
+const MAC_MEMBER: &str = ",\"mac\":\"";
+
+impl SignedEntry {
+    /// Returns the line of an export: the entry with its MAC as one more member, and the person if it
+    /// is known.
+    pub fn line(&self, person: Option<&super::person::Person>) -> String {
+        let open = self.text.strip_suffix('}').unwrap_or(&self.text);
+        let mut line = format!("{open}{MAC_MEMBER}{}\"", self.mac);
+        if let Some(person) = person {
+            line.push_str(",\"who\":");
+            line.push_str(&serde_json::to_string(person).unwrap_or_default());
+        }
+        line.push('}');
+        line
+    }
+
+    /// Reads a line of an export; `None` where it is none.
+    pub fn of_line(line: &str) -> Option<(Self, Option<super::person::Person>)> {
+        #[derive(Deserialize)]
+        struct Added {
+            mac: Mac,
+            who: Option<super::person::Person>,
+        }
+        let (open, _) = line.rsplit_once(MAC_MEMBER)?;
+        let Added { mac, who } = serde_json::from_str(line).ok()?;
+        Some((Self { text: format!("{open}}}"), mac }, who))
+    }
+}
+
+#[cfg(test)]
+pub(super) mod tests {
+    use super::*;
+    use crate::{
+        ledger::{keys::LedgerKeys, person::Person},
+        secret::Secret,
+        time::Timestamp,
+    };
+
+    pub(in crate::ledger) fn keys() -> LedgerKeys {
+        LedgerKeys::new(vec![("k".to_owned(), Secret::new(vec![1; 32]))]).unwrap()
+    }
+
+    fn record() -> Entry {
+        Entry {
+            v: VERSION,
+            chain: 1,
+            number: 2,
+            prev: Mac::default(),
+            key: "k".to_owned(),
+            time: Rfc3339(Timestamp::from_secs(1_800_000_000)),
+            replica: "r".to_owned(),
+            content: Content::Usage(UsageRecord {
+                decision: "d".into(),
+                tenant: Some("acme".into()),
+                route: "chat".into(),
+                model: None,
+                person: Some("p".into()),
+                sealed: None,
+                tokens: 7,
+                kinds: TokenCounts { input: Some(3), ..TokenCounts::default() },
+                ending: RequestEnding::Complete,
+                basis: Basis::Reported,
+                actual: true,
+                corrects: None,
+                day: "2027-01-15".parse().unwrap(),
+                late_for: None,
+            }),
+        }
+    }
+
+    #[test]
+    fn the_text_of_a_record_is_a_contract() {
+        let text = record().sign(keys().first()).text;
+        let zeros = "A".repeat(43);
+        let expected = format!(
+            "{{\"v\":1,\"chain\":1,\"number\":2,\"prev\":\"{zeros}\",\"key\":\"k\",\
+             \"time\":\"2027-01-15T08:00:00.000000Z\",\"replica\":\"r\",\"kind\":\"usage\",\
+             \"decision\":\"d\",\"tenant\":\"acme\",\"route\":\"chat\",\"person\":\"p\",\
+             \"tokens\":7,\"input\":3,\"ending\":\"complete\",\"basis\":\"reported\",\
+             \"actual\":true,\"day\":\"2027-01-15\"}}"
+        );
+        assert_eq!(text, expected);
+        assert_eq!(Entry::read(&text), Some(record()));
+        // A later version may have more members.
+        assert_eq!(
+            Entry::read(&text.replace("\"tokens\"", "\"cost\":1,\"tokens\"")),
+            Some(record())
+        );
+    }
+
+    #[test]
+    fn a_line_of_an_export_has_the_signed_text() {
+        let signed = record().sign(keys().first());
+        let person = Person { subject: Some("a,\"mac\":\"b".into()), ..Person::default() };
+        for person in [None, Some(person)] {
+            let line = signed.line(person.as_ref());
+            assert!(serde_json::from_str::<serde_json::Value>(&line).is_ok(), "{line}");
+            assert_eq!(SignedEntry::of_line(&line), Some((signed.clone(), person)));
+        }
+        let others = vec![Anchor { chain: 2, number: 3, mac: Mac::default() }];
+        let sums = Measures::default();
+        let checkpoint =
+            Checkpoint { epoch: 1, records: 1, sums, kept_from: 1, unexported: 0, others };
+        let entry = Entry { content: Content::Checkpoint(checkpoint), ..record() };
+        let signed = entry.sign(keys().first());
+        assert_eq!(SignedEntry::of_line(&signed.line(None)), Some((signed.clone(), None)));
+        assert_eq!(SignedEntry::of_line(&signed.text), None);
+    }
+}

@@ -1,0 +1,115 @@
+use super::*;
+use crate::{
+    ledger::entry::tests::keys,
+    limit::usage_report::{RequestEnding, TokenCounts},
+};
+
+/// A request of a tenant that used tokens, settled at a moment.
+pub(in crate::ledger) fn pending(decision: &str, tokens: u64, at: u64) -> PendingRecord {
+    PendingRecord {
+        facts: RequestFacts {
+            decision_id: decision.to_owned(),
+            route: "chat".into(),
+            tenant: Some("acme".into()),
+            subject: Some("alice".into()),
+            ..RequestFacts::default()
+        },
+        report: Some(UsageReport {
+            ending: RequestEnding::Complete,
+            basis: Basis::Reported,
+            tokens: TokenCounts { input: Some(tokens), ..TokenCounts::default() },
+        }),
+        tokens,
+        corrects: None,
+        at: Timestamp::from_secs(at),
+    }
+}
+
+/// Noon of the day 2026-11-30 in UTC.
+pub(in crate::ledger) const NOON: u64 = 1_796_040_000;
+
+fn record(signed: &SignedEntry) -> UsageRecord {
+    match Entry::read(&signed.text).unwrap().content {
+        Content::Usage(record) => record,
+        Content::Checkpoint(checkpoint) => panic!("{checkpoint:?}"),
+    }
+}
+
+#[test]
+fn entries_are_numbered_and_linked_and_summed_up() {
+    let (keys, calendar) = (keys(), Calendar::of("UTC"));
+    let mut batch = Batch::after(ChainTail::empty(3), keys.first(), &calendar, "r", None);
+    batch.take_over(Timestamp::from_secs(NOON), Vec::new());
+    for number in 1..=3 {
+        let at = if number == 3 { NOON + 3600 } else { NOON };
+        batch.add(&pending("d", number, at), Some(PersonKey([1; 32])), [0; 12]);
+    }
+    let read: Vec<Entry> =
+        batch.entries.iter().map(|signed| Entry::read(&signed.text).unwrap()).collect();
+    assert_eq!(read.iter().map(|entry| entry.number).collect::<Vec<_>>(), [1, 2, 3, 4]);
+    assert_eq!(read[3].prev, batch.entries[2].mac);
+    let tokens = |period| {
+        let rows = batch.additions.iter().filter(|((of, _), _)| *of == period);
+        rows.map(|(_, measures)| measures.tokens).collect::<Vec<_>>()
+    };
+    assert_eq!(tokens(Period::Hour(NOON)), [3]);
+    assert_eq!(tokens(Period::Hour(NOON + 3600)), [3]);
+    assert_eq!(tokens(Period::Day("2026-11-30".parse().unwrap())), [6]);
+    let numbered: Vec<_> = (1..).zip(batch.entries.clone()).collect();
+    let tail = batch.into_tail();
+    assert_eq!((tail.records, tail.sums.tokens, tail.epoch), (3, 6, 1));
+    assert_eq!(ChainTail::of(3, &numbered), tail);
+}
+
+#[test]
+fn a_correction_replaces_the_tokens_of_the_record_before_it() {
+    let (keys, calendar) = (keys(), Calendar::of("UTC"));
+    let mut batch = Batch::after(ChainTail::empty(1), keys.first(), &calendar, "r", None);
+    let expired = PendingRecord { report: None, ..pending("d", 500, NOON) };
+    batch.add(&expired, None, [0; 12]);
+    batch.add(&PendingRecord { corrects: Some(500), ..pending("d", 120, NOON) }, None, [0; 12]);
+    let sums = batch.tail().sums;
+    assert_eq!((sums.requests, sums.tokens, sums.estimated, sums.input), (1, 120, 0, 120));
+    // The first checkpoint is behind the first record of a chain without one.
+    let first = record(&batch.entries[0]);
+    assert_eq!(
+        (first.actual, first.basis, first.ending),
+        (false, Basis::Hold, RequestEnding::Unreported)
+    );
+    assert_eq!(record(&batch.entries[2]).corrects, Some(500));
+}
+
+#[test]
+fn a_fixed_charge_is_recorded_whatever_was_reported() {
+    let (keys, calendar) = (keys(), Calendar::of("UTC"));
+    let mut batch = Batch::after(ChainTail::empty(1), keys.first(), &calendar, "r", None);
+    let mut fixed = PendingRecord { report: None, ..pending("d", 0, NOON) };
+    fixed.facts.fixed = Some(50_000);
+    batch.add(&fixed, None, [0; 12]);
+    let record = record(&batch.entries[0]);
+    assert_eq!((record.tokens, record.basis, record.actual), (50_000, Basis::Fixed, true));
+}
+
+#[test]
+fn a_record_of_a_closed_month_is_booked_in_the_open_one() {
+    let (keys, calendar) = (keys(), Calendar::of("UTC"));
+    let closed = Some("2026-11".parse().unwrap());
+    let mut batch = Batch::after(ChainTail::empty(1), keys.first(), &calendar, "r", closed);
+    batch.add(&pending("d", 5, NOON), None, [0; 12]);
+    let record = record(&batch.entries[0]);
+    assert_eq!(record.day.to_string(), "2026-12-01");
+    assert_eq!(record.late_for, closed);
+    let day = Period::Day("2026-12-01".parse().unwrap());
+    assert!(batch.additions.keys().any(|(period, _)| *period == day));
+}
+
+#[test]
+fn a_checkpoint_follows_a_thousand_records() {
+    let (keys, calendar) = (keys(), Calendar::of("UTC"));
+    let mut batch = Batch::after(ChainTail::empty(1), keys.first(), &calendar, "r", None);
+    batch.take_over(Timestamp::from_secs(NOON), Vec::new());
+    (0..2500).for_each(|_| batch.add(&pending("d", 1, NOON), None, [0; 12]));
+    let checkpoints = batch.entries.iter().filter(|signed| signed.text.contains("\"checkpoint\""));
+    assert_eq!(checkpoints.count(), 3);
+    assert_eq!(batch.entries.len(), 2503);
+}

@@ -1,0 +1,71 @@
+//! The ledger of a configuration.
+
+use std::path::Path;
+
+use anyhow::{anyhow, bail};
+use tokio_util::sync::CancellationToken;
+use tollgate_core::{
+    admission::Outage,
+    ledger::{calendar::Calendar, config::LedgerConfig, keys::LedgerKeys},
+    time::Span,
+};
+
+use crate::{
+    cli::config_file,
+    secrets,
+    store::{Redis, RedisConfig, Store as _, StoreConfig},
+};
+
+/// The deadline of a call, longer than that of a check: an operator waits.
+const DEADLINE: Span = Span::from_secs(1);
+
+/// The entries that are read at once.
+pub(super) const PAGE: usize = 500;
+
+/// An opened ledger.
+pub(super) struct Place {
+    pub(super) redis: Redis,
+    pub(super) config: LedgerConfig,
+    pub(super) calendar: Calendar,
+}
+
+impl Place {
+    /// Opens the ledger of the configuration at `path`. Call it inside a runtime.
+    ///
+    /// # Errors
+    /// The configuration has errors, or no ledger.
+    pub(super) fn open(path: &Path) -> anyhow::Result<Self> {
+        let loaded = config_file::load(path)?;
+        let (Some(config), StoreConfig::Redis(store)) =
+            (loaded.policy.ledger, &loaded.file.server.store)
+        else {
+            bail!("`{}` keeps no ledger: add the section `ledger`", path.display());
+        };
+        let store = RedisConfig { deadline: DEADLINE, ..(**store).clone() };
+        let redis = Redis::open(&store, CancellationToken::new())?;
+        let calendar = Calendar::of(&config.time_zone);
+        Ok(Self { redis, config, calendar })
+    }
+
+    /// Reads the keys of the ledger.
+    ///
+    /// # Errors
+    /// A key cannot be read.
+    pub(super) fn keys(&self) -> anyhow::Result<LedgerKeys> {
+        let mut keys = Vec::with_capacity(self.config.keys.len());
+        for (index, key) in self.config.keys.iter().enumerate() {
+            let secret = secrets::resolve_blocking(&key.secret)
+                .map_err(|error| anyhow!("ledger.keys[{index}].secret: {error}"))?;
+            keys.push((key.id.clone(), secret));
+        }
+        Ok(LedgerKeys::new(keys)?)
+    }
+
+    /// Words a call that Redis did not answer.
+    pub(super) fn unavailable(&self, outage: Outage) -> anyhow::Error {
+        match self.redis.status().last_error {
+            Some(cause) => anyhow!("the store is not available ({}): {cause}", outage.label()),
+            None => anyhow!("the store is not available ({})", outage.label()),
+        }
+    }
+}

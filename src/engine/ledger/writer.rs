@@ -1,0 +1,358 @@
+//! The writer of a chain.
+
+use std::sync::Arc;
+
+use tollgate_core::{
+    admission::Outage,
+    ledger::{
+        calendar::Month,
+        entry::Anchor,
+        keys::LedgerKeys,
+        person::Person,
+        rows::Additions,
+        writer::{Batch, ChainTail, PendingRecord},
+    },
+    time::{Span, Timestamp},
+};
+
+use super::{LedgerInForce, LedgerSlot, maintenance};
+use crate::{
+    observe::metrics::Metrics,
+    store::{Append, Appended, ChainState, Ownership, Redis},
+};
+
+/// The most records in one call.
+const BATCH: usize = 128;
+
+/// The time after which a process without records shows that it is there.
+const SEEN: Span = Span::from_secs(15);
+
+/// The time between two rounds of maintenance.
+const MAINTENANCE: Span = Span::from_secs(30);
+
+/// The time after which a checkpoint follows the last record.
+const CHECKPOINT: Span = Span::from_secs(600);
+
+/// What a round came to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Round {
+    /// There may be more pending records now.
+    More,
+    /// There is nothing to do now.
+    Idle,
+}
+
+/// Writes the chain of this process: numbers, chains and signs its pending records.
+pub struct Writer {
+    pub(super) redis: Arc<Redis>,
+    slot: LedgerSlot,
+    pub(super) metrics: Arc<Metrics>,
+    pub(super) replica: String,
+    /// The name of this process among those that write chains.
+    pub(super) owner: String,
+    chain: Option<OwnChain>,
+    maintained: Option<Timestamp>,
+}
+
+/// The chain that this process writes.
+#[derive(Clone, Debug)]
+pub(super) struct OwnChain {
+    pub(super) tail: ChainTail,
+    pub(super) closed: Option<Month>,
+    /// Whether the last call had no answer: the end of the chain is read again.
+    is_uncertain: bool,
+    seen: Timestamp,
+    checkpointed: Timestamp,
+}
+
+impl std::fmt::Debug for Writer {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Writer").field("chain", &self.chain).finish_non_exhaustive()
+    }
+}
+
+/// The time between two moments; none where the clock was set back.
+fn since(earlier: Timestamp, now: Timestamp) -> Span {
+    Span::from_micros(now.micros().saturating_sub(earlier.micros()))
+}
+
+impl Writer {
+    /// A writer without a chain.
+    pub fn new(
+        redis: Arc<Redis>,
+        slot: LedgerSlot,
+        metrics: Arc<Metrics>,
+        replica: String,
+    ) -> Self {
+        let owner = format!("{:032x}", rand::random::<u128>());
+        Self { redis, slot, metrics, replica, owner, chain: None, maintained: None }
+    }
+
+    /// Counts a round that failed.
+    pub(super) fn count_failure(&self) {
+        self.metrics.ledger().failed();
+    }
+
+    /// Makes the records of some pending records, and what else is due.
+    ///
+    /// # Errors
+    /// The store does not answer. The next round continues.
+    pub async fn round(&mut self, now: Timestamp) -> Result<Round, Outage> {
+        let ledger = self.slot.load_full();
+        let Some(ledger) = ledger else {
+            self.redis.keep_ledger(None);
+            self.chain = None;
+            return Ok(Round::Idle);
+        };
+        let Some(keys) = &ledger.keys else {
+            // What settles meanwhile is pending.
+            self.redis.keep_ledger(Some(self.chain.as_ref().map_or(0, |own| own.tail.chain)));
+            return Ok(Round::Idle);
+        };
+        let mut own = match self.chain.take() {
+            Some(own) if own.is_uncertain => self.read_again(own).await?,
+            Some(own) => own,
+            None => {
+                let Some(own) = self.take_over(&ledger, keys, now).await? else {
+                    return Ok(Round::More);
+                };
+                own
+            }
+        };
+        match self.write(&ledger, keys, &mut own, now).await {
+            Ok(Some(round)) => {
+                let maintained = self.maintain(&ledger, keys, &mut own, now).await;
+                // It may have appended to this chain.
+                own.is_uncertain = maintained.is_err();
+                self.chain = Some(own);
+                maintained.map(|()| round)
+            }
+            Ok(None) => Ok(Round::More),
+            Err(outage) => {
+                own.is_uncertain = true;
+                self.chain = Some(own);
+                Err(outage)
+            }
+        }
+    }
+
+    /// Writes what is pending. `None`: another process has the chain.
+    async fn write(
+        &self,
+        ledger: &LedgerInForce,
+        keys: &LedgerKeys,
+        own: &mut OwnChain,
+        now: Timestamp,
+    ) -> Result<Option<Round>, Outage> {
+        let pending = self.redis.pending(own.tail.chain, BATCH).await?;
+        let is_checkpoint_due =
+            own.tail.number > own.tail.checkpoint && since(own.checkpointed, now) >= CHECKPOINT;
+        if pending.is_empty() && !is_checkpoint_due && since(own.seen, now) < SEEN {
+            return Ok(Some(Round::Idle));
+        }
+        let records: Vec<&PendingRecord> =
+            pending.iter().filter_map(|entry| entry.record.as_ref()).collect();
+        let unreadable = pending.len() - records.len();
+        if unreadable > 0 {
+            tracing::error!(
+                records = unreadable,
+                "pending records cannot be read and are removed: another program wrote them"
+            );
+            self.metrics.ledger().unreadable(unreadable);
+        }
+        let persons: Vec<Option<String>> = records
+            .iter()
+            .map(|record| Some(Person::of(&record.facts)?.name(keys.first())))
+            .collect();
+        let names: Vec<&str> = persons.iter().flatten().map(String::as_str).collect();
+        let mut parts = self.redis.person_keys(&names, rand::random).await?.into_iter();
+        let (key, tail) = (keys.first(), own.tail.clone());
+        let mut batch = Batch::after(tail, key, &ledger.calendar, &self.replica, own.closed);
+        for (record, person) in records.iter().zip(&persons) {
+            let part = person.as_ref().and_then(|_| parts.next());
+            batch.add(record, part, rand::random());
+        }
+        if is_checkpoint_due {
+            batch.checkpoint(now, self.anchors(own.tail.chain).await?);
+        }
+        let ids: Vec<String> = pending.iter().map(|entry| entry.id.clone()).collect();
+        let append = Append {
+            owner: &self.owner,
+            ownership: Ownership::Own,
+            chain: own.tail.chain,
+            last: own.tail.number,
+            closed: own.closed,
+            entries: &batch.entries,
+            pending: &ids,
+            additions: &batch.additions,
+            max_rows: ledger.config.max_rows,
+            kept_from: 0,
+        };
+        match self.redis.append(append).await? {
+            Appended::Done { last } => {
+                self.note_gap(&own.tail, last);
+                self.metrics.ledger().recorded(records.len());
+                own.seen = now;
+                let tail = batch.into_tail();
+                if tail.checkpoint > own.tail.checkpoint {
+                    own.checkpointed = now;
+                }
+                own.tail = tail;
+                let is_full = pending.len() == BATCH;
+                Ok(Some(if is_full { Round::More } else { Round::Idle }))
+            }
+            Appended::Closed => {
+                own.closed = self.redis.closed_month().await?;
+                Ok(Some(Round::More))
+            }
+            Appended::NotPending => Ok(Some(Round::More)),
+            Appended::NotOwner | Appended::Ahead => {
+                tracing::warn!(
+                    chain = own.tail.chain,
+                    "another process has written the chain of the ledger, another one is claimed"
+                );
+                Ok(None)
+            }
+        }
+    }
+
+    /// Counts and logs entries that this process has written, and that Redis does not have.
+    pub(super) fn note_gap(&self, tail: &ChainTail, last: u64) {
+        let lost = tail.number.saturating_sub(last);
+        if lost > 0 {
+            self.metrics.ledger().lost(lost);
+            tracing::error!(
+                chain = tail.chain,
+                entries = lost,
+                "the store has lost the last entries of the ledger, by a failover or otherwise; the \
+                 chain goes on behind the gap, which `tollgate usage verify` shows"
+            );
+        }
+    }
+
+    /// Claims a chain, and adds its first checkpoint. `None`: it was taken by another process.
+    async fn take_over(
+        &self,
+        ledger: &LedgerInForce,
+        keys: &LedgerKeys,
+        now: Timestamp,
+    ) -> Result<Option<OwnChain>, Outage> {
+        let chain = self.redis.claim_chain(&self.owner).await?;
+        let mut tail = ChainTail::of(chain, &self.redis.last_entries(chain).await?);
+        let chains = self.redis.chains().await?;
+        // The end that is noted beside the chain is ahead of it where entries were removed: their
+        // numbers are not used again.
+        let end = chains.iter().find(|state| state.chain == chain).and_then(|state| state.end);
+        let last = tail.number;
+        if let Some((number, mac)) = end.filter(|(number, _)| *number > tail.number) {
+            (tail.number, tail.mac) = (number, mac);
+            self.note_gap(&tail, last);
+        }
+        let closed = self.redis.closed_month().await?;
+        let (before, others) = (tail.number, anchors_of(&chains, chain));
+        let key = keys.first();
+        let mut batch = Batch::after(tail, key, &ledger.calendar, &self.replica, closed);
+        batch.take_over(now, others);
+        let append = Append {
+            owner: &self.owner,
+            ownership: Ownership::Own,
+            chain,
+            last: before,
+            closed,
+            entries: &batch.entries,
+            pending: &[],
+            additions: &Additions::new(),
+            max_rows: ledger.config.max_rows,
+            kept_from: 0,
+        };
+        if !matches!(self.redis.append(append).await?, Appended::Done { .. }) {
+            return Ok(None);
+        }
+        self.redis.keep_ledger(Some(chain));
+        let _moved = self.redis.adopt_pending(0, chain).await?;
+        let tail = batch.into_tail();
+        tracing::info!(chain, from = tail.number, "the ledger is written");
+        let (seen, checkpointed) = (now, now);
+        Ok(Some(OwnChain { tail, closed, is_uncertain: false, seen, checkpointed }))
+    }
+
+    /// Reads the end of the chain after a call without an answer, which may have been applied.
+    async fn read_again(&mut self, mut own: OwnChain) -> Result<OwnChain, Outage> {
+        let read = async {
+            let entries = self.redis.last_entries(own.tail.chain).await?;
+            Ok((ChainTail::of(own.tail.chain, &entries), self.redis.closed_month().await?))
+        };
+        match read.await {
+            Ok((tail, closed)) => {
+                // An end that is behind is one that Redis has lost: the next call counts it.
+                if tail.number >= own.tail.number {
+                    own.tail = tail;
+                }
+                own.closed = closed;
+                own.is_uncertain = false;
+                Ok(own)
+            }
+            Err(outage) => {
+                self.chain = Some(own);
+                Err(outage)
+            }
+        }
+    }
+
+    async fn maintain(
+        &mut self,
+        ledger: &LedgerInForce,
+        keys: &LedgerKeys,
+        own: &mut OwnChain,
+        now: Timestamp,
+    ) -> Result<(), Outage> {
+        if self.maintained.is_some_and(|at| at <= now && since(at, now) < MAINTENANCE) {
+            return Ok(());
+        }
+        self.maintained = Some(now);
+        maintenance::run(self, ledger, keys, own, now).await
+    }
+
+    /// The ends of all chains but one.
+    async fn anchors(&self, but: u32) -> Result<Vec<Anchor>, Outage> {
+        Ok(anchors_of(&self.redis.chains().await?, but))
+    }
+
+    /// Makes the records of all that is pending, and gives the chain up with a checkpoint.
+    pub async fn close(&mut self, now: Timestamp) {
+        while let Ok(Round::More) = self.round(now).await {}
+        let (Some(ledger), Some(own)) = (self.slot.load_full(), self.chain.take()) else { return };
+        let Some(keys) = &ledger.keys else { return };
+        let Ok(others) = self.anchors(own.tail.chain).await else { return };
+        let (tail, key) = (own.tail.clone(), keys.first());
+        let mut batch = Batch::after(tail, key, &ledger.calendar, &self.replica, own.closed);
+        if own.tail.number > own.tail.checkpoint {
+            batch.checkpoint(now, others);
+        }
+        let append = Append {
+            owner: &self.owner,
+            ownership: Ownership::Release,
+            chain: own.tail.chain,
+            last: own.tail.number,
+            closed: own.closed,
+            entries: &batch.entries,
+            pending: &[],
+            additions: &Additions::new(),
+            max_rows: ledger.config.max_rows,
+            kept_from: 0,
+        };
+        // A chain that is not given up is free a minute later.
+        let _given_up = self.redis.append(append).await;
+    }
+}
+
+/// The ends of all chains but one, those that were written last first.
+pub(super) fn anchors_of(chains: &[ChainState], but: u32) -> Vec<Anchor> {
+    let mut others: Vec<&ChainState> = chains.iter().filter(|state| state.chain != but).collect();
+    others.sort_by_key(|state| std::cmp::Reverse(state.seen));
+    let anchor = |state: &&ChainState| {
+        let (number, mac) = state.end?;
+        Some(Anchor { chain: state.chain, number, mac })
+    };
+    others.iter().filter_map(anchor).collect()
+}
