@@ -122,6 +122,11 @@ impl Place {
     fn under_load(&self, restarts: impl FnOnce(&Load)) -> Vec<String> {
         let load = Load::default();
         let token = self.token();
+        // A first process without a predecessor listens before it has keys.
+        until("readiness", || {
+            let reply = chat(&token).try_send(self.envoy.port)?;
+            (reply.status == 200).then_some(())
+        });
         std::thread::scope(|scope| {
             for _ in 0..3 {
                 scope.spawn(|| {

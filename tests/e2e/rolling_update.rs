@@ -78,6 +78,15 @@ impl InService {
         }
     }
 
+    /// Waits until a replica refuses a token. Until then it may allow it, which is counted too.
+    fn until_revoked(&self, replica: &Replica, token: &str) {
+        until("the revocation", || {
+            let status = replica.check(token);
+            self.allowed.fetch_add(u64::from(status == 200), Relaxed);
+            (status == 401).then_some(())
+        });
+    }
+
     fn progress(&self) {
         let before = self.allowed.load(Relaxed);
         until("more checks", || {
@@ -102,10 +111,10 @@ fn replaced_under_load(from: Version, to: Version, store: &str) {
     let mut old: Vec<Replica> = (0..2).map(|_| fleet.start(from, store, limit)).collect();
     let (alice, bob, carol) = (fleet.token("alice"), fleet.token("bob"), fleet.token("carol"));
     old[0].change("POST", "bob");
-    for replica in &old {
-        until("the revocation", || (replica.check(&bob) == 401).then_some(()));
-    }
     let load = InService::default();
+    for replica in &old {
+        load.until_revoked(replica, &bob);
+    }
     load.ports.lock().unwrap().extend(old.iter().map(|replica| replica.port));
     let mut new: Vec<Replica> = Vec::new();
     std::thread::scope(|scope| {
@@ -116,7 +125,7 @@ fn replaced_under_load(from: Version, to: Version, store: &str) {
         load.progress();
         while let Some(leaving) = old.pop() {
             let arriving = fleet.start(to, store, limit);
-            until("the revocation", || (arriving.check(&bob) == 401).then_some(()));
+            load.until_revoked(&arriving, &bob);
             let mut ports = load.ports.lock().unwrap();
             ports.push(arriving.port);
             ports.retain(|port| *port != leaving.port);
@@ -127,7 +136,7 @@ fn replaced_under_load(from: Version, to: Version, store: &str) {
             // The versions are mixed after the first one.
             if let Some(staying) = old.first() {
                 new[0].change("POST", "carol");
-                until("the revocation", || (staying.check(&carol) == 401).then_some(()));
+                load.until_revoked(staying, &carol);
             }
         }
     });
