@@ -99,8 +99,12 @@ function read(r, piece, flags) {
             readDocument(piece, flags.last);
         }
     } catch (error) {
+        // What was read may be a part. Without a count the request is charged what it holds.
         r.warn(`the usage of a response could not be read: ${error}`);
         form = 'unread';
+        usage = null;
+        events = {};
+        eachEvent = false;
     }
     const now = Date.now();
     shownAt = shownAt || now;

@@ -87,7 +87,10 @@ impl Watch {
         let has_usage = self.scanner.read(piece);
         let whole = self.events.push(piece);
         self.held_until = self.events.holds().then(|| Instant::now() + HELD);
-        let tokens = has_usage.then(|| usage::of_members(self.scanner.members()).tokens).flatten();
+        // A count at the end of a stream comes too late: all of the answer has been forwarded.
+        let reading = has_usage.then(|| usage::of_members(self.scanner.members()));
+        let reading = reading.filter(|it| it.is_continuous || it.has_usage_in_each_event);
+        let tokens = reading.and_then(|reading| reading.tokens);
         let is_beyond = tokens.zip(self.most).is_some_and(|(tokens, most)| tokens > most);
         (whole, is_beyond.then_some(Reason::BudgetExhausted))
     }
