@@ -53,12 +53,14 @@
 
 mod api_keys;
 mod authorities;
+mod ban_writer;
 mod body_pool;
 pub mod check;
 mod deadline;
 mod key_watch;
 pub mod ledger;
 pub mod live;
+mod network_bans;
 mod nonce_keys;
 mod policy_worker;
 pub mod readiness;
@@ -97,6 +99,7 @@ use tollgate_core::{
 use self::{
     api_keys::ApiKeyFile,
     authorities::ClientAuthorities,
+    ban_writer::BanWriter,
     check::{CheckBounds, Checker, Clock},
     key_watch::KeyWatch,
     ledger::{LedgerSecrets, LedgerTask},
@@ -268,6 +271,7 @@ impl Engine {
             clock,
             CheckBounds { max_body: server.body.max.0, max_in_flight: server.body.max_in_flight.0 },
         ));
+        let proxies = server.listen.trusted_proxies();
         let admin_credentials = Arc::new(ArcSwap::from_pointee(server.listen.credentials()));
         let reporters = Arc::new(ArcSwap::from_pointee(server.listen.reporters()));
         let reloader = Reloader::new(
@@ -284,6 +288,8 @@ impl Engine {
         let redis = store.redis().map(Arc::clone);
         let watch = KeyWatch::new(Arc::clone(&live), Arc::clone(&observer), redis);
         tasks.spawn(watch.run());
+        let writer = BanWriter::new(Arc::clone(&live), Arc::clone(&store.store), proxies);
+        tasks.spawn(writer.run());
         Ok(Self {
             checker,
             readiness: Arc::new(Readiness::new(Arc::clone(&live), Arc::clone(&store))),

@@ -4,7 +4,7 @@
 //! budget of the two. The hash has a random seed, so that no client can choose whose cells it uses up.
 
 use std::{
-    hash::{BuildHasher as _, RandomState},
+    hash::{BuildHasher as _, Hash, RandomState},
     net::{IpAddr, Ipv4Addr, Ipv6Addr},
     sync::atomic::{AtomicU64, Ordering::Relaxed},
     time::Duration,
@@ -12,7 +12,7 @@ use std::{
 
 /// The cells of a row, 256 KiB in all. A client with many networks would have to send 50 lookups a
 /// second for each of as many cells to use up the budgets of others: 800 000.
-const CELLS: usize = 16_384;
+pub(crate) const CELLS: usize = 16_384;
 
 /// The budgets of all networks.
 #[derive(Debug)]
@@ -29,19 +29,25 @@ pub(crate) struct NetworkBudget {
 impl NetworkBudget {
     /// Creates the budgets of networks that may make this number of lookups in a second, and at once.
     pub(crate) fn new(per_second: u64, burst: u64) -> Self {
-        let row = || (0..CELLS).map(|_| AtomicU64::new(0)).collect();
-        Self {
-            rows: [row(), row()],
-            seed: RandomState::new(),
-            interval: 1_000_000 / per_second.max(1),
-            burst,
-        }
+        Self::with_interval(1_000_000 / per_second.max(1), burst, CELLS)
+    }
+
+    /// Creates the budgets of networks that may make one lookup in this time, in microseconds, and this
+    /// number at once, in rows of `cells`.
+    pub(crate) fn with_interval(interval: u64, burst: u64, cells: usize) -> Self {
+        let row = || (0..cells).map(|_| AtomicU64::new(0)).collect();
+        Self { rows: [row(), row()], seed: RandomState::new(), interval, burst }
     }
 
     /// Takes a lookup from the budget of the network of a client, at `now` since a fixed moment.
     /// Returns whether there was one. Clients whose address is not known are one network.
     pub(crate) fn take(&self, client: Option<IpAddr>, now: Duration) -> bool {
-        let hash = self.seed.hash_one(client.map(network));
+        self.take_for(client.map(network), now)
+    }
+
+    /// Takes a lookup from the budget of whatever `key` identifies, likewise.
+    pub(crate) fn take_for(&self, key: impl Hash, now: Duration) -> bool {
+        let hash = self.seed.hash_one(key);
         let [first, second] = &self.rows;
         let (Some(first), Some(second)) = (cell(first, hash), cell(second, hash >> 32)) else {
             return false;
@@ -68,7 +74,7 @@ pub(crate) fn network(address: IpAddr) -> IpAddr {
 
 /// The cell that the lowest bits of a hash select.
 fn cell(row: &[AtomicU64], hash: u64) -> Option<&AtomicU64> {
-    row.get(usize::try_from(hash).unwrap_or(usize::MAX) % CELLS)
+    row.get(usize::try_from(hash).unwrap_or(usize::MAX).checked_rem(row.len())?)
 }
 
 #[cfg(test)]

@@ -12,6 +12,7 @@ mod error;
 pub mod expect;
 mod file;
 mod keys;
+mod known;
 mod ledger;
 mod mint;
 mod proof;

@@ -38,7 +38,7 @@ use tollgate_core::{
 };
 
 pub use self::{
-    ban::{BanQuery, InvalidBan, NEVER, NewBan, until},
+    ban::{AutomaticBan, BanQuery, BegunBan, InvalidBan, NEVER, NewBan, until},
     config::{
         LocalConfig, MemoryConfig, RedisConfig, RedisUrl, RedisUrlError, ReplicateConfig,
         SentinelConfig, StoreConfig,
@@ -158,7 +158,15 @@ pub trait Store: Send + Sync {
     /// The store does not answer. Banning again does no harm.
     fn ban<'a>(&'a self, ban: &'a NewBan) -> BoxFuture<'a, Result<Entry, Outage>>;
 
-    /// Lifts a ban. Returns whether it was in force.
+    /// Begins the automatic ban of a network, unless one is in force. It lasts twice as long as the one
+    /// before, where that is remembered. Returns the ban that holds.
+    ///
+    /// # Errors
+    /// The store does not answer. Beginning it again does no harm.
+    fn begin_ban<'a>(&'a self, ban: &'a AutomaticBan) -> BoxFuture<'a, Result<BegunBan, Outage>>;
+
+    /// Lifts the bans of a target; of a network also the automatic one, whose next one is a first one
+    /// then. Returns whether one was in force.
     ///
     /// # Errors
     /// The store does not answer.

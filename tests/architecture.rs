@@ -13,7 +13,7 @@ use std::{
 /// For each module of the root package, the modules it may import. A file belongs to the longest
 /// name here that its module path begins with. Each permission is used, and there is no cycle. The
 /// core may be imported by all.
-const MAY: [(&str, &[&str]); 33] = [
+const MAY: [(&str, &[&str]); 34] = [
     ("lib", &[]),
     ("main", &["cli"]),
     (
@@ -58,6 +58,7 @@ const MAY: [(&str, &[&str]); 33] = [
             "credential",
             "engine::check",
             "engine::live",
+            "engine::network_bans",
             "engine::settler",
             "observe",
             "secrets",
@@ -103,6 +104,7 @@ const MAY: [(&str, &[&str]); 33] = [
         "engine::live",
         &[
             "credential",
+            "engine::network_bans",
             "engine::policy_worker",
             "engine::refusals",
             "engine::usage_histories",
@@ -110,6 +112,7 @@ const MAY: [(&str, &[&str]); 33] = [
         ],
     ),
     ("engine::policy_worker", &[]),
+    ("engine::network_bans", &["network_budget", "observe"]),
     ("engine::refusals", &[]),
     ("engine::usage_histories", &[]),
     (

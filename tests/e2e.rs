@@ -5,6 +5,7 @@ mod accuracy;
 mod admin_api;
 mod allow;
 mod api_keys;
+mod automatic_bans;
 mod bans;
 mod browsers;
 mod budgets;

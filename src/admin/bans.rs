@@ -11,7 +11,7 @@ use http_body_util::Full;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 use tollgate_core::{
-    ban::{Kind, Target, network_of_key, parse_network},
+    ban::{Kind, Target, automatic_network_of_key, network_of_key, parse_network},
     identity::KeyId,
     time::{Span, Timestamp},
 };
@@ -349,7 +349,9 @@ pub(crate) fn listed(entry: &Entry) -> ListedBan {
     ListedBan {
         kind: Kind::of_key(&entry.key).map_or(entry.kind(), |kind| kind.label()).to_owned(),
         key: entry.key.clone(),
-        network: network_of_key(&entry.key).map(|network| network.to_string()),
+        network: network_of_key(&entry.key)
+            .or_else(|| automatic_network_of_key(&entry.key))
+            .map(|network| network.to_string()),
         since: entry.at.secs(),
         until: until(entry).map(Timestamp::secs),
         reason: entry.note.clone(),

@@ -12,7 +12,7 @@ use std::{
 use clap::{Args, Subcommand};
 use serde_json::json;
 use tollgate_core::{
-    ban::{Kind, Target, network_of_key, parse_network},
+    ban::{Kind, Target, automatic_network_of_key, network_of_key, parse_network},
     identity::KeyId,
     network::Network,
     secret::Secret,
@@ -63,7 +63,8 @@ enum Action {
     List(ListArgs),
     /// Lift a ban.
     ///
-    /// Name the same target that was banned. Bans of other targets stay in force.
+    /// Name the same target that was banned. Bans of other targets stay in force. An automatic ban of a
+    /// network is lifted with the operator's one, and its next one is short again.
     #[command(after_long_help = help::LIFT)]
     Lift(LiftArgs),
     /// Show whether a target or an address is banned.
@@ -289,6 +290,9 @@ fn print_list(entries: &[Entry], out: &mut dyn Write) -> io::Result<()> {
 fn name(entry: &Entry) -> String {
     if let Some(network) = network_of_key(&entry.key) {
         return format!("network {network}");
+    }
+    if let Some(network) = automatic_network_of_key(&entry.key) {
+        return format!("network {network} (automatic)");
     }
     let names = entry.key.strip_prefix(entry.kind()).unwrap_or(&entry.key);
     let kind = Kind::of_key(&entry.key).map_or(entry.kind(), |kind| kind.label());

@@ -5,6 +5,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Deserializer};
 use tollgate_core::{
     config::{Errors, Path, from_text},
+    network::Networks,
     policy::Policy,
     secret::SecretSource,
     time::Span,
@@ -95,6 +96,13 @@ impl ServerConfig {
             errors.push(
                 &root.key("cookies"),
                 "a proxy that checks over `listen.http` cannot take a cookie out of `Cookie`, so that tokens would reach the upstream: use Envoy over `listen.grpc` or the module",
+            );
+        }
+        let automatic_bans = policy.and_then(|policy| policy.automatic_bans.as_ref());
+        if self.token_cache.max.0 == 0 && automatic_bans.is_some_and(|bans| !bans.is_shadow()) {
+            errors.push(
+                &root.key("automatic_bans"),
+                "with `token_cache.max: 0B` no token is known, so that a ban would refuse every client of the network: leave the cache on, or write `mode: shadow`",
             );
         }
         for (key, listener) in
@@ -249,6 +257,13 @@ impl ListenConfig {
                 message,
             );
         }
+    }
+
+    /// The addresses of the proxies that the listeners for checks trust.
+    pub fn trusted_proxies(&self) -> Networks {
+        let grpc = self.grpc.iter().flat_map(|listener| &listener.trusted_proxies);
+        let http = self.http.iter().flat_map(|listener| &listener.trusted_proxies);
+        grpc.chain(http).fold(Networks::default(), |all, some| all.and(some))
     }
 
     /// The credentials of the admin API.

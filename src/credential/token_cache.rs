@@ -259,6 +259,25 @@ impl TokenCache {
         }
     }
 
+    /// Returns the cached result, and verifies nothing; `None` where there is none.
+    pub fn known(
+        &self,
+        snapshot: &Snapshot,
+        credential: Credential<'_>,
+        now: Timestamp,
+    ) -> Option<Verified> {
+        let caches = self.caches.as_ref()?;
+        let hash = caches.hasher.of(credential);
+        let is_current = |known: &Arc<Principal>| authenticate::is_current(snapshot, known, now);
+        if let Some(known) = caches.verified.get(&hash).filter(is_current) {
+            self.lookups.hit.fetch_add(1, Relaxed);
+            return Some(Ok(known));
+        }
+        let rejection = caches.rejection(hash, snapshot, now)?;
+        self.lookups.negative.fetch_add(1, Relaxed);
+        Some(Err(rejection))
+    }
+
     /// Returns the number of verified tokens in the cache, and the bytes of all entries.
     pub fn usage(&self) -> (u64, u64) {
         self.caches.as_ref().map_or((0, 0), |caches| {

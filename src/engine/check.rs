@@ -332,6 +332,7 @@ impl Checker {
             }
         };
         let record = self.record_of(call, read);
+        note_failure(&outcome, &state, &record);
         Ok(self.answer(&outcome, &state, record, encode))
     }
 
@@ -412,6 +413,7 @@ impl Checker {
             Prepared::Pending(pending) => pending,
             Prepared::Decided(done) => {
                 outcome = done;
+                note_failure(&outcome, &state, &record);
                 return self.answer(&outcome, &state, record, encode);
             }
         };
@@ -629,6 +631,25 @@ fn unless_admitted(
     if is_admitted(pending, &answers) { Err(Outage::Stale) } else { answers }
 }
 
+/// Counts the credential of a denied request against the network of its client, where no honest client
+/// has such a credential.
+///
+/// A key that an issuer may have published since the last fetch is not counted as unknown.
+fn note_failure(outcome: &Outcome, state: &State, record: &CheckRecord<'_>) {
+    let (Some(bans), Some(address)) = (&state.network_bans, record.address()) else { return };
+    let Decision::Deny(denial) = &outcome.decision else { return };
+    let Some(failure) = denial.failure else { return };
+    let is_certain = match outcome.evidence.missing {
+        Some(Missing::Key { source }) => {
+            state.sources.get(source).is_some_and(|source| source.has_confirmed_keys())
+        }
+        _ => true,
+    };
+    if is_certain {
+        bans.count(failure, address);
+    }
+}
+
 fn refused(denial: Denial) -> Prepared {
     Prepared::Decided(Outcome::refused(denial))
 }
@@ -663,6 +684,16 @@ impl CheckHooks for Hooks<'_> {
     // The store has a clock that never steps.
     fn network_ban(&self, address: IpAddr, _now: Timestamp) -> Option<Ban> {
         self.store.network_ban(address)
+    }
+
+    fn verify_from_banned(
+        &mut self,
+        _snapshot: &Snapshot,
+        credential: Credential<'_>,
+        address: IpAddr,
+        now: Timestamp,
+    ) -> Option<Verified> {
+        self.state.verify_from_banned(credential, address, now)
     }
 
     fn verify(

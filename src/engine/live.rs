@@ -1,11 +1,14 @@
 //! The policy and the keys in force, behind one pointer that is swapped whole and loaded once per
 //! check.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::{
+    net::IpAddr,
+    sync::{Arc, Mutex, PoisonError},
+};
 
 use arc_swap::ArcSwap;
 use tollgate_core::{
-    authenticate::Verified,
+    authenticate::{FromBanned, Verified},
     credential::{Credential, api_key::KeyTable, certificate::Authorities, dpop::NonceKeys},
     limit::reservation::ReservationKeys,
     policy::Policy,
@@ -14,7 +17,12 @@ use tollgate_core::{
     time::Timestamp,
 };
 
-use super::{policy_worker::PolicyWorker, refusals::Refusals, usage_histories::UsageHistories};
+use super::{
+    network_bans::{BanActivity, NetworkBans},
+    policy_worker::PolicyWorker,
+    refusals::Refusals,
+    usage_histories::UsageHistories,
+};
 use crate::{
     credential::{
         introspection::Introspection,
@@ -71,6 +79,8 @@ pub struct State {
     pub(super) refusals: Arc<Refusals>,
     /// What requests used before.
     pub(super) histories: Arc<UsageHistories>,
+    /// The failed credentials of networks; `None` where none is banned automatically.
+    pub(super) network_bans: Option<Arc<NetworkBans>>,
 }
 
 impl State {
@@ -80,6 +90,25 @@ impl State {
             Credential::Opaque(token) => self.introspection.verify(&self.snapshot, token, now),
             other => self.tokens.verify(&self.snapshot, other, now),
         }
+    }
+
+    /// Verifies a credential from a network that is banned automatically: what is known here, and of
+    /// what is new as much as the policy allows. `None` where it is refused unverified.
+    pub(super) fn verify_from_banned(
+        &self,
+        credential: Credential<'_>,
+        address: IpAddr,
+        now: Timestamp,
+    ) -> Option<Verified> {
+        let Some(bans) = &self.network_bans else { return Some(self.verify(credential, now)) };
+        let result = FromBanned::of(
+            credential,
+            |known| self.tokens.known(&self.snapshot, known, now),
+            |other| self.verify(other, now),
+            || bans.may_verify(address),
+        );
+        bans.count_check(&result);
+        result.verified()
     }
 }
 
@@ -93,6 +122,7 @@ pub struct Live {
     lookups: Arc<Lookups>,
     histories: Arc<UsageHistories>,
     worker: PolicyWorker,
+    ban_activity: Arc<BanActivity>,
 }
 
 impl Live {
@@ -110,6 +140,8 @@ impl Live {
         let introspection = Arc::new(Introspection::new(&snapshot.policy));
         let refusals = Arc::new(Refusals::new());
         let histories = Arc::<UsageHistories>::default();
+        let ban_activity = Arc::<BanActivity>::default();
+        let network_bans = NetworkBans::of(&snapshot.policy, None, &ban_activity);
         let state = State {
             snapshot,
             sources,
@@ -118,31 +150,43 @@ impl Live {
             introspection,
             refusals,
             histories: Arc::clone(&histories),
+            network_bans,
         };
         let state = ArcSwap::from_pointee(state);
         let worker = PolicyWorker::default();
-        Self { state, writing: Mutex::new(()), token_cache, lookups, histories, worker }
+        let writing = Mutex::new(());
+        Self { state, writing, token_cache, lookups, histories, worker, ban_activity }
     }
 
-    /// Creates a state without key sources and without a token cache, for tests.
+    /// Creates a state without key sources, for tests. It has a token cache only where the policy has
+    /// automatic bans, which know the tokens in it.
     pub fn fixed(snapshot: Snapshot) -> Self {
         let histories = Arc::<UsageHistories>::default();
+        let ban_activity = Arc::<BanActivity>::default();
+        let network_bans = NetworkBans::of(&snapshot.policy, None, &ban_activity);
+        let lookups = Arc::<Lookups>::default();
+        let tokens = match &network_bans {
+            Some(_) => TokenCache::new(&TokenCacheConfig::default(), Arc::clone(&lookups)),
+            None => TokenCache::disabled(),
+        };
         let state = State {
             snapshot,
             sources: Vec::new(),
             api_keys: ApiKeySources::default(),
-            tokens: Arc::new(TokenCache::disabled()),
+            tokens: Arc::new(tokens),
             introspection: Arc::default(),
             refusals: Arc::new(Refusals::new()),
             histories: Arc::clone(&histories),
+            network_bans,
         };
         Self {
             state: ArcSwap::from_pointee(state),
             writing: Mutex::new(()),
             token_cache: TokenCacheConfig::default(),
-            lookups: Arc::default(),
+            lookups,
             histories,
             worker: PolicyWorker::default(),
+            ban_activity,
         }
     }
 
@@ -154,6 +198,12 @@ impl Live {
     /// What requests used before. A change of the policy or the keys keeps it.
     pub fn histories(&self) -> &UsageHistories {
         &self.histories
+    }
+
+    /// The counts of automatic bans, and the networks that wait to be banned. A change of the policy
+    /// keeps them.
+    pub(super) fn ban_activity(&self) -> &Arc<BanActivity> {
+        &self.ban_activity
     }
 
     /// Whether the policy in force calls introspection endpoints.
@@ -188,6 +238,8 @@ impl Live {
             Arc::new(TokenCache::new(&self.token_cache, Arc::clone(&self.lookups)))
         };
         let Snapshot { reservation_keys, nonce_keys, .. } = before.snapshot.clone();
+        let network_bans =
+            NetworkBans::of(&policy, before.network_bans.as_ref(), &self.ban_activity);
         let introspection = Arc::new(Introspection::new(&policy));
         let snapshot = snapshot(policy, &sources, files, &api_keys);
         self.state.store(Arc::new(State {
@@ -198,6 +250,7 @@ impl Live {
             introspection,
             refusals: Arc::new(Refusals::new()),
             histories: Arc::clone(&self.histories),
+            network_bans,
         }));
         self.retire(before);
     }
@@ -248,6 +301,7 @@ impl Live {
             introspection: Arc::clone(&state.introspection),
             refusals: Arc::clone(&state.refusals),
             histories: Arc::clone(&self.histories),
+            network_bans: state.network_bans.clone(),
         }));
     }
 
@@ -277,9 +331,17 @@ impl Live {
         let (sources, tokens) = (state.sources.clone(), Arc::clone(&state.tokens));
         let (refusals, histories) = (Arc::clone(&state.refusals), Arc::clone(&self.histories));
         let introspection = Arc::clone(&state.introspection);
-        let state =
-            State { snapshot, sources, api_keys, tokens, introspection, refusals, histories };
-        self.state.store(Arc::new(state));
+        let network_bans = state.network_bans.clone();
+        self.state.store(Arc::new(State {
+            snapshot,
+            sources,
+            api_keys,
+            tokens,
+            introspection,
+            refusals,
+            histories,
+            network_bans,
+        }));
         self.retire(before);
     }
 
@@ -312,9 +374,17 @@ impl Live {
         let (api_keys, refusals) = (state.api_keys.clone(), Arc::clone(&state.refusals));
         let histories = Arc::clone(&self.histories);
         let introspection = Arc::clone(&state.introspection);
-        let state =
-            State { snapshot, sources, api_keys, tokens, introspection, refusals, histories };
-        self.state.store(Arc::new(state));
+        let network_bans = state.network_bans.clone();
+        self.state.store(Arc::new(State {
+            snapshot,
+            sources,
+            api_keys,
+            tokens,
+            introspection,
+            refusals,
+            histories,
+            network_bans,
+        }));
     }
 }
 

@@ -41,6 +41,7 @@ impl Engine {
             certificates: Vec::new(),
             refusals: state.refusals.count(observe::now()),
             api_keys: self.api_key_status(&state),
+            network_bans: state.network_bans.as_ref().map(|bans| bans.status()),
             tokens: TokenStatus { lookups: self.live.lookups().by_result(), entries, bytes },
         }
     }

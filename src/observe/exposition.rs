@@ -1,6 +1,8 @@
 //! The metrics as OpenMetrics text, made on request. The state of other modules is an argument,
 //! [`Status`], so that nothing is stored twice.
 
+mod network_bans;
+
 use std::{
     fmt,
     sync::{Arc, atomic::Ordering::Relaxed},
@@ -18,6 +20,7 @@ use prometheus_client::{
 };
 use tollgate_core::{ban::Kind, route::OnOutage};
 
+pub use self::network_bans::NetworkBanStatus;
 use super::{
     audit::{Dropped, QueueUsage},
     check_result::CheckResult,
@@ -58,6 +61,8 @@ pub struct Status {
     pub refusals: u64,
     /// The certificates of the listeners with TLS.
     pub certificates: Vec<CertificateStatus>,
+    /// The state of automatic bans; `None` where the policy has none.
+    pub network_bans: Option<NetworkBanStatus>,
 }
 
 /// The period in which the certificates of a listener are valid, in seconds since 1970.
@@ -169,6 +174,7 @@ impl Collector for Scrape {
         self.outages(encoder)?;
         self.in_flight(encoder)?;
         self.store(encoder)?;
+        self.network_bans(encoder)?;
         self.local(encoder)?;
         self.settlements(encoder)?;
         self.ledger(encoder)?;

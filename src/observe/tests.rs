@@ -22,7 +22,9 @@ use tollgate_testkit::{Algorithm, KeyPair, Token};
 
 use super::{
     audit::AuditConfig,
-    exposition::{ApiKeyStatus, CertificateStatus, InFlightStatus, JwksStatus, TokenStatus},
+    exposition::{
+        ApiKeyStatus, CertificateStatus, InFlightStatus, JwksStatus, NetworkBanStatus, TokenStatus,
+    },
     metrics::ObserveConfig,
     *,
 };
@@ -415,7 +417,7 @@ fn everything_counted_as_text() {
                 max_staleness: Duration::from_secs(5),
             }),
             bans: Some(BanStatus {
-                counts: [14, 15, 16, 17, 18, 19],
+                counts: [14, 15, 16, 17, 18, 19, 20],
                 age: Some(Duration::from_secs(2)),
             }),
             leases: Some(LeaseStatus { buckets: 4, units: 12 }),
@@ -453,6 +455,20 @@ fn everything_counted_as_text() {
             not_before: 1_790_000_000,
             not_after: 1_800_000_000,
         }],
+        network_bans: Some(NetworkBanStatus {
+            failures: [("bad_signature", 31), ("unknown_key", 32), ("malformed", 33)],
+            checks: [("known", 34), ("verified", 35), ("refused", 36)],
+            results: [
+                ("begun", 37),
+                ("would_begin", 38),
+                ("exempt", 39),
+                ("dropped", 40),
+                ("failed", 41),
+            ],
+            networks: 42,
+            most: 43,
+            threshold: 44,
+        }),
         tokens: TokenStatus {
             lookups: [("hit", 5), ("negative", 1), ("miss", 2)],
             entries: 1,
@@ -586,6 +602,7 @@ tollgate_bans{kind="client"} 16
 tollgate_bans{kind="tenant"} 17
 tollgate_bans{kind="key"} 18
 tollgate_bans{kind="actor"} 19
+tollgate_bans{kind="automatic_network"} 20
 # HELP tollgate_bans_age_seconds Age of the copy of the store's bans; absent before it was first read.
 # TYPE tollgate_bans_age_seconds gauge
 # UNIT tollgate_bans_age_seconds seconds
@@ -599,6 +616,32 @@ tollgate_reservations_open 21
 # HELP tollgate_reservations_expired Reservations that this process charged because no report came in time.
 # TYPE tollgate_reservations_expired counter
 tollgate_reservations_expired_total 22
+# HELP tollgate_failed_credentials Failed credentials that count against the network of their client, by failure.
+# TYPE tollgate_failed_credentials counter
+tollgate_failed_credentials_total{failure="bad_signature"} 31
+tollgate_failed_credentials_total{failure="unknown_key"} 32
+tollgate_failed_credentials_total{failure="malformed"} 33
+# HELP tollgate_failing_networks Networks with failed credentials in the present time of automatic_bans.failures.
+# TYPE tollgate_failing_networks gauge
+tollgate_failing_networks 42
+# HELP tollgate_failing_network_failures The most failed credentials of one network in that time.
+# TYPE tollgate_failing_network_failures gauge
+tollgate_failing_network_failures 43
+# HELP tollgate_failing_network_limit The failed credentials that ban a network: automatic_bans.failures.
+# TYPE tollgate_failing_network_limit gauge
+tollgate_failing_network_limit 44
+# HELP tollgate_automatic_bans Networks that reached that number, by what became of them.
+# TYPE tollgate_automatic_bans counter
+tollgate_automatic_bans_total{result="begun"} 37
+tollgate_automatic_bans_total{result="would_begin"} 38
+tollgate_automatic_bans_total{result="exempt"} 39
+tollgate_automatic_bans_total{result="dropped"} 40
+tollgate_automatic_bans_total{result="failed"} 41
+# HELP tollgate_banned_network_credentials Credentials from networks that are banned automatically, by what became of them.
+# TYPE tollgate_banned_network_credentials counter
+tollgate_banned_network_credentials_total{result="known"} 34
+tollgate_banned_network_credentials_total{result="verified"} 35
+tollgate_banned_network_credentials_total{result="refused"} 36
 # HELP tollgate_local_revocations_age_seconds Age of the revocations that an outage would be answered with; absent before they were first read.
 # TYPE tollgate_local_revocations_age_seconds gauge
 # UNIT tollgate_local_revocations_age_seconds seconds

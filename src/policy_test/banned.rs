@@ -1,7 +1,7 @@
 //! The bans of a case.
 
 use tollgate_core::{
-    ban::{Ban, Target, holder_entries, network_key, parse_network},
+    ban::{Ban, Kind, Target, automatic_key, holder_entries, network_key, parse_network},
     network::Network,
     revocation,
     time::Timestamp,
@@ -14,6 +14,8 @@ use super::{CaseError, spec::BannedSpec};
 pub struct Banned {
     /// What is banned.
     pub target: Target,
+    /// Whether the ban is an automatic one of a network.
+    pub is_automatic: bool,
     /// The moment when the ban ends; `None`: when it is lifted.
     pub until: Option<Timestamp>,
 }
@@ -36,14 +38,23 @@ impl Banned {
             targets.push(Target::Key { id: id.parse()? });
         }
         let Ok([target]) = <[Target; 1]>::try_from(targets) else { return Err(CaseError::Ban) };
-        Ok(Self { target, until: spec.until.map(|offset| offset.from(now)) })
+        if spec.automatic && target.kind() != Kind::Network {
+            return Err(CaseError::Ban);
+        }
+        let until = spec.until.map(|offset| offset.from(now));
+        Ok(Self { target, is_automatic: spec.automatic, until })
     }
 
     /// Returns the ban if it is in force at `now`, and its key is `key`.
     fn found(&self, key: &str, now: Timestamp) -> Option<Ban> {
         let in_force = self.until.is_none_or(|until| until > now);
-        (in_force && self.target.key() == key)
-            .then_some(Ban { kind: self.target.kind(), until: self.until })
+        let (own, kind) = match &self.target {
+            Target::Network(network) if self.is_automatic => {
+                (automatic_key(*network), Kind::AutomaticNetwork)
+            }
+            target => (target.key(), target.kind()),
+        };
+        (in_force && own == key).then_some(Ban { kind, until: self.until })
     }
 }
 
@@ -53,13 +64,15 @@ pub(super) fn of_holder(bans: &[Banned], keys: &revocation::Keys, now: Timestamp
     longest(bans, keys, now)
 }
 
-/// Returns the ban of the networks of an address that ends last.
+/// Returns the ban of the networks of an address that ends last; an automatic one where there is no
+/// other.
 pub(super) fn of_address(
     bans: &[Banned],
     address: std::net::IpAddr,
     now: Timestamp,
 ) -> Option<Ban> {
     longest(bans, Network::around(address).map(network_key), now)
+        .or_else(|| longest(bans, Network::around(address).map(automatic_key), now))
 }
 
 fn longest(bans: &[Banned], keys: impl Iterator<Item = String>, now: Timestamp) -> Option<Ban> {

@@ -88,7 +88,9 @@ pub enum CaseError {
     )]
     Revocation,
     /// A ban has no target, or two.
-    #[error("a ban names exactly one of `subject`, `client`, `tenant`, `network` and `key`")]
+    #[error(
+        "a ban names exactly one of `subject`, `client`, `tenant`, `network` and `key`, and only one of a network is `automatic`"
+    )]
     Ban,
     /// A ban is of a network that cannot be banned.
     #[error(transparent)]

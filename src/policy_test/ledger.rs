@@ -8,9 +8,10 @@ use std::{
 
 use tollgate_core::{
     admission::{AdmitRequest, AdmitResponse, Outage, Settlement, Usage},
-    ban::Ban,
+    authenticate::Verified,
+    ban::{Ban, Kind},
     check::{CheckHooks, Pending},
-    credential::dpop::UsedProofs,
+    credential::{Credential, dpop::UsedProofs},
     decision::Outcome,
     limit::{
         BucketId, Charge, Verdict,
@@ -21,10 +22,11 @@ use tollgate_core::{
         usage_history::{HistoryIds, LearntUsage, ObservedUsage, UsageHistory},
     },
     revocation,
+    snapshot::Snapshot,
     time::Timestamp,
 };
 
-use super::{Banned, Revoked, banned};
+use super::{Banned, Revoked, banned, known::KnownCredentials};
 
 /// The state of the store.
 #[derive(Debug, Default)]
@@ -43,6 +45,8 @@ pub struct Ledger {
     last: Option<Reservation>,
     /// What requests used, by the identity of their histories.
     histories: HashMap<BucketId, UsageHistory>,
+    /// The credentials that were verified, which pass from a network that is banned automatically.
+    known: KnownCredentials,
 }
 
 /// The hooks of a check that finds the refusals of a ledger.
@@ -50,6 +54,25 @@ pub struct Ledger {
 pub struct LedgerHooks<'a>(&'a Ledger);
 
 impl CheckHooks for LedgerHooks<'_> {
+    fn verify(
+        &mut self,
+        snapshot: &Snapshot,
+        credential: Credential<'_>,
+        now: Timestamp,
+    ) -> Verified {
+        self.0.known.verify(snapshot, credential, now)
+    }
+
+    fn verify_from_banned(
+        &mut self,
+        snapshot: &Snapshot,
+        credential: Credential<'_>,
+        address: IpAddr,
+        now: Timestamp,
+    ) -> Option<Verified> {
+        self.0.known.verify_from_banned(snapshot, credential, address, now)
+    }
+
     fn network_ban(&self, address: IpAddr, now: Timestamp) -> Option<Ban> {
         self.0.network_ban(address, now)
     }
@@ -141,6 +164,7 @@ impl Ledger {
     /// Answers and counts one request.
     pub fn admit(&mut self, demands: &AdmitRequest, now: Timestamp) -> AdmitResponse {
         let network = demands.address.and_then(|address| self.network_ban(address, now));
+        let network = network.filter(|ban| ban.kind == Kind::Network);
         let holder = || banned::of_holder(&self.banned, demands.revocation.as_deref()?, now);
         if let Some(ban) = network.or_else(holder) {
             return AdmitResponse::Banned(ban);

@@ -223,6 +223,9 @@ pub(super) struct BannedSpec {
     pub(super) tenant: Option<String>,
     /// An address or a network.
     pub(super) network: Option<String>,
+    /// Whether the ban of the network began by itself.
+    #[serde(default)]
+    pub(super) automatic: bool,
     /// The id of an API key; `{id:NAME}` is that of a key of the file.
     pub(super) key: Option<String>,
     pub(super) actor: Option<String>,

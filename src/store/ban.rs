@@ -1,14 +1,18 @@
 //! Bans as an operator adds and finds them.
 
+mod automatic;
+
 use std::net::IpAddr;
 
 use thiserror::Error;
 use tollgate_core::{
-    ban::{Target, network_key},
+    ban::{Target, automatic_key, network_key},
     network::Network,
     time::Timestamp,
 };
 
+pub use self::automatic::{AutomaticBan, BegunBan};
+pub(super) use self::automatic::{MOST_REPEATS, Repeats};
 use super::{Entry, InvalidRevocation, TTL_MAX, check_note};
 
 /// The end of a ban until it is lifted: the first moment of the year 10000.
@@ -89,18 +93,20 @@ pub fn until(entry: &Entry) -> Option<Timestamp> {
 /// A question for the bans that hold.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum BanQuery {
-    /// The ban of exactly this target.
+    /// The ban of exactly this target; of a network also the automatic one.
     Target(Target),
     /// The bans of the networks that contain an address.
     Address(IpAddr),
 }
 
 impl BanQuery {
-    /// The keys of the bans that would answer the question: 129 at most.
+    /// The keys of the bans that would answer the question: 258 at most.
     pub(super) fn keys(&self) -> Vec<String> {
         match self {
-            Self::Target(target) => vec![target.key()],
-            Self::Address(address) => Network::around(*address).map(network_key).collect(),
+            Self::Target(target) => target.keys(),
+            Self::Address(address) => Network::around(*address)
+                .flat_map(|network| [network_key(network), automatic_key(network)])
+                .collect(),
         }
     }
 }
@@ -142,7 +148,8 @@ mod tests {
         for network in ["192.0.2.7", "192.0.2.0/24", "128.0.0.0/1"] {
             let network = parse_network(network).unwrap();
             assert!(keys.contains(&network_key(network)), "{network}");
+            assert!(keys.contains(&automatic_key(network)), "{network}");
         }
-        assert_eq!(keys.len(), 32);
+        assert_eq!(keys.len(), 2 * 32);
     }
 }

@@ -12,7 +12,7 @@ use std::{
 };
 
 use tollgate_core::{
-    ban::{Ban, Kind, holder_entries, network_of_key},
+    ban::{Ban, Kind, automatic_network_of_key, holder_entries, network_of_key},
     network::Network,
     revocation::{self, Keys},
     time::Timestamp,
@@ -35,8 +35,9 @@ pub(super) struct BanMap {
 }
 
 impl BanMap {
-    /// Returns the ban of a network that contains an address; of several the one that ends last.
-    /// Without bans of networks it costs one load, and `now` is not read.
+    /// Returns the ban of a network that contains an address; of several the one that ends last, and
+    /// an automatic one only where there is no other. Without bans of networks it costs one load, and
+    /// `now` is not read.
     pub(super) fn network_ban(
         &self,
         address: IpAddr,
@@ -63,7 +64,7 @@ impl BanMap {
     /// Adds a ban, or extends the one of the same target. The key of an unknown kind, which
     /// applies to no request of this version, is left out.
     pub(super) fn add(&self, entry: &Entry) {
-        match network_of_key(&entry.key) {
+        match BannedNetwork::of_key(&entry.key) {
             Some(network) => self.networks.add(network, PackedEntry::new(entry.at, entry.ends)),
             None => self.holders.add(&entry.key, entry.at, entry.ends),
         }
@@ -71,7 +72,7 @@ impl BanMap {
 
     /// Removes the ban of a key.
     pub(super) fn remove(&self, key: &str) {
-        match network_of_key(key) {
+        match BannedNetwork::of_key(key) {
             Some(network) => self.networks.remove(network),
             None => self.holders.remove(key),
         }
@@ -104,7 +105,8 @@ impl BanMap {
     /// The number of bans of each kind, in the order of [`Kind::ALL`].
     pub(super) fn counts(&self) -> [u64; Kind::ALL.len()] {
         Kind::ALL.map(|kind| match kind {
-            Kind::Network => self.networks.total.load(Ordering::Acquire),
+            Kind::Network => self.networks.number(false),
+            Kind::AutomaticNetwork => self.networks.number(true),
             Kind::Subject => self.holders.count_of(revocation::Kind::Subject),
             Kind::Client => self.holders.count_of(revocation::Kind::Client),
             Kind::Tenant => self.holders.count_of(revocation::Kind::Tenant),
@@ -119,7 +121,43 @@ fn in_force(kind: Kind, entry: PackedEntry, now: Timestamp) -> Option<Ban> {
     (entry.ends() > now).then_some(Ban { kind, until })
 }
 
-type Networks = HashMap<([u64; 2], u8), PackedEntry>;
+type Networks = HashMap<BannedNetwork, PackedEntry>;
+
+/// The lengths of prefixes: 0 to 128.
+const LENGTHS: usize = 129;
+
+/// A network that is banned: the key of its ban in the map.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+struct BannedNetwork {
+    /// The first address. Two halves need less room than 128 bits with their alignment.
+    first: [u64; 2],
+    length: u8,
+    is_automatic: bool,
+}
+
+impl BannedNetwork {
+    fn new(network: Network, is_automatic: bool) -> Self {
+        let first = network.first();
+        #[expect(clippy::cast_possible_truncation, reason = "the halves of 128 bits")]
+        let first = [(first >> 64) as u64, first as u64];
+        Self { first, length: network.length(), is_automatic }
+    }
+
+    /// Reads the key of a ban; `None` where it is that of a holder.
+    fn of_key(key: &str) -> Option<Self> {
+        let of_operator = network_of_key(key).map(|network| Self::new(network, false));
+        of_operator.or_else(|| Some(Self::new(automatic_network_of_key(key)?, true)))
+    }
+
+    /// The place of the number of bans with this length of prefix, and of the same kind.
+    fn place(&self) -> usize {
+        usize::from(self.length) + if self.is_automatic { LENGTHS } else { 0 }
+    }
+
+    const fn kind(&self) -> Kind {
+        if self.is_automatic { Kind::AutomaticNetwork } else { Kind::Network }
+    }
+}
 
 /// The bans of networks. An address is looked up once for each length of a prefix that a ban has:
 /// 32 times at most for IPv4, 128 times for IPv6.
@@ -127,8 +165,11 @@ type Networks = HashMap<([u64; 2], u8), PackedEntry>;
 struct NetworkMap {
     shards: Box<[RwLock<Networks>]>,
     hasher: RandomState,
-    /// The number of bans with each length of prefix. Never too low.
+    /// The number of bans with each length of prefix, those of operators before automatic ones. Never
+    /// too low.
     lengths: Box<[AtomicU64]>,
+    /// The number of bans of operators, and of automatic ones. Never too low.
+    numbers: [AtomicU64; 2],
     /// The number of all bans. Never too low.
     total: AtomicU64,
 }
@@ -138,78 +179,91 @@ impl Default for NetworkMap {
         Self {
             shards: (0..SHARDS).map(|_| RwLock::default()).collect(),
             hasher: RandomState::new(),
-            lengths: (0..=128).map(|_| AtomicU64::new(0)).collect(),
+            lengths: (0..2 * LENGTHS).map(|_| AtomicU64::new(0)).collect(),
+            numbers: [AtomicU64::new(0), AtomicU64::new(0)],
             total: AtomicU64::new(0),
         }
     }
 }
 
-fn key_of(network: Network) -> ([u64; 2], u8) {
-    let first = network.first();
-    #[expect(clippy::cast_possible_truncation, reason = "the halves of 128 bits")]
-    let halves = [(first >> 64) as u64, first as u64];
-    (halves, network.length())
-}
-
 impl NetworkMap {
     fn longest(&self, address: IpAddr, now: Timestamp) -> Option<Ban> {
-        let used = Network::around(address).filter(|network| self.count(*network) != Some(0));
+        self.longest_of(address, false, now).or_else(|| self.longest_of(address, true, now))
+    }
+
+    fn longest_of(&self, address: IpAddr, is_automatic: bool, now: Timestamp) -> Option<Ban> {
+        if self.number(is_automatic) == 0 {
+            return None;
+        }
+        let around =
+            Network::around(address).map(|network| BannedNetwork::new(network, is_automatic));
+        let used = around.filter(|network| self.count(network) != Some(0));
         Ban::longest(used.filter_map(|network| {
-            let shard = self.shard(network)?.read().unwrap_or_else(PoisonError::into_inner);
-            in_force(Kind::Network, *shard.get(&key_of(network))?, now)
+            let shard = self.shard(&network)?.read().unwrap_or_else(PoisonError::into_inner);
+            in_force(network.kind(), *shard.get(&network)?, now)
         }))
     }
 
-    fn count(&self, network: Network) -> Option<u64> {
-        Some(self.lengths.get(usize::from(network.length()))?.load(Ordering::Acquire))
+    /// The number of bans of operators, or of automatic ones.
+    fn number(&self, is_automatic: bool) -> u64 {
+        let [operators, automatic] = &self.numbers;
+        (if is_automatic { automatic } else { operators }).load(Ordering::Acquire)
     }
 
-    fn shard(&self, network: Network) -> Option<&RwLock<Networks>> {
-        let place = self.hasher.hash_one(key_of(network)) % SHARDS as u64;
+    /// The numbers that a ban is one of.
+    fn numbers(&self, network: &BannedNetwork) -> impl Iterator<Item = &AtomicU64> {
+        let [operators, automatic] = &self.numbers;
+        let own = if network.is_automatic { automatic } else { operators };
+        self.lengths.get(network.place()).into_iter().chain([own, &self.total])
+    }
+
+    fn count(&self, network: &BannedNetwork) -> Option<u64> {
+        Some(self.lengths.get(network.place())?.load(Ordering::Acquire))
+    }
+
+    fn shard(&self, network: &BannedNetwork) -> Option<&RwLock<Networks>> {
+        let place = self.hasher.hash_one(network) % SHARDS as u64;
         self.shards.get(usize::try_from(place).ok()?)
     }
 
-    fn add(&self, network: Network, new: PackedEntry) {
-        let Some(shard) = self.shard(network) else { return };
+    fn add(&self, network: BannedNetwork, new: PackedEntry) {
+        let Some(shard) = self.shard(&network) else { return };
         let mut shard = shard.write().unwrap_or_else(PoisonError::into_inner);
-        let key = key_of(network);
-        match shard.get_mut(&key) {
+        match shard.get_mut(&network) {
             // An entry from before the present reload counts for nothing.
             Some(known) => {
                 *known = if known.is_current() { known.strengthened(new) } else { new };
             }
             None => {
                 // Before the entry can be seen, so that the counts are never too low.
-                if let Some(count) = self.lengths.get(usize::from(network.length())) {
-                    count.fetch_add(1, Ordering::Release);
+                for number in self.numbers(&network) {
+                    number.fetch_add(1, Ordering::Release);
                 }
-                self.total.fetch_add(1, Ordering::Release);
-                shard.insert(key, new);
+                shard.insert(network, new);
             }
         }
     }
 
-    fn remove(&self, network: Network) {
-        let Some(shard) = self.shard(network) else { return };
+    fn remove(&self, network: BannedNetwork) {
+        let Some(shard) = self.shard(&network) else { return };
         let mut shard = shard.write().unwrap_or_else(PoisonError::into_inner);
-        if shard.remove(&key_of(network)).is_some() {
-            self.removed(network.length());
+        if shard.remove(&network).is_some() {
+            self.removed(&network);
         }
     }
 
-    fn removed(&self, length: u8) {
-        if let Some(count) = self.lengths.get(usize::from(length)) {
-            count.fetch_sub(1, Ordering::Release);
+    fn removed(&self, network: &BannedNetwork) {
+        for number in self.numbers(network) {
+            number.fetch_sub(1, Ordering::Release);
         }
-        self.total.fetch_sub(1, Ordering::Release);
     }
 
     async fn retain(&self, keep: impl Fn(PackedEntry) -> bool) {
         self.each(|shard| {
-            shard.retain(|(_, length), entry| {
+            shard.retain(|network, entry| {
                 let kept = keep(*entry);
                 if !kept {
-                    self.removed(*length);
+                    self.removed(network);
                 }
                 kept
             });
@@ -232,7 +286,7 @@ impl NetworkMap {
 mod tests {
     use rand::{Rng as _, SeedableRng as _, rngs::StdRng, seq::IndexedRandom as _};
     use tollgate_core::{
-        ban::{Target, parse_network},
+        ban::{Target, automatic_key, parse_network},
         revocation::{Names, issuer_digest},
     };
 
@@ -266,7 +320,7 @@ mod tests {
         for (text, ends) in [("192.0.2.0/24", 20), ("192.0.2.7", 10), ("192.0.0.0/16", 30)] {
             map.add(&entry(&network(text), at(ends)));
         }
-        assert_eq!(map.counts(), [3, 0, 0, 0, 0, 0]);
+        assert_eq!(map.counts(), [3, 0, 0, 0, 0, 0, 0]);
         for (address, now, expected) in [
             ("192.0.2.7", 0, Some(Some(30))),
             ("::ffff:192.0.2.7", 0, Some(Some(30))),
@@ -283,8 +337,35 @@ mod tests {
         map.add(&entry(&network("192.0.2.7/32"), NEVER));
         assert_eq!(banned(&map, "192.0.2.7", 40), Some(None));
         map.prune(at(50)).await;
-        assert_eq!(map.counts(), [1, 0, 0, 0, 0, 0]);
+        assert_eq!(map.counts(), [1, 0, 0, 0, 0, 0, 0]);
         assert_eq!(banned(&map, "192.0.2.7", 50), Some(None));
+    }
+
+    #[tokio::test]
+    async fn an_automatic_ban_decides_where_no_operator_has_banned() {
+        let map = BanMap::default();
+        let automatic = Entry {
+            key: automatic_key(parse_network("192.0.2.0/24").unwrap()),
+            at: at(0),
+            ends: at(100),
+            note: None,
+        };
+        map.add(&automatic);
+        assert_eq!(map.counts(), [0, 0, 0, 0, 0, 0, 1]);
+        let kind = |now| {
+            let ban = map.network_ban("192.0.2.7".parse().unwrap(), || at(now));
+            ban.map(|ban| (ban.kind, ban.until.map(|until| until.secs() - NOW)))
+        };
+        let of_map = Some((Kind::AutomaticNetwork, Some(100)));
+        assert_eq!((kind(0), kind(100)), (of_map, None));
+        map.add(&entry(&network("192.0.2.7"), at(10)));
+        assert_eq!((kind(0), kind(10)), (Some((Kind::Network, Some(10))), of_map));
+        assert_eq!(map.counts(), [1, 0, 0, 0, 0, 0, 1]);
+        map.remove(&network("192.0.2.0/24").key());
+        assert_eq!(kind(10), of_map, "another ban was removed");
+        map.remove(&automatic.key);
+        map.prune(at(10)).await;
+        assert_eq!((kind(10), map.counts()), (None, [0; 7]));
     }
 
     #[test]
@@ -365,14 +446,14 @@ mod tests {
         map.add(&entry(&Target::Tenant { tenant: "t".into() }, NEVER));
         let tenant = Some(Ban { kind: Kind::Tenant, until: None });
         assert_eq!((ban("a", 0), ban("b", 0)), (tenant, tenant));
-        assert_eq!(map.counts(), [0, 1, 0, 1, 0, 0]);
+        assert_eq!(map.counts(), [0, 1, 0, 1, 0, 0, 0]);
 
         // A reload that does not find the tenant any more.
         map.begin_reload().await;
         assert_eq!(ban("b", 0), tenant, "all bans hold meanwhile");
         map.add(&entry(&subject("a"), at(10)));
         map.finish_reload(at(0)).await;
-        assert_eq!((ban("b", 0), map.counts()), (None, [0, 1, 0, 0, 0, 0]));
+        assert_eq!((ban("b", 0), map.counts()), (None, [0, 1, 0, 0, 0, 0, 0]));
     }
 
     #[tokio::test]
@@ -387,7 +468,7 @@ mod tests {
         map.finish_reload(at(0)).await;
         assert_eq!(banned(&map, "192.0.2.1", 0), None);
         assert_eq!(banned(&map, "2001:db8::1", 0), Some(Some(5)), "as it was read again");
-        assert_eq!(map.counts(), [1, 0, 0, 0, 0, 0]);
+        assert_eq!(map.counts(), [1, 0, 0, 0, 0, 0, 0]);
     }
 
     #[test]
@@ -397,6 +478,6 @@ mod tests {
             map.add(&Entry { key: key.into(), at: at(0), ends: NEVER, note: None });
             map.remove(key);
         }
-        assert_eq!(map.counts(), [0; 6]);
+        assert_eq!(map.counts(), [0; 7]);
     }
 }

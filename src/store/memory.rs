@@ -20,9 +20,9 @@ use tollgate_core::{
 
 pub(super) use self::buckets::Buckets;
 use super::{
-    AdmitFuture, BanQuery, BanStatus, Circuit, Entry, MemoryConfig, NewBan, PAGE_MAX, Page,
-    Position, Revocation, Store, StoreStatus, ban_map::BanMap, requester::Requester,
-    revocation::RevocationTable, revocation_map::RevocationMap,
+    AdmitFuture, AutomaticBan, BanQuery, BanStatus, BegunBan, Circuit, Entry, MemoryConfig, NewBan,
+    PAGE_MAX, Page, Position, Revocation, Store, StoreStatus, ban::Repeats, ban_map::BanMap,
+    requester::Requester, revocation::RevocationTable, revocation_map::RevocationMap,
 };
 
 /// The number of used proofs that are forgotten in one step: more than a step adds.
@@ -51,6 +51,8 @@ pub struct Memory {
     bans: BanMap,
     /// The bans as they are listed, by the moment they end.
     ban_table: Mutex<RevocationTable>,
+    /// The numbers of earlier automatic bans. Locked before the bans.
+    repeats: Mutex<Repeats>,
     clock: Clock,
 }
 
@@ -66,6 +68,7 @@ impl Memory {
             table: Mutex::default(),
             bans: BanMap::default(),
             ban_table: Mutex::default(),
+            repeats: Mutex::default(),
             clock: Clock::start(),
         }
     }
@@ -140,6 +143,8 @@ impl Memory {
 
     fn ban(&self, request: &AdmitRequest, now: Timestamp) -> Option<Ban> {
         let network = request.address.and_then(|address| self.bans.network_ban(address, || now));
+        // A credential that an automatic ban refuses does not get here.
+        let network = network.filter(|ban| ban.kind == ban::Kind::Network);
         let holder = || self.bans.holder_ban(request.revocation.as_deref()?, || now);
         network.or_else(holder)
     }
@@ -151,6 +156,35 @@ impl Memory {
             map.add(&entry);
             table.add(entry.clone());
             table.entry(&entry.key).unwrap_or(entry)
+        })
+    }
+
+    /// Begins an automatic ban at a given moment: [`Store::begin_ban`].
+    pub fn begin_ban_at(&self, ban: &AutomaticBan, now: Timestamp) -> BegunBan {
+        let mut repeats = self.repeats.lock().unwrap_or_else(PoisonError::into_inner);
+        self.with_bans(now, |table, map| {
+            let key = ban.key();
+            if let Some(known) = table.entry(&key) {
+                let number = repeats.number(&key).max(1);
+                return BegunBan { until: known.ends, number, is_new: false };
+            }
+            let (number, entry) = repeats.begin(ban, now);
+            map.add(&entry);
+            let until = entry.ends;
+            table.add(entry);
+            BegunBan { until, number, is_new: true }
+        })
+    }
+
+    fn lift_at(&self, target: &ban::Target, now: Timestamp) -> bool {
+        let mut repeats = self.repeats.lock().unwrap_or_else(PoisonError::into_inner);
+        self.with_bans(now, |table, map| {
+            let lift = |existed: bool, key: String| {
+                repeats.forget(&key);
+                map.remove(&key);
+                table.remove(&key, now) || existed
+            };
+            target.keys().into_iter().fold(false, lift)
         })
     }
 
@@ -222,14 +256,12 @@ impl Store for Memory {
         Box::pin(future::ready(Ok(self.ban_at(ban, self.clock.now()))))
     }
 
+    fn begin_ban<'a>(&'a self, ban: &'a AutomaticBan) -> BoxFuture<'a, Result<BegunBan, Outage>> {
+        Box::pin(future::ready(Ok(self.begin_ban_at(ban, self.clock.now()))))
+    }
+
     fn lift<'a>(&'a self, target: &'a ban::Target) -> BoxFuture<'a, Result<bool, Outage>> {
-        let now = self.clock.now();
-        let key = target.key();
-        let existed = self.with_bans(now, |table, map| {
-            map.remove(&key);
-            table.remove(&key, now)
-        });
-        Box::pin(future::ready(Ok(existed)))
+        Box::pin(future::ready(Ok(self.lift_at(target, self.clock.now()))))
     }
 
     fn list_bans<'a>(

@@ -59,9 +59,9 @@ pub(super) use self::{
     settling::spawn_sweep,
 };
 use super::{
-    AdmitFuture, BanQuery, BanStatus, Circuit, Entry, NewBan, PAGE_MAX, Page, Position,
-    RedisConfig, ReplicaStatus, Revocation, Store, StoreError, StoreStatus, leases::Leases,
-    replica::Replica,
+    AdmitFuture, AutomaticBan, BanQuery, BanStatus, BegunBan, Circuit, Entry, NewBan, PAGE_MAX,
+    Page, Position, RedisConfig, ReplicaStatus, Revocation, Store, StoreError, StoreStatus,
+    leases::Leases, replica::Replica,
 };
 
 /// The time limit of a call that is not a check: those of operators, and the steps of replication.
@@ -367,6 +367,10 @@ impl Store for Redis {
 
     fn ban<'a>(&'a self, ban: &'a NewBan) -> BoxFuture<'a, Result<Entry, Outage>> {
         Box::pin(self.add_ban(ban))
+    }
+
+    fn begin_ban<'a>(&'a self, ban: &'a AutomaticBan) -> BoxFuture<'a, Result<BegunBan, Outage>> {
+        Box::pin(self.add_automatic_ban(ban))
     }
 
     fn lift<'a>(&'a self, target: &'a ban::Target) -> BoxFuture<'a, Result<bool, Outage>> {

@@ -64,6 +64,8 @@ impl Replica {
     /// Returns the ban of a request, according to the copy: of its network before its holder.
     pub(super) fn ban(&self, request: &AdmitRequest) -> Option<Ban> {
         let network = request.address.and_then(|address| self.network_ban(address));
+        // A credential that an automatic ban refuses does not get here.
+        let network = network.filter(|ban| ban.kind == Kind::Network);
         let holder = || self.bans.holder_ban(request.revocation.as_deref()?, || self.clock.now());
         network.or_else(holder)
     }

@@ -13,8 +13,8 @@ use futures_util::future::{BoxFuture, Either, ready};
 use tollgate::{
     policy_test::Ledger,
     store::{
-        AdmitFuture, BanQuery, Circuit, Entry, NewBan, Page, Position, ReservationStatus,
-        Revocation, Store, StoreStatus,
+        AdmitFuture, AutomaticBan, BanQuery, BegunBan, Circuit, Entry, NewBan, Page, Position,
+        ReservationStatus, Revocation, Store, StoreStatus,
     },
 };
 use tollgate_core::{
@@ -108,6 +108,10 @@ impl Store for Stored {
 
     fn ban<'a>(&'a self, _: &'a NewBan) -> BoxFuture<'a, Result<Entry, Outage>> {
         panic!("a check bans nothing")
+    }
+
+    fn begin_ban<'a>(&'a self, _: &'a AutomaticBan) -> BoxFuture<'a, Result<BegunBan, Outage>> {
+        panic!("a check bans no network")
     }
 
     fn lift<'a>(&'a self, _: &'a ban::Target) -> BoxFuture<'a, Result<bool, Outage>> {

@@ -11,7 +11,7 @@ use serde_json::json;
 
 use tollgate_envoy::abi::Callbacks;
 
-use super::{allow, budgets, denials, metering, request_normalization};
+use super::{allow, automatic_bans, budgets, denials, metering, request_normalization};
 use crate::rig::{
     POLICY, SCOPES, chat,
     envoy::{CURRENT, EMBEDDED_CURRENT, EMBEDDED_OLDEST, Envoy, OLDEST},
@@ -46,6 +46,11 @@ fn the_module_forwards_the_same_requests_and_no_others() {
     allow::identity(EMBEDDED_CURRENT);
     allow::forgeries(EMBEDDED_CURRENT);
     allow::forgeries_with_a_careless_envoy(EMBEDDED_CURRENT);
+}
+
+#[test]
+fn the_module_bans_networks_automatically() {
+    automatic_bans::bans(EMBEDDED_CURRENT);
 }
 
 #[test]

@@ -87,6 +87,28 @@ async fn an_unknown_key_finds_a_rotation_at_once() {
     assert_eq!(server.hits(), 2);
 }
 
+/// A token whose key is not found is taken for a forged one only after a fetch for such a token has
+/// brought the same keys: a rotation has no clients banned.
+#[tokio::test(flavor = "multi_thread")]
+async fn keys_are_the_present_ones_after_a_refresh_in_vain() {
+    let server = KeyServer::start().await;
+    server.answer(Answer::Keys(&["a"]));
+    let (_rig, source) =
+        Rig::one(&jwks(&server.url(), json!({ "refresh": "1h", "cool_down": "50ms" })));
+    ready_for_requests(&source).await;
+    assert!(!source.has_confirmed_keys(), "no token requested the first fetch");
+    server.answer(Answer::Keys(&["a", "b"]));
+    source.request_refresh();
+    keys_become(&source, &["a", "b"]).await;
+    assert!(!source.has_confirmed_keys(), "the token was signed with the new key");
+    source.request_refresh();
+    eventually(|| source.has_confirmed_keys(), || format!("{:?}", source.status())).await;
+    server.answer(Answer::Keys(&["b"]));
+    source.request_refresh();
+    keys_become(&source, &["b"]).await;
+    eventually(|| !source.has_confirmed_keys(), || format!("{:?}", source.status())).await;
+}
+
 /// kubernetes/kubernetes#139769: a failed fetch does not spend the budget.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_failed_fetch_does_not_cost_the_cool_down() {

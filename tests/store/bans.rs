@@ -12,12 +12,12 @@ use rand::{Rng as _, SeedableRng as _, rngs::StdRng, seq::IndexedRandom as _};
 use serde_json::json;
 use tokio_util::sync::CancellationToken;
 use tollgate::store::{
-    self, ACL_RULE, BanQuery, LocalConfig, Memory, MemoryConfig, NewBan, RedisConfig,
-    ReplicateConfig, Store, StoreConfig, until as end_of,
+    self, ACL_RULE, AutomaticBan, BanQuery, BegunBan, LocalConfig, Memory, MemoryConfig, NewBan,
+    RedisConfig, ReplicateConfig, Store, StoreConfig, until as end_of,
 };
 use tollgate_core::{
     admission::{AdmitRequest, AdmitResponse, Outage},
-    ban::{Ban, Kind, Target, parse_network},
+    ban::{Ban, BanDurations, Kind, Target, parse_network},
     credential::api_key::ISSUER as API_KEYS,
     identity::KeyId,
     limit::escrow::EscrowConfig,
@@ -100,9 +100,85 @@ pub(super) async fn holds(store: &dyn Store) {
     each_kind_bans_what_it_names(store, &check).await;
     bans_are_extended_and_never_shortened(store, &check).await;
     bans_end(store, &check).await;
+    automatic_bans_are_known_and_refuse_no_call(store, &check).await;
     lists_and_questions(store).await;
     bans_that_end_together_are_listed_once(store).await;
     a_banned_check_is_not_counted(store, &check).await;
+}
+
+/// Waits until the network of an address is banned as expected, as far as a store knows without a call.
+/// A connection without a copy of the bans knows none.
+async fn known_ban(store: &dyn Store, address: &str, expected: Option<Ban>) {
+    if store.status().bans.is_some() {
+        let address: IpAddr = address.parse().unwrap();
+        until("the ban is known", async || store.network_ban(address) == expected).await;
+    }
+}
+
+/// An automatic ban grows, is another one than that of an operator, and is lifted with it.
+async fn automatic_bans_are_known_and_refuse_no_call(store: &dyn Store, check: &AdmitRequest) {
+    let durations = BanDurations {
+        first: Span::from_secs(100),
+        longest: Span::from_secs(350),
+        remember: Span::from_secs(1000),
+    };
+    let of = |text: &str, durations| AutomaticBan {
+        network: parse_network(text).unwrap(),
+        durations,
+        reason: "automatic: 120 failed credentials in 60 s".into(),
+    };
+    let ban = of("192.0.2.0/24", durations);
+    let begun = store.begin_ban(&ban).await.unwrap();
+    assert_eq!((begun.number, begun.is_new), (1, true));
+    let again = store.begin_ban(&ban).await.unwrap();
+    assert_eq!(again, BegunBan { is_new: false, ..begun.clone() }, "one is in force");
+    let automatic = Ban { kind: Kind::AutomaticNetwork, until: Some(begun.until) };
+    known_ban(store, "192.0.2.7", Some(automatic)).await;
+    known_ban(store, "192.0.3.7", None).await;
+    assert_eq!(ban_of(store, check).await, None, "the credential was let through");
+
+    let listed = store.list_bans(None, 100).await.unwrap().entries;
+    let [entry] = &listed[..] else { panic!("{listed:?}") };
+    assert_eq!(Kind::of_key(&entry.key), Some(Kind::AutomaticNetwork));
+    assert_eq!(entry.note.as_deref(), Some("automatic: 120 failed credentials in 60 s"));
+    assert_eq!(end_of(entry), Some(begun.until));
+    assert_eq!(entry.ends.secs() - entry.at.secs(), 100);
+    for query in [
+        BanQuery::Address("192.0.2.200".parse().unwrap()),
+        BanQuery::Target(network("192.0.2.0/24")),
+    ] {
+        assert_eq!(store.bans_of(&query).await.unwrap(), listed, "{query:?}");
+    }
+
+    // An operator's ban of the same network decides while it holds, and both are lifted.
+    store.ban(&new(network("192.0.2.0/24"), None, None)).await.unwrap();
+    known_ban(store, "192.0.2.7", Some(Ban { kind: Kind::Network, until: None })).await;
+    assert!(ban_of(store, check).await.is_some());
+    assert_eq!(keys(store).await.len(), 2);
+    assert_eq!(store.lift(&network("192.0.2.0/24")).await, Ok(true));
+    assert_eq!(keys(store).await, [""; 0]);
+    known_ban(store, "192.0.2.7", None).await;
+    assert_eq!(store.lift(&network("192.0.2.0/24")).await, Ok(false));
+
+    // The next one is a first one after that; one that has ended is remembered.
+    let begun = store.begin_ban(&of("192.0.2.0/24", durations)).await.unwrap();
+    assert_eq!((begun.number, begun.is_new), (1, true));
+    assert_eq!(store.lift(&network("192.0.2.0/24")).await, Ok(true));
+    let short = BanDurations { first: Span::from_secs(1), ..durations };
+    let begun = store.begin_ban(&of("2001:db8::/64", short)).await.unwrap();
+    assert_eq!((begun.number, begun.is_new), (1, true));
+    until("the first ban has ended", async || {
+        let begun = store.begin_ban(&of("2001:db8::/64", durations)).await.unwrap();
+        assert_eq!(begun.number, if begun.is_new { 2 } else { 1 });
+        begun.is_new
+    })
+    .await;
+    let listed = store.list_bans(None, 100).await.unwrap().entries;
+    let lengths: Vec<u64> =
+        listed.iter().map(|entry| entry.ends.secs() - entry.at.secs()).collect();
+    assert_eq!(lengths, [200], "twice as long as a first one");
+    assert_eq!(store.lift(&network("2001:db8::/64")).await, Ok(true));
+    assert_eq!(keys(store).await, [""; 0]);
 }
 
 async fn each_kind_bans_what_it_names(store: &dyn Store, check: &AdmitRequest) {
@@ -283,7 +359,7 @@ async fn a_banned_check_is_not_counted(store: &dyn Store, check: &AdmitRequest) 
 async fn memory_holds_the_contract() {
     let store = Memory::new(&MemoryConfig::default());
     holds(&store).await;
-    assert_eq!(store.status().bans.unwrap().counts, [0; 6]);
+    assert_eq!(store.status().bans.unwrap().counts, [0; 7]);
 }
 
 fn names_left(server: &Server) -> Vec<String> {
@@ -592,7 +668,7 @@ async fn a_copy_that_missed_changes_reads_all_bans_again() {
     }
     let known = || store.status().bans.unwrap().counts;
     until("the copy has both", async || {
-        known() == [1, 1, 0, 0, 0, 0] && store.status().bans.unwrap().age.is_some()
+        known() == [1, 1, 0, 0, 0, 0, 0] && store.status().bans.unwrap().age.is_some()
     })
     .await;
     // A lifted ban whose change is gone, and one more ban.
@@ -605,13 +681,13 @@ async fn a_copy_that_missed_changes_reads_all_bans_again() {
     step.cmd("ZADD").arg("{tollgate}:bans").arg(4_000_000_000_u64).arg(network("::1").key());
     step.cmd("DEL").arg("{tollgate}:revocations:changes");
     step.exec(&mut server.client()).unwrap();
-    until("the copy is as Redis is", async || known() == [2, 0, 0, 0, 0, 0]).await;
+    until("the copy is as Redis is", async || known() == [2, 0, 0, 0, 0, 0, 0]).await;
     assert!(store.network_ban("::1".parse().unwrap()).is_some());
     admin.ban(&new(network("::2"), None, None)).await.unwrap();
-    until("the copy has one more", async || known() == [3, 0, 0, 0, 0, 0]).await;
+    until("the copy has one more", async || known() == [3, 0, 0, 0, 0, 0, 0]).await;
     // Redis loses everything.
     redis::cmd("FLUSHALL").exec(&mut server.client()).unwrap();
-    until("so does the copy", async || known() == [0; 6]).await;
+    until("so does the copy", async || known() == [0; 7]).await;
 }
 
 /// What no version writes costs no check that is not banned its answer.

@@ -4,8 +4,11 @@
 //! and one line in each function below. Everything else takes a [`Principal`] of any kind: its
 //! label, its revocation keys, its scopes.
 
+mod from_banned;
+
 use std::sync::Arc;
 
+pub use self::from_banned::FromBanned;
 #[cfg(test)]
 use crate::credential::test_kind;
 use crate::{

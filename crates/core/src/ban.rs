@@ -3,10 +3,17 @@
 //! A revocation of a subject stops the credentials that were issued before its moment. A ban also
 //! stops those that are issued later, and it can be of a network.
 
+mod automatic;
+mod network_key;
+
 use std::fmt;
 
 use thiserror::Error;
 
+pub use self::{
+    automatic::{AutomaticBans, AutomaticBansConfig, BanDurations},
+    network_key::{automatic_key, automatic_network_of_key, network_key, network_of_key},
+};
 use crate::{
     credential::api_key::ISSUER,
     identity::KeyId,
@@ -30,14 +37,25 @@ pub enum Kind {
     Key,
     /// A ban of an agent: [`Target::Actor`].
     Actor,
+    /// A ban of a network that began by itself: [`AutomaticBans`]. Credentials that were verified
+    /// before, and API keys, still pass.
+    AutomaticNetwork,
 }
 
 impl Kind {
     /// Every kind, in the order of the enum.
-    pub const ALL: [Self; 6] =
-        [Self::Network, Self::Subject, Self::Client, Self::Tenant, Self::Key, Self::Actor];
+    pub const ALL: [Self; 7] = [
+        Self::Network,
+        Self::Subject,
+        Self::Client,
+        Self::Tenant,
+        Self::Key,
+        Self::Actor,
+        Self::AutomaticNetwork,
+    ];
 
-    /// Returns the word for the kind: `network`, `subject`, `client`, `tenant`, `key`, `actor`.
+    /// Returns the word for the kind: `network`, `subject`, `client`, `tenant`, `key`, `actor`,
+    /// `automatic_network`.
     pub const fn label(self) -> &'static str {
         match self {
             Self::Network => "network",
@@ -46,6 +64,7 @@ impl Kind {
             Self::Tenant => "tenant",
             Self::Key => "key",
             Self::Actor => "actor",
+            Self::AutomaticNetwork => "automatic_network",
         }
     }
 
@@ -55,7 +74,9 @@ impl Kind {
         let entry = revocation::Kind::ALL.into_iter().find(|kind| kind.label() == word);
         match entry {
             Some(entry) => Self::of_entry(entry),
-            None => network_of_key(key).map(|_| Self::Network),
+            None => network_of_key(key)
+                .map(|_| Self::Network)
+                .or_else(|| automatic_network_of_key(key).map(|_| Self::AutomaticNetwork)),
         }
     }
 
@@ -200,6 +221,16 @@ impl Target {
         issued.key()
     }
 
+    /// Returns the keys of the bans of the target: its [`key`](Self::key), and that of the automatic
+    /// ban of a network. Both are found and lifted together.
+    pub fn keys(&self) -> Vec<String> {
+        let automatic = match self {
+            Self::Network(network) => Some(automatic_key(*network)),
+            _ => None,
+        };
+        std::iter::once(self.key()).chain(automatic).collect()
+    }
+
     /// Returns the issuer within which the target is named; `None` for others.
     pub fn issuer(&self) -> Option<&str> {
         match self {
@@ -221,19 +252,6 @@ impl Target {
             Self::Actor { .. } => Kind::Actor,
         }
     }
-}
-
-/// Returns the key of a ban of a network: its first address as 32 hex digits of IPv6, and the
-/// length of its prefix.
-pub fn network_key(network: Network) -> String {
-    format!("network:{:032x}/{}", network.first(), network.length())
-}
-
-/// Returns the network of a [`network_key`]; `None` for another text.
-pub fn network_of_key(key: &str) -> Option<Network> {
-    let (digits, length) = key.strip_prefix("network:")?.split_once('/')?;
-    let network = Network::from_bits(u128::from_str_radix(digits, 16).ok()?, length.parse().ok()?)?;
-    (network_key(network) == key).then_some(network)
 }
 
 /// Returns the keys under which the holder of a credential can be banned, of those under which the
@@ -311,24 +329,6 @@ mod tests {
     }
 
     #[test]
-    fn a_key_of_a_network_has_one_spelling() {
-        let key = "network:00000000000000000000ffffc0000200/120";
-        assert_eq!(network_of_key(key).unwrap().to_string(), "192.0.2.0/24");
-        for other in [
-            "network:00000000000000000000FFFFc0000200/120",
-            "network:ffffc0000200/120",
-            "network:00000000000000000000ffffc0000201/120",
-            "network:00000000000000000000ffffc0000200/0120",
-            "network:00000000000000000000ffffc0000200/129",
-            "network:00000000000000000000ffffc0000200",
-            "subject:00000000000000000000ffffc0000200/120",
-            "",
-        ] {
-            assert_eq!(network_of_key(other), None, "{other}");
-        }
-    }
-
-    #[test]
     fn a_ban_and_a_revocation_of_a_target_have_the_same_key() {
         let issuer = || "i".to_owned();
         let subject = Target::Subject { issuer: issuer(), subject: "s".into() };
@@ -351,7 +351,9 @@ mod tests {
         }
         let key = format!("network:{:032x}/1", 0);
         assert_eq!(Kind::of_key(&key), Some(Kind::Network));
-        for key in ["token:00", "kid:00", "network:0"] {
+        let key = automatic_key(parse_network("192.0.2.7").unwrap());
+        assert_eq!(Kind::of_key(&key), Some(Kind::AutomaticNetwork));
+        for key in ["token:00", "kid:00", "network:0", "automatic:0"] {
             assert_eq!(Kind::of_key(key), None, "{key}");
         }
         // The id of a credential is that of a key; no token is banned by it, as no issuer of tokens

@@ -11,6 +11,7 @@ mod csrf;
 mod holds;
 mod hooks;
 mod limits;
+mod network;
 mod possession;
 
 use std::{borrow::Cow, sync::Arc};
@@ -23,7 +24,6 @@ use self::{
 };
 use crate::{
     admission::{AdmitRequest, AdmitResponse, Outage},
-    ban::{Ban, Kind},
     credential::dpop::{HEADER as PROOF, ProofFault, ProofRefusal, ProofUse},
     decision::{
         Decision, Dialect, Evidence, Failure, Grant, Outcome, Upgrade,
@@ -300,9 +300,7 @@ fn enter<'a>(
     hooks.passed(Stage::Transport);
     evidence.stage = Stage::Network;
     // Before the route and the credential: a banned network learns nothing and costs no signature.
-    if let Some(ban) = request.address.and_then(|address| hooks.network_ban(address, now)) {
-        return Err(banned(ban, now));
-    }
+    let banned = network::check_network(&request, policy, now, hooks)?;
     evidence.stage = Stage::Route;
     let (route, captures) = policy.routes.find(&request.host, &request.path, request.method)?;
     evidence.route = Some(Arc::clone(route));
@@ -314,7 +312,8 @@ fn enter<'a>(
         let access = Access::Public(Arc::clone(route));
         return Ok((request, captures, access));
     }
-    let (principal, proof) = verify_credential(&request, route, snapshot, now, hooks, evidence)?;
+    let (principal, proof) =
+        verify_credential(&request, route, banned.as_ref(), snapshot, now, hooks, evidence)?;
     let principal = &*evidence.principal.insert(principal);
     if let Some(rule) = &route.websocket {
         let left = principal.validity().until.micros().saturating_sub(now.micros());
@@ -649,7 +648,7 @@ impl Pending {
                 Reason::Internal,
                 "the response of the store belongs to another request",
             ))),
-            Ok(AdmitResponse::Banned(ban)) => Err(Decision::Deny(banned(ban, now))),
+            Ok(AdmitResponse::Banned(ban)) => Err(Decision::Deny(network::denial(ban, now))),
             Ok(AdmitResponse::Revoked(by)) => {
                 Err(Decision::Deny(Denial::new(Reason::Revoked, format!("revoked by {by}"))))
             }
@@ -695,23 +694,6 @@ fn refused_proof(
                 .with_message("too many proofs were sent within a short time; retry in 1s")
                 .with_retry_after(Span::from_secs(1))
         }
-    }
-}
-
-/// The denial of a banned request. It is refused for as long as the ban holds, so that only the end
-/// of a ban of a network is a time to retry: an identity gets a 403.
-fn banned(ban: Ban, now: Timestamp) -> Denial {
-    let denial = Denial::new(Reason::Banned, format!("banned by {ban}"));
-    if ban.kind != Kind::Network {
-        return denial.with_message("the holder of this credential is banned");
-    }
-    let denial = Denial { is_network_banned: true, ..denial }
-        .with_message("requests from this network are banned");
-    match ban.until {
-        Some(until) => denial.with_retry_after(Span::from_micros(
-            until.micros().saturating_sub(now.micros()).max(1_000_000),
-        )),
-        None => denial,
     }
 }
 

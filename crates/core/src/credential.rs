@@ -18,7 +18,7 @@ use self::{
     introspection::OpaqueToken,
 };
 use crate::{
-    denial::{Denial, Reason},
+    denial::{CredentialFailure, Denial, Reason},
     identity::CredentialKind,
     request::Headers,
 };
@@ -196,7 +196,11 @@ pub(crate) fn key_header<'a>(
     match value.len() {
         0 => refuse(Reason::MissingCredential, "the header for an API key is empty"),
         1..=MAX_CREDENTIAL => Ok(Some(value)),
-        _ => refuse(Reason::InvalidApiKey, "the header with the API key is longer than 16 KiB"),
+        _ => Err(Denial::new(
+            Reason::InvalidApiKey,
+            "the header with the API key is longer than 16 KiB",
+        )
+        .with_failure(CredentialFailure::Malformed)),
     }
 }
 

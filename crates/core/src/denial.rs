@@ -1,5 +1,6 @@
 //! Denials, and the table of their reasons.
 
+mod credential_failure;
 mod reason;
 mod would_deny;
 
@@ -7,6 +8,7 @@ use std::{borrow::Cow, sync::Arc};
 
 use self::reason::{anthropic_type, openai_type};
 pub use self::{
+    credential_failure::CredentialFailure,
     reason::Reason,
     would_deny::{MAX_RULE, MAX_WOULD_DENY, ShadowDenial, WouldDeny},
 };
@@ -55,6 +57,8 @@ pub struct Denial {
     pub is_network_banned: bool,
     /// The names in the request that the audit line reports, where they are known.
     pub claimed: Option<Box<Claimed>>,
+    /// The failure of the credential that counts against the client's network.
+    pub failure: Option<CredentialFailure>,
 }
 
 /// Names that a refused request contains, for the audit line. They are not proven.
@@ -87,6 +91,11 @@ impl Denial {
             retry_after: None,
             is_network_banned: false,
             claimed: None,
+            failure: match reason {
+                Reason::BadSignature => Some(CredentialFailure::BadSignature),
+                Reason::MalformedToken => Some(CredentialFailure::Malformed),
+                _ => None,
+            },
         }
     }
 
@@ -109,6 +118,13 @@ impl Denial {
     #[must_use]
     pub fn with_message(mut self, message: impl Into<String>) -> Self {
         self.message = Some(cut(message.into(), MAX_MESSAGE));
+        self
+    }
+
+    /// Counts the credential against the client's network: see [`Denial::failure`].
+    #[must_use]
+    pub(crate) fn with_failure(mut self, failure: CredentialFailure) -> Self {
+        self.failure = Some(failure);
         self
     }
 

@@ -107,10 +107,27 @@ impl Network {
     /// Returns the network by which a client is recognised: the first 24 bits of IPv4, and
     /// the first 48 of IPv6, which one site has.
     pub fn of_client(address: IpAddr) -> Self {
+        Self::of_prefix(address, 24, 48)
+    }
+
+    /// Returns the network of an address with this many leading bits: `v4` of an IPv4 address, `v6` of
+    /// an IPv6 address.
+    pub fn of_prefix(address: IpAddr, v4: u8, v6: u8) -> Self {
         let address = bits(address);
         let is_v4 = address & mask(MAPPED_LENGTH) == MAPPED;
-        let length = if is_v4 { MAPPED_LENGTH + 24 } else { 48 };
+        let length = if is_v4 { MAPPED_LENGTH.saturating_add(v4) } else { v6 }.min(128);
         Self { base: address & mask(length), length }
+    }
+
+    /// Whether some address is in both networks: one of them contains the other.
+    pub fn overlaps(self, other: Self) -> bool {
+        let mask = mask(self.length.min(other.length));
+        self.base & mask == other.base & mask
+    }
+
+    /// Returns the first address: an IPv4 address of a network of IPv4.
+    pub fn first_address(self) -> IpAddr {
+        IpAddr::V6(Ipv6Addr::from_bits(self.base)).to_canonical()
     }
 
     /// Returns every network that contains an address and not all of IPv4, the widest first: 32 for
@@ -170,6 +187,27 @@ mod tests {
         ] {
             let network = Network::of_client(address.parse().unwrap());
             assert_eq!(network.to_string(), expected, "{address}");
+        }
+    }
+
+    #[test]
+    fn networks_overlap_where_one_contains_the_other() {
+        for (one, other, expected) in [
+            ("192.0.2.0/24", "192.0.2.7/32", true),
+            ("192.0.2.0/24", "192.0.0.0/16", true),
+            ("192.0.2.0/24", "192.0.3.0/24", false),
+            ("::ffff:0:0/96", "192.0.2.0/24", true),
+            ("2001:db8::/32", "2001:db8:1::/48", true),
+            ("2001:db8::/32", "192.0.2.0/24", false),
+        ] {
+            let (one, other) = (Network::parse(one).unwrap(), Network::parse(other).unwrap());
+            assert_eq!((one.overlaps(other), other.overlaps(one)), (expected, expected));
+        }
+        for text in ["192.0.2.0/24", "2001:db8::/32", "::/0"] {
+            let network = Network::parse(text).unwrap();
+            assert!(network.contains(network.first_address()), "{text}");
+            let address = text.split_once('/').unwrap().0;
+            assert_eq!(network.first_address().to_string(), address);
         }
     }
 

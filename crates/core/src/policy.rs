@@ -9,6 +9,7 @@ use serde::Deserialize;
 
 use self::verification::VerificationRules;
 use crate::{
+    ban::{AutomaticBans, AutomaticBansConfig},
     config::{Errors, Path},
     credential::{
         api_key::{ApiKeys, ApiKeysConfig, ISSUER, KeyHeader},
@@ -54,6 +55,8 @@ pub struct PolicyConfig {
     /// Tokens that are bound to a key of the client, which sends a proof with each request (DPoP, RFC
     /// 9449). Default: no proof is read, and such tokens are refused.
     pub dpop: Option<DpopConfig>,
+    /// Bans of networks that send credentials which no honest client has. Default: only operators ban.
+    pub automatic_bans: Option<AutomaticBansConfig>,
     /// Names for models. With none, a model's name is what clients send.
     #[serde(default)]
     pub models: Vec<ModelConfig>,
@@ -102,6 +105,8 @@ pub struct Policy {
     pub cookies: Option<Cookies>,
     /// The section `dpop`.
     pub dpop: Option<Dpop>,
+    /// The section `automatic_bans`.
+    pub automatic_bans: Option<AutomaticBans>,
     /// The tiers of API keys that overrides of limits select.
     pub key_tiers: Vec<String>,
     /// The models by name.
@@ -266,6 +271,9 @@ impl Policy {
         let cookies = cookies.map(|section| section.compile(&root.key("cookies"), errors));
         let dpop = config.dpop.as_ref();
         let dpop = dpop.map(|section| section.compile(&root.key("dpop"), errors));
+        let automatic_bans = config.automatic_bans.as_ref();
+        let automatic_bans =
+            automatic_bans.map(|section| section.compile(&root.key("automatic_bans"), errors));
         let models = Models::compile(&config.models, &config.tiers, &root, errors);
         let limits = limit::compile(&config.limits, &root.key("limits"), errors);
         if let Some(metering) = &config.metering {
@@ -333,6 +341,7 @@ impl Policy {
             client_certificates,
             cookies,
             dpop,
+            automatic_bans,
             key_tiers: limit_config::key_tiers(&config.limits),
             models,
             routes: compiled.table,
@@ -396,6 +405,7 @@ fn verification_rules(config: &PolicyConfig, compiled: &Issuers) -> Verification
         require_https: _,
         identity_headers: _,
         dynamic_metadata: _,
+        automatic_bans: _,
     } = config;
     VerificationRules {
         issuers: issuers.clone(),

@@ -1,8 +1,14 @@
 use clap::Parser;
 use serde_json::Value;
 
+use tollgate_core::ban::BanDurations;
+
 use super::*;
-use crate::{admin::tests::Kept, cli::revoke::tests::Served};
+use crate::{
+    admin::tests::Kept,
+    cli::revoke::tests::Served,
+    store::{AutomaticBan, Store as _},
+};
 
 #[derive(Debug, Parser)]
 struct Command {
@@ -99,6 +105,43 @@ async fn banned_found_listed_and_lifted_through_the_admin_api() {
     let (text, good) = run(&[&["lift"], &alice[..], &["--output", "json"]].concat()).await;
     let json: Value = serde_json::from_str(&text).unwrap();
     assert_eq!((&json["lifted"], good), (&false.into(), false));
+}
+
+#[tokio::test]
+async fn an_automatic_ban_is_listed_found_and_lifted_as_one_of_its_network() {
+    let served = Served::new().await;
+    let durations = BanDurations {
+        first: Span::from_secs(300),
+        longest: Span::from_secs(3600),
+        remember: Span::from_secs(3600),
+    };
+    let network = parse_network("192.0.2.7").unwrap();
+    let reason = "automatic: 120 failed credentials in 42 s".to_owned();
+    let ban = AutomaticBan { network, durations, reason };
+    served.kept.bans.begin_ban(&ban).await.unwrap();
+    let (url, token) = (format!("http://{}", served.address), served.file("token"));
+    let run = async |line: &[&str]| {
+        let line = [line, &["--admin", &url, "--token-file", &token]].concat();
+        run_line(&line, &served.kept).await.unwrap()
+    };
+    for line in
+        [&["list"][..], &["check", "--address", "192.0.2.7"], &["check", "--network", "192.0.2.7"]]
+    {
+        let (text, good) = run(line).await;
+        assert!(good && text.starts_with("network 192.0.2.7/32 (automatic)\n  since "), "{text}");
+        assert!(text.ends_with("\n  automatic: 120 failed credentials in 42 s\n"), "{text}");
+    }
+    let (text, _) = run(&["list", "--output", "json"]).await;
+    let list: Value = serde_json::from_str(&text).unwrap();
+    let ban = &list["bans"][0];
+    assert_eq!(
+        (&ban["kind"], &ban["network"]),
+        (&"automatic_network".into(), &"192.0.2.7/32".into())
+    );
+    assert_eq!(ban["until"].as_u64().unwrap() - ban["since"].as_u64().unwrap(), 300);
+    let lifted = ("lifted the ban of the network\n".to_owned(), true);
+    assert_eq!(run(&["lift", "--network", "192.0.2.7"]).await, lifted);
+    assert_eq!(run(&["list"]).await, ("nothing is banned\n".into(), true));
 }
 
 #[test]

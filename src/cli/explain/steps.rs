@@ -6,7 +6,7 @@ use std::net::IpAddr;
 use serde_json::{Value, json};
 use tollgate_core::{
     admission::{AdmitRequest, Outage},
-    authenticate,
+    authenticate::{self, Verified},
     ban::{Ban, holder_entries},
     check::{CheckHooks, Prepared, prepare},
     credential::{Credential, api_key::ApiKey, certificate},
@@ -21,6 +21,7 @@ use tollgate_core::{
     request::Headers,
     route::{OnOutage, Route},
     rule::{model::ModelSource, scope::ScopeRule},
+    snapshot::Snapshot,
     stage::{Check, Stage},
     time::{Span, Timestamp},
 };
@@ -122,6 +123,25 @@ struct Recorder<'a> {
 }
 
 impl CheckHooks for Recorder<'_> {
+    fn verify(
+        &mut self,
+        snapshot: &Snapshot,
+        credential: Credential<'_>,
+        now: Timestamp,
+    ) -> Verified {
+        self.earlier.verify(snapshot, credential, now)
+    }
+
+    fn verify_from_banned(
+        &mut self,
+        snapshot: &Snapshot,
+        credential: Credential<'_>,
+        address: IpAddr,
+        now: Timestamp,
+    ) -> Option<Verified> {
+        self.earlier.verify_from_banned(snapshot, credential, address, now)
+    }
+
     fn network_ban(&self, address: IpAddr, now: Timestamp) -> Option<Ban> {
         self.earlier.network_ban(address, now)
     }

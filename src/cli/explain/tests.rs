@@ -290,7 +290,8 @@ fn every_row_of_the_corpus_has_one_step_that_decides() {
                 "model_forbidden" | "model_missing" => place == "model",
                 "rate_limited" => matches!(place, "refusals" | "store"),
                 "revoked" | "store_unavailable" => place == "store",
-                "banned" => matches!(place, "network" | "store"),
+                // An automatic ban refuses a credential that is not verified.
+                "banned" => matches!(place, "network" | "credential" | "store"),
                 "tenant_mismatch" => matches!(place, "scopes" | "body" | "limits"),
                 "actor_forbidden" => place == "scopes",
                 "address_forbidden" => matches!(place, "scopes" | "limits"),

@@ -6,7 +6,7 @@ use super::compile;
 type Row = (&'static str, &'static str, &'static [&'static str]);
 
 #[rustfmt::skip]
-const ROWS: [Row; 62] = [
+const ROWS: [Row; 64] = [
     (
         "an empty file",
         "# nothing yet",
@@ -33,6 +33,28 @@ const ROWS: [Row; 62] = [
         "routes: [",
         &[
             "line 1: not valid YAML: unclosed bracket '[' at column 9",
+        ],
+    ),
+    (
+        "automatic bans after no failure, of half an address, that verify nothing",
+        "automatic_bans:\n\
+         \x20 failures: 0/1m\n\
+         \x20 ipv6_prefix: 129\n\
+         \x20 new_credentials: 0/1s\n\
+         routes: [{ match: { paths: [/health] }, public: true }]",
+        &[
+            "line 2: automatic_bans.failures: `0/1m`: between 10 and 1000000 failed credentials ban a network",
+            "line 3: automatic_bans.ipv6_prefix: `129`: a prefix has between 32 and 128 bits",
+            "line 4: automatic_bans.new_credentials: `0/1s` verifies nothing, so that no client of a banned network could get a new token accepted; write `1/1m` for few",
+        ],
+    ),
+    (
+        "automatic bans without a cache of tokens",
+        "token_cache: { max: 0B }\n\
+         automatic_bans: {}\n\
+         routes: [{ match: { paths: [/health] }, public: true }]",
+        &[
+            "line 2: automatic_bans: with `token_cache.max: 0B` no token is known, so that a ban would refuse every client of the network: leave the cache on, or write `mode: shadow`",
         ],
     ),
     (
@@ -114,7 +136,7 @@ const ROWS: [Row; 62] = [
         "routes: [{ match: { paths: [/health] }, public: true }]\n\
          frobnicate: true",
         &[
-            "line 2: frobnicate: unknown key `frobnicate`; known here: listen, body, drain_timeout, store, audit, observe, log, token_cache, secrets, issuers, api_keys, client_certificates, cookies, dpop, models, tiers, categories, routes, limits, metering, ledger, revocation, require_https, identity_headers, dynamic_metadata",
+            "line 2: frobnicate: unknown key `frobnicate`; known here: listen, body, drain_timeout, store, audit, observe, log, token_cache, secrets, issuers, api_keys, client_certificates, cookies, dpop, automatic_bans, models, tiers, categories, routes, limits, metering, ledger, revocation, require_https, identity_headers, dynamic_metadata",
         ],
     ),
     (

@@ -67,8 +67,13 @@ impl Refresher {
             let loaded = until_stale(&self.source, &self.changes, self.loader.load()).await;
             let wait = match loaded {
                 Ok(loaded) => {
+                    let before = self.source.current();
                     let wait = self.succeeded(loaded);
-                    self.source.budget.succeeded(&fetch, self.plan.pace.cool_down);
+                    let cool_down = self.plan.pace.cool_down;
+                    if fetch.is_requested() {
+                        self.source.refreshed(before.as_ref(), cool_down);
+                    }
+                    self.source.budget.succeeded(&fetch, cool_down);
                     wait
                 }
                 Err(error) => {

@@ -34,6 +34,13 @@ pub(super) struct FetchInProgress {
     began: Duration,
 }
 
+impl FetchInProgress {
+    /// Whether tokens requested the fetch.
+    pub(super) const fn is_requested(&self) -> bool {
+        self.is_requested
+    }
+}
+
 impl RefreshBudget {
     /// Requests a refresh. It never blocks; under a storm it costs one load and one addition.
     pub(super) fn request(&self) {

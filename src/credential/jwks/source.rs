@@ -1,7 +1,10 @@
 //! The keys of one issuer, as the rest of the program reads them: from memory, without waiting.
 
 use std::{
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
     time::Duration,
 };
 
@@ -11,12 +14,18 @@ use tollgate_core::credential::jwt::key_set::{KeySet, SkippedKey};
 
 use super::refresh_budget::RefreshBudget;
 
+/// How long keys are known to be the present ones, beside the cool-down.
+const CONFIRMED_FOR: Duration = Duration::from_secs(30);
+
 /// The keys of one issuer. A background task refreshes them; every method here reads from memory.
 #[derive(Debug)]
 pub struct Source {
     issuer: Arc<str>,
     in_use: ArcSwapOption<KeysInUse>,
     pub(super) budget: RefreshBudget,
+    /// The time until which the keys are known to be the present ones, in microseconds since `base`:
+    /// a refresh that tokens requested has brought no others.
+    confirmed_until: AtomicU64,
     base: Instant,
     report: Mutex<Report>,
     tried: watch::Sender<bool>,
@@ -81,6 +90,7 @@ impl Source {
             issuer: if issuer.is_empty() { "absent".into() } else { Arc::clone(issuer) },
             in_use: ArcSwapOption::empty(),
             budget: RefreshBudget::default(),
+            confirmed_until: AtomicU64::new(0),
             base: Instant::now(),
             report: Mutex::default(),
             tried: watch::Sender::new(false),
@@ -97,6 +107,28 @@ impl Source {
     /// never blocks, and leads to at most one fetch per `cool_down`.
     pub fn request_refresh(&self) {
         self.budget.request();
+    }
+
+    /// Whether a token that these keys do not verify is one that its issuer did not sign, as far as it
+    /// can be known: a refresh that such tokens requested has just brought the same keys. A token that
+    /// was signed with a new key, which is not loaded yet, is thus not taken for a forged one.
+    pub fn has_confirmed_keys(&self) -> bool {
+        let now = u64::try_from(self.elapsed().as_micros()).unwrap_or(u64::MAX);
+        now < self.confirmed_until.load(Ordering::Acquire)
+    }
+
+    /// Notes that a requested refresh has ended, before which `keys` were in use.
+    pub(super) fn refreshed(&self, keys: Option<&Arc<KeySet>>, cool_down: Duration) {
+        let current = self.in_use.load();
+        let is_same = matches!((&*current, keys), (Some(current), Some(keys)) if Arc::ptr_eq(&current.keys, keys));
+        let until = if is_same {
+            // The next requested refresh begins one cool-down later, and takes a while.
+            let until = self.elapsed().saturating_add(cool_down).saturating_add(CONFIRMED_FOR);
+            u64::try_from(until.as_micros()).unwrap_or(u64::MAX)
+        } else {
+            0
+        };
+        self.confirmed_until.store(until, Ordering::Release);
     }
 
     /// Returns the state of the source.
@@ -157,6 +189,9 @@ impl Source {
     pub(super) fn put_in_use(&self, in_use: KeysInUse) -> bool {
         let before = self.current();
         let same = before.is_some_and(|before| Arc::ptr_eq(&before, &in_use.keys));
+        if !same {
+            self.confirmed_until.store(0, Ordering::Release);
+        }
         self.in_use.store(Some(Arc::new(in_use)));
         !same
     }

@@ -150,6 +150,30 @@ fn a_token_is_verified_once() {
 }
 
 #[test]
+fn what_is_known_is_found_without_a_verification() {
+    let (cache, snapshot, good) = (cache(), snapshot(), token("ann"));
+    let forged = format!("{}AAAA", &good[..good.len() - 4]);
+    let known = |token: &str, now| {
+        let value = format!("Bearer {token}");
+        let mut headers = Headers::default();
+        headers.push("authorization", value.as_bytes());
+        let credential = authenticate::extract(&headers, None).unwrap();
+        let known = cache.known(&snapshot, credential, now);
+        known.map(|known| known.map(drop).map_err(|rejection| rejection.denial.reason))
+    };
+    for token in [&good, &forged] {
+        assert_eq!(known(token, NOW), None);
+    }
+    assert_eq!(chat(&cache, &snapshot, &good, NOW), Ok(()));
+    assert_eq!(chat(&cache, &snapshot, &forged, NOW), Err(Reason::BadSignature));
+    assert_eq!(counted(&cache), [0, 0, 2]);
+    assert_eq!(known(&good, NOW), Some(Ok(())));
+    assert_eq!(known(&forged, NOW), Some(Err(Reason::BadSignature)));
+    assert_eq!((known(&good, after(700)), known(&forged, after(700))), (None, None));
+    assert_eq!(counted(&cache), [1, 1, 2]);
+}
+
+#[test]
 fn every_rule_of_a_route_is_asked_on_a_hit() {
     let (cache, snapshot, token) = (cache(), snapshot(), token("ann"));
     let store = Memory::new(&MemoryConfig::default());

@@ -20,7 +20,8 @@ use tollgate_core::{
 };
 
 use super::{
-    CheckAnswer, Checker, Hooks, ProxyCall, lookup::keep_proven, overloaded, owner, refused,
+    CheckAnswer, Checker, Hooks, ProxyCall, lookup::keep_proven, note_failure, overloaded, owner,
+    refused,
 };
 use crate::{
     engine::{
@@ -108,7 +109,10 @@ impl Checker {
             prepared => prepared,
         };
         outcome = match prepared {
-            Prepared::Decided(done) => done,
+            Prepared::Decided(done) => {
+                note_failure(&done, &state, &record);
+                done
+            }
             Prepared::Pending(pending) => {
                 self.admit(pending, &state, &mut record, (call, Instant::now())).await
             }

@@ -5,14 +5,24 @@ use tollgate_core::{admission::Outage, ban::Target, time::Timestamp};
 
 use super::{
     Redis,
-    keys::{BAN_ENDS, BAN_MARKER, BAN_NOTES, BANS, CHANGES, FORMAT_KEY, check_format},
+    keys::{
+        BAN_ENDS, BAN_MARKER, BAN_NOTES, BANS, CHANGES, FORMAT_KEY, REPEAT_NUMBERS, REPEATS,
+        check_format,
+    },
     pages::{Listed, MemberPage},
     replication::BATCH,
 };
-use crate::store::{BanQuery, Entry, NewBan, Page, Position};
+use crate::store::{
+    AutomaticBan, BanQuery, BegunBan, Entry, NewBan, Page, Position, ban::MOST_REPEATS,
+};
 
-/// The keys of the scripts that change bans, in the order of `ban.lua`.
+/// The keys of the script that adds a ban, in the order of `ban.lua`.
 const KEYS: [&str; 6] = [BANS, BAN_ENDS, BAN_NOTES, BAN_MARKER, CHANGES, FORMAT_KEY];
+
+/// The keys of the scripts that know of earlier automatic bans, in the order of
+/// `ban_automatically.lua`.
+const KEYS_WITH_REPEATS: [&str; 8] =
+    [BANS, BAN_ENDS, BAN_NOTES, BAN_MARKER, CHANGES, REPEATS, REPEAT_NUMBERS, FORMAT_KEY];
 
 /// The list of bans, by their ends in seconds.
 const LISTED: Listed = Listed { key: BANS, unit: 1_000_000, ends: true };
@@ -39,11 +49,32 @@ impl Redis {
         Ok(Entry { ends: Timestamp::from_secs(ends), note, ..entry })
     }
 
+    pub(super) async fn add_automatic_ban(&self, ban: &AutomaticBan) -> Result<BegunBan, Outage> {
+        let key = ban.key();
+        let durations = [ban.durations.first, ban.durations.longest, ban.durations.remember];
+        let durations = durations.map(|span| span.secs());
+        let (is_new, ends, number): (bool, u64, u32) = self
+            .call(|mut connection| {
+                let key = &key;
+                async move {
+                    let script = &self.scripts.ban_automatically;
+                    let reply = script.run(&mut connection, KEYS_WITH_REPEATS.len(), |cmd| {
+                        cmd.arg(&KEYS_WITH_REPEATS).arg(key).arg(&ban.reason);
+                        cmd.arg(&durations).arg(MOST_REPEATS);
+                    });
+                    reply.await
+                }
+            })
+            .await?;
+        Ok(BegunBan { until: Timestamp::from_secs(ends), number, is_new })
+    }
+
     pub(super) async fn lift_ban(&self, target: &Target) -> Result<bool, Outage> {
-        let key = target.key();
+        let keys = target.keys();
         self.call(|mut connection| async move {
-            let reply = self.scripts.lift.run(&mut connection, KEYS.len(), |cmd| {
-                cmd.arg(&KEYS).arg(&key);
+            let script = &self.scripts.lift;
+            let reply = script.run(&mut connection, KEYS_WITH_REPEATS.len(), |cmd| {
+                cmd.arg(&KEYS_WITH_REPEATS).arg(&keys);
             });
             reply.await
         })

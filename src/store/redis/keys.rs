@@ -46,6 +46,12 @@ pub(super) const BAN_NOTES: &str = "{tollgate}:bans:notes";
 /// How many bans there are; missing without bans. Format: `bans.lua`.
 pub(super) const BAN_MARKER: &str = "{tollgate}:bans:marker";
 
+/// The networks with earlier automatic bans, by the moment when these are forgotten, in seconds.
+pub(super) const REPEATS: &str = "{tollgate}:bans:repeats";
+
+/// The numbers of these bans, and the same moments.
+pub(super) const REPEAT_NUMBERS: &str = "{tollgate}:bans:repeats:numbers";
+
 /// The ids of all API keys by the moment of their creation, in seconds.
 pub(super) const API_KEYS: &str = "{tollgate}:keys";
 

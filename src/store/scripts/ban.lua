@@ -9,14 +9,7 @@ local key, ends, reason = ARGV[1], tonumber(ARGV[3]), ARGV[4]
 local seconds = math.floor(now / 1000000)
 local counts = read_counts(KEYS[4])
 
--- Bans that have ended are removed, a few in each call.
-local ended = redis.call('ZRANGEBYSCORE', KEYS[1], '-inf', string.format('%.0f', seconds), 'LIMIT', 0, 100)
-for _, other in ipairs(ended) do
-  redis.call('ZREM', KEYS[1], other)
-  redis.call('HDEL', KEYS[3], other)
-  if redis.call('HDEL', KEYS[2], other) == 1 then count_ban(counts, other, -1) end
-end
-
+remove_ended(KEYS[1], KEYS[2], KEYS[3], counts, seconds)
 local known = redis.call('HMGET', KEYS[2], key)[1]
 if known and tonumber(known) > seconds then
   ends = math.max(ends, tonumber(known))

@@ -12,7 +12,8 @@ local function read_counts(marker)
   return counts
 end
 
--- Counts one ban more or less of the kind of `key`.
+-- Counts one ban more or less of the kind of `key`. An automatic ban counts as one of a holder: a check that calls Redis is
+-- not refused by it, and versions without automatic bans count it so.
 local function count_ban(counts, key, change)
   local kind = tonumber(string.match(key, '^network:%x+/(%d+)$')) or 'holders'
   counts[kind] = math.max((counts[kind] or 0) + change, 0)
@@ -28,5 +29,15 @@ local function write_counts(marker, counts)
     redis.call('DEL', marker)
   else
     redis.call('SET', marker, table.concat(words, ' '))
+  end
+end
+
+-- Removes bans that have ended, a few in each call.
+local function remove_ended(index, ends, notes, counts, seconds)
+  local ended = redis.call('ZRANGEBYSCORE', index, '-inf', string.format('%.0f', seconds), 'LIMIT', 0, 100)
+  for _, other in ipairs(ended) do
+    redis.call('ZREM', index, other)
+    redis.call('HDEL', notes, other)
+    if redis.call('HDEL', ends, other) == 1 then count_ban(counts, other, -1) end
   end
 end

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::{csrf, hooks::CheckHooks, possession::check_possession};
+use super::{csrf, hooks::CheckHooks, network::BannedClient, possession::check_possession};
 use crate::{
     authenticate,
     credential::{self, Credential, dpop::ProofUse},
@@ -18,10 +18,12 @@ use crate::{
 };
 
 /// Finds the credential of a request and verifies it for its route: kind, proof of possession,
-/// audience. Returns its holder, and the use of a proof.
+/// audience. Returns its holder, and the use of a proof. `banned` is a client whose network is banned
+/// automatically.
 pub(super) fn verify_credential(
     request: &Request<'_>,
     route: &Route,
+    banned: Option<&BannedClient>,
     snapshot: &Snapshot,
     now: Timestamp,
     hooks: &mut impl CheckHooks,
@@ -45,7 +47,13 @@ pub(super) fn verify_credential(
     if route.ambient || !route.credentials.are_sent_by_clients() {
         csrf::check(request, route, credential.kind(), policy.cookies.as_ref())?;
     }
-    let principal = hooks.verify(snapshot, credential, now).map_err(|rejection| {
+    let verified = match banned {
+        None => hooks.verify(snapshot, credential, now),
+        Some(client) => hooks
+            .verify_from_banned(snapshot, credential, client.address, now)
+            .ok_or_else(|| client.unverified(now))?,
+    };
+    let principal = verified.map_err(|rejection| {
         evidence.stage = Stage::Verification(rejection.check);
         let of_key = rejection.refresh.map(|source| Missing::Key { source });
         let of_token = rejection.introspect.map(Missing::Statement);

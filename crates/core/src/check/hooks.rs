@@ -30,13 +30,26 @@ pub trait CheckHooks {
         authenticate::verify(snapshot, credential, now)
     }
 
+    /// Verifies a credential from a network that is banned automatically: one that was verified before,
+    /// an API key, and a few others. `None` where it is refused unverified.
+    fn verify_from_banned(
+        &mut self,
+        snapshot: &Snapshot,
+        credential: Credential<'_>,
+        _address: IpAddr,
+        now: Timestamp,
+    ) -> Option<Verified> {
+        Some(self.verify(snapshot, credential, now))
+    }
+
     /// Observes that a part of the check is passed. The core has no clock; a caller that measures
     /// has one. The parts end with [`Stage::Transport`], [`Stage::Route`], the last check of the
     /// credential ([`Check::Claims`](crate::stage::Check::Claims)) and [`Stage::Content`].
     fn passed(&mut self, _stage: Stage) {}
 
     /// Returns the ban in force at `now` of a network that contains an address, where it is known
-    /// without a call to the store; of several the one that ends last.
+    /// without a call to the store; of several the one that ends last, and an automatic one where no
+    /// operator has banned the network.
     fn network_ban(&self, _address: IpAddr, _now: Timestamp) -> Option<Ban> {
         None
     }

@@ -1,16 +1,16 @@
-//! The mode of a limit or of a condition.
+//! The mode of a limit, of a condition or of automatic bans.
 
 use schemars::JsonSchema;
 use serde::Deserialize;
 
-/// `mode` of a limit or of a condition.
+/// `mode` of a limit, of a condition or of automatic bans.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Mode {
     /// Requests are denied.
     #[default]
     Enforce,
-    /// Requests are not denied: the denial is counted and logged (`would_deny`).
+    /// Requests are not denied: the denial is counted and logged.
     Shadow,
 }
 

@@ -38,7 +38,7 @@ pub use self::{
 use self::{format::Format, lifetimes::latest_issue, table::Entry};
 use super::rejection::Rejection;
 use crate::{
-    denial::{Denial, Reason, shown},
+    denial::{CredentialFailure, Denial, Reason, shown},
     identity::{Claims, CredentialKind, Identity, KeyId, KeyVersion, Omitted, Principal, Validity},
     revocation::{self, ExternalDenylist, Names},
     stage::Check,
@@ -59,7 +59,10 @@ impl<'a> ApiKey<'a> {
     /// # Errors
     /// `invalid_api_key` for a key with the prefix `tgk_` whose format or checksum is wrong.
     pub fn read(bytes: &'a [u8]) -> Result<Self, Denial> {
-        let refuse = |cause| Err(Denial::new(Reason::InvalidApiKey, cause));
+        let refuse = |cause| {
+            Err(Denial::new(Reason::InvalidApiKey, cause)
+                .with_failure(CredentialFailure::Malformed))
+        };
         match format::read(bytes) {
             Format::Key(id) => Ok(Self { bytes, id: Some(id) }),
             Format::Foreign => Ok(Self { bytes, id: None }),
@@ -186,16 +189,20 @@ fn checks(
         }
     }
     let Some((secret, until)) = matching.filter(|_| fits_kind) else {
-        let cause = match matching {
+        let refuse = |cause: String| Denial::new(Reason::InvalidApiKey, cause);
+        return Err(match matching {
             // A foreign key without the mark is found by no digest, so that this is the one misfit.
-            Some(_) => format!(
+            Some(_) => refuse(format!(
                 "the record of the key `{}` marks its secret as one of a foreign format, which it is \
                  not; remove `weak`",
                 record.id
-            ),
-            None => format!("the secret of the key `{}` is wrong, or was rotated", record.id),
-        };
-        return Err(Denial::new(Reason::InvalidApiKey, cause).into());
+            )),
+            None => {
+                let cause = format!("the secret of the key `{}` is wrong, or was rotated", record.id);
+                refuse(cause).with_failure(CredentialFailure::UnknownKey)
+            }
+        }
+        .into());
     };
     *check = Check::Times;
     if secret.issued > latest_issue(now) {
@@ -235,7 +242,8 @@ fn unknown(key: ApiKey<'_>, is_complete: bool) -> Denial {
         None => "the digest of the key".to_owned(),
     };
     if is_complete {
-        return Denial::new(Reason::InvalidApiKey, format!("no record has {what}"));
+        return Denial::new(Reason::InvalidApiKey, format!("no record has {what}"))
+            .with_failure(CredentialFailure::UnknownKey);
     }
     let cause = format!("a source of API keys is not read yet, and no other has {what}");
     Denial::new(Reason::NotReady, cause)

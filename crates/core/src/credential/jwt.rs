@@ -20,7 +20,7 @@ use self::{
 };
 use super::rejection::Rejection;
 use crate::{
-    denial::{Denial, Reason, listed, shown},
+    denial::{CredentialFailure, Denial, Reason, listed, shown},
     identity::{CredentialKind, KeyVersion, Principal, Validity},
     json::Json,
     revocation::ExternalDenylist,
@@ -298,7 +298,8 @@ fn find_keys<'k>(
                     return Err(Denial::new(Reason::UnknownKey, cause));
                 }
                 _ if unnamed.keys.is_empty() => {
-                    return Err(Denial::new(Reason::UnknownKey, no_key(kid)));
+                    return Err(Denial::new(Reason::UnknownKey, no_key(kid))
+                        .with_failure(CredentialFailure::UnknownKey));
                 }
                 _ => return Ok(unnamed),
             }

@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use ipnet::IpNet;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
-use super::MAPPED_LENGTH;
+use super::{MAPPED_LENGTH, Network};
 
 /// Addresses and networks, as `10.1.2.3` or `10.0.0.0/8`.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -51,6 +51,19 @@ impl Networks {
         self.0.iter().any(|net| net.contains(other))
     }
 
+    /// Whether some address is in one of the networks and in `network`.
+    #[must_use]
+    pub fn overlaps(&self, network: Network) -> bool {
+        self.0.iter().any(|net| of_net(net).overlaps(network))
+    }
+
+    /// Returns the networks of both lists.
+    #[must_use]
+    pub fn and(mut self, other: &Self) -> Self {
+        self.0.extend_from_slice(&other.0);
+        self
+    }
+
     /// Creates a list from texts such as `10.1.2.3` and `10.0.0.0/8`.
     ///
     /// # Errors
@@ -63,6 +76,10 @@ impl Networks {
     pub fn iter(&self) -> impl Iterator<Item = &IpNet> {
         self.0.iter()
     }
+}
+
+fn of_net(net: &IpNet) -> Network {
+    Network::of_prefix(net.addr(), net.prefix_len(), net.prefix_len())
 }
 
 impl<'de> Deserialize<'de> for Networks {

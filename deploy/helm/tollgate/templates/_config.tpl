@@ -96,7 +96,7 @@
 {{- define "tollgate.checksum" -}}
 {{- $config := fromYaml (include "tollgate.config" .) -}}
 {{- if eq .Values.rollOn "needed" -}}
-{{- $config = omit $config "issuers" "api_keys" "client_certificates" "cookies" "dpop" "models" "tiers" "categories" "routes" "limits" "metering" "ledger" "revocation" "require_https" "identity_headers" "dynamic_metadata" -}}
+{{- $config = omit $config "issuers" "api_keys" "client_certificates" "cookies" "dpop" "automatic_bans" "models" "tiers" "categories" "routes" "limits" "metering" "ledger" "revocation" "require_https" "identity_headers" "dynamic_metadata" -}}
 {{- end -}}
 {{- $envoy := "" -}}
 {{- if ne .Values.mode "service" -}}{{- $envoy = include "tollgate.envoy" . -}}{{- end -}}

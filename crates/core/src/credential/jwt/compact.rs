@@ -4,7 +4,7 @@ use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
 
 use super::{algorithm::Algorithm, key_set::MAX_KID};
 use crate::{
-    denial::{Denial, Reason, shown},
+    denial::{CredentialFailure, Denial, Reason, shown},
     json::Json,
 };
 
@@ -129,7 +129,9 @@ impl Header {
             Some(Json::Text(kid)) if kid.is_empty() => None,
             Some(Json::Text(kid)) if kid.len() <= MAX_KID => Some(kid.clone()),
             Some(_) => {
-                return refuse(Reason::UnknownKey, "kid is not a string of at most 256 bytes");
+                let cause = "kid is not a string of at most 256 bytes";
+                return Err(Denial::new(Reason::UnknownKey, cause)
+                    .with_failure(CredentialFailure::Malformed));
             }
         };
         let typ = match json.get("typ") {
