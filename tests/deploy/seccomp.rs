@@ -200,7 +200,7 @@ fn a_call_that_is_not_listed_is_refused() {
     // AF_NETLINK, AF_PACKET and AF_VSOCK; a process instead of a thread, and namespaces.
     let arguments = ["socket:16", "socket:17", "socket:40", "clone:17", "clone:0x10010000"];
     // Listed, so that the kernel answers: EINVAL, EBADF, success.
-    let listed = ["socket:2", "read", "getpid"];
+    let listed = ["socket:2", "read", "getpid", "setpriority"];
     let calls = [&refused[..], &arguments, &listed, &["clone3"]].concat();
     let text = succeeds(launcher(&["--try"]).args(&calls));
     let found: Vec<(&str, i32)> = text
@@ -209,7 +209,7 @@ fn a_call_that_is_not_listed_is_refused() {
         .map(|(call, errno)| (call, errno.parse().unwrap()))
         .collect();
     let expected = |call: &&str| match *call {
-        "socket:2" => 22,
+        "socket:2" | "setpriority" => 22,
         "read" => 9,
         "getpid" => 0,
         // The C library makes a thread with `clone` then.
@@ -235,13 +235,16 @@ fn every_name_of_the_profile_is_a_system_call() {
 }
 
 #[test]
-fn the_unit_of_systemd_lists_the_calls_of_the_profile() {
-    let unit = read("deploy/systemd/tollgate.service");
-    let lines = unit.lines().filter_map(|line| line.strip_prefix("SystemCallFilter="));
-    let names = lines.flat_map(|line| line.split(' ')).map(str::to_owned);
-    assert_eq!(names.collect::<BTreeSet<_>>(), listed());
-    for line in ["RestrictNamespaces=yes", "SystemCallErrorNumber=EPERM"] {
-        assert!(unit.lines().any(|found| found == line), "{line}");
+fn the_units_of_systemd_list_the_calls_of_the_profile() {
+    for file in ["tollgate.service", "tollgate@.service"] {
+        let unit = read(&format!("deploy/systemd/{file}"));
+        let lines = unit.lines().filter_map(|line| line.strip_prefix("SystemCallFilter="));
+        let names = lines.flat_map(|line| line.split(' ')).map(str::to_owned);
+        assert_eq!(names.collect::<BTreeSet<_>>(), listed(), "{file}");
+        for line in ["RestrictNamespaces=yes", "SystemCallErrorNumber=EPERM"] {
+            assert!(unit.lines().any(|found| found == line), "{file}: {line}");
+        }
+        let families = "\nRestrictAddressFamilies=AF_UNIX AF_INET AF_INET6\n";
+        assert!(unit.contains(families), "{file}");
     }
-    assert!(unit.contains("\nRestrictAddressFamilies=AF_UNIX AF_INET AF_INET6\n"));
 }
