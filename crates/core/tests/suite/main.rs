@@ -9,6 +9,7 @@
 //! - `certificates`: client certificates, and tokens that are bound to one.
 //! - `body`, `categories`, `conditions`: the rules of a route.
 //! - `lease`, `escrow`: leased limits, and escrows for outages, in simulations.
+//! - `corpus`: every row of the decision corpus.
 //! - `presets`: every listed route of every inference server.
 //! - `members`: every member of their tables.
 //! - `properties`: properties of every input.
@@ -27,6 +28,7 @@ mod categories;
 mod certificates;
 mod checklist;
 mod conditions;
+mod corpus;
 mod escrow;
 mod harness;
 mod keys;
@@ -38,3 +40,10 @@ mod real_tokens;
 mod token;
 mod upstream_key;
 mod wycheproof;
+
+/// The reader of case files, which is a part of the sidecar: `tollgate test` runs cases as well.
+#[allow(dead_code, unused_imports, reason = "the sidecar uses the rest")]
+#[path = "../../../../src"]
+mod sidecar {
+    pub mod policy_test;
+}
