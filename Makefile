@@ -58,6 +58,15 @@ fuzz: ## The readers of what clients send, against others, on whatever libFuzzer
 	@tools/parts toolchain >/dev/null
 	@tools/fuzz
 
+.PHONY: loom
+loom: ## The models of the sidecar's own concurrency, in every order of steps, with the number of executions
+	@$(CARGO) test --quiet -p tollgate-models -- --nocapture --test-threads=1
+
+.PHONY: mutants
+mutants: ## Changes of the core that its tests must notice: one shard, at most an hour (SHARD=0/32; OUT=target/mutants)
+	@tools/parts toolchain mutants >/dev/null
+	@nice .parts/bin/cargo-mutants mutants --package tollgate-core --shard $(or $(SHARD),0/32) --output $(or $(OUT),target/mutants)
+
 .PHONY: check
 check: ## Format, lints, docs, licences and sources of dependencies, the shipped Envoy configs
 	@tools/parts toolchain envoy deny python >/dev/null

@@ -30,4 +30,5 @@ pub mod policy_test;
 pub mod proto;
 pub mod secrets;
 pub mod store;
+mod sync;
 pub mod tls_roots;

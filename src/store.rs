@@ -46,6 +46,7 @@ pub use self::{
     escrow::EscrowStatus,
     key_replica::{KeyLookupError, KeyReplica, KeyReplicaStatus},
     key_use::{KeyUpdate, MOST_NETWORKS, MOST_UPDATES, SeenNetworks},
+    leases::LeaseStatus,
     local::{LocalFallback, LocalStatus},
     memory::Memory,
     position::{Position, PositionError},
@@ -55,9 +56,7 @@ pub use self::{
         script::{ADMIT_BODY, GIVE_BACK_BODY, RESERVE_BODY, SETTLE_BODY},
     },
     revocation::{Entry, InvalidRevocation, MARGIN, Page, Revocation, TTL_MAX, check_note},
-    status::{
-        BanStatus, Circuit, LeaseStatus, NodeStatus, ReplicaStatus, ReservationStatus, StoreStatus,
-    },
+    status::{BanStatus, Circuit, NodeStatus, ReplicaStatus, ReservationStatus, StoreStatus},
 };
 use self::{redis::Replication, replica::Replica};
 use crate::tls_roots::RootsError;

@@ -15,17 +15,11 @@
 
 use std::{
     fmt,
-    sync::{
-        Arc,
-        atomic::{AtomicU64, Ordering::Relaxed},
-    },
+    sync::{Arc, atomic::Ordering::Relaxed},
 };
 
 use highway::{HighwayHash, HighwayHasher, Key};
-use quick_cache::{
-    Weighter,
-    sync::{Cache, GuardResult},
-};
+use quick_cache::Weighter;
 use schemars::JsonSchema;
 use serde::Deserialize;
 use tollgate_core::{
@@ -37,7 +31,10 @@ use tollgate_core::{
     time::{Span, Timestamp},
 };
 
-use crate::byte_size::ByteSize;
+use crate::{
+    byte_size::ByteSize,
+    sync::{AtomicU64, Cache, GuardResult},
+};
 
 /// How long a token that was rejected for good is stored.
 pub const REJECTED_FOR: Span = Span::from_secs(10);
@@ -303,5 +300,5 @@ impl fmt::Debug for TokenCache {
     }
 }
 
-#[cfg(test)]
+#[cfg(all(test, not(loom)))]
 mod tests;

@@ -38,6 +38,7 @@ use serde::{Deserialize, Deserializer};
 use thiserror::Error;
 use tollgate_core::config::{Errors, Path};
 
+pub use self::queue::Dropped;
 pub(crate) use self::queue::Slot;
 use self::{file::LogFile, queue::Queue, writer::Sink};
 
@@ -176,15 +177,6 @@ impl Drop for Open {
     fn drop(&mut self) {
         self.queue.end();
     }
-}
-
-/// The number of lines that were not written.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Dropped {
-    /// Lines that found the queue full or closed.
-    pub full: u64,
-    /// Lines whose writing failed.
-    pub write: u64,
 }
 
 /// The fill level of the queue.

@@ -4,10 +4,7 @@
 use std::{
     collections::{HashMap, hash_map::RandomState},
     hash::BuildHasher as _,
-    sync::{
-        Arc, Mutex, PoisonError,
-        atomic::{AtomicBool, AtomicU64, Ordering},
-    },
+    sync::{Arc, PoisonError, atomic::Ordering},
     time::Instant,
 };
 
@@ -16,13 +13,23 @@ use tollgate_core::limit::{
     lease::{Lease, LeaseGrant, LeaseOutcome, LeaseTerms},
 };
 
-use super::LeaseStatus;
+use crate::sync::{AtomicBool, AtomicU64, Mutex};
 
-/// The number of shards. Each has a lock, which is held for one bucket at a time.
-const SHARDS: usize = 64;
+/// The number of shards. Each has a lock, which is held for one bucket at a time. A model has one:
+/// its executions are the same but for the order of steps.
+const SHARDS: usize = if cfg!(loom) { 1 } else { 64 };
 
 /// The most buckets with a lease, 150 bytes each; further ones are counted exactly.
 const MOST: u64 = 100_000;
+
+/// The units of leased limits that this process holds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct LeaseStatus {
+    /// The number of buckets with a lease.
+    pub buckets: u64,
+    /// The unspent units of all of them.
+    pub units: u64,
+}
 
 /// All leases of this replica.
 #[derive(Debug)]

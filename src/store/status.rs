@@ -4,6 +4,8 @@ use std::time::Duration;
 
 use tollgate_core::ban::Kind;
 
+use super::leases::LeaseStatus;
+
 /// The state of the circuit breaker of a store.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Circuit {
@@ -88,15 +90,6 @@ pub struct BanStatus {
     pub counts: [u64; Kind::ALL.len()],
     /// The age of the copy of Redis' bans; `None` before it was first read, and in memory.
     pub age: Option<Duration>,
-}
-
-/// The units of leased limits that this process holds.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct LeaseStatus {
-    /// The number of buckets with a lease.
-    pub buckets: u64,
-    /// The unspent units of all of them.
-    pub units: u64,
 }
 
 /// The copy of the revocations in Redis.

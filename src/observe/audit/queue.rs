@@ -4,21 +4,27 @@
 use std::{
     mem,
     sync::{
-        Condvar, Mutex, MutexGuard, PoisonError,
-        atomic::{
-            AtomicBool, AtomicU64, AtomicUsize,
-            Ordering::{Acquire, Relaxed, Release},
-        },
+        PoisonError,
+        atomic::Ordering::{Acquire, Relaxed, Release},
     },
     thread,
     time::Duration,
 };
 
-use super::Dropped;
+use crate::sync::{AtomicBool, AtomicU64, AtomicUsize, Condvar, Mutex, MutexGuard};
 
 /// The capacity that is kept after a batch is written. Memory that a collector's pause took is
 /// released.
 const KEPT_CAPACITY: usize = 1 << 20;
+
+/// The number of lines that were not written.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Dropped {
+    /// Lines that found the queue full or closed.
+    pub full: u64,
+    /// Lines whose writing failed.
+    pub write: u64,
+}
 
 /// The queue of one audit log.
 #[derive(Debug)]
@@ -141,9 +147,10 @@ impl Queue {
         self.free.fetch_add(mem::take(&mut written.count), Release);
         written.text.clear();
         written.text.shrink_to(KEPT_CAPACITY);
-        let waits = |lines: &mut Lines| lines.count == 0 && !lines.ended;
-        let mut lines =
-            self.changed.wait_while(self.lines(), waits).unwrap_or_else(PoisonError::into_inner);
+        let mut lines = self.lines();
+        while lines.count == 0 && !lines.ended {
+            lines = self.changed.wait(lines).unwrap_or_else(PoisonError::into_inner);
+        }
         if let Some(gather) = gather.filter(|_| !lines.ended) {
             drop(lines);
             thread::sleep(gather);
