@@ -215,7 +215,7 @@ fn tag(secret: &Secret, text: &str) -> [u8; TAG] {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::limit::Counter;
+    use crate::{admission::AdmitRequest, limit::Counter};
 
     fn keys(names: &[u8]) -> ReservationKeys {
         let secrets = names.iter().map(|name| Secret::new(vec![*name; MIN_SECRET])).collect();
@@ -271,6 +271,35 @@ mod tests {
         }
         for text in ["", ".", "a", "a.b", "AAAA.AAAA", &"A".repeat(MAX_TEXT + 1)] {
             assert!(Reservation::open(text, &keys(b"a")).is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn a_hold_in_shadow_without_room_is_not_held() {
+        let verdict = |admitted| Verdict { admitted, remaining: 0, retry_after: 0, reset: 0 };
+        let Reservation { holds, .. } = reservation();
+        for (in_shadow, admitted, held, passes) in [
+            ([false, false], [true, true], "minute day", true),
+            ([false, true], [true, true], "minute day", true),
+            ([false, true], [true, false], "minute", true),
+            ([true, true], [false, false], "", true),
+            ([true, false], [false, true], "day", true),
+            // Nothing is held of what is refused: the store has decided.
+            ([false, false], [true, false], "minute day", false),
+            ([true, false], [true, false], "minute day", false),
+        ] {
+            let mut two = Reservation { holds: holds[..2].to_vec(), ..reservation() };
+            for (hold, is_shadow) in two.holds.iter_mut().zip(in_shadow) {
+                hold.is_shadow = is_shadow;
+            }
+            let verdicts = admitted.map(verdict);
+            let names: Vec<String> =
+                two.held(&verdicts).holds.iter().map(|hold| hold.limit.to_string()).collect();
+            assert_eq!(names.join(" "), held, "{in_shadow:?}, {admitted:?}");
+            assert_eq!(two.is_admitted(&verdicts), passes, "{in_shadow:?}, {admitted:?}");
+            let request =
+                AdmitRequest { reservation: Some(Box::new(two)), ..AdmitRequest::default() };
+            assert_eq!(request.is_admitted_by(&verdicts), passes, "{in_shadow:?}, {admitted:?}");
         }
     }
 

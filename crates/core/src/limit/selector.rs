@@ -193,3 +193,34 @@ impl Selector {
             })
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_value_selects_its_own_type_and_number() {
+        let value = |json: &str| serde_json::from_str::<ClaimValue>(json).unwrap();
+        for (wanted, claim, expected) in [
+            (r#""5""#, r#""5""#, true),
+            (r#""5""#, "5", false),
+            ("5", "5", true),
+            ("5", "5.0", true),
+            ("5", "5.5", false),
+            ("5", "6.0", false),
+            ("5", r#""5""#, false),
+            ("9007199254740992", "9007199254740992.0", true),
+            // Beyond 2^53 a number with a fraction is not exact.
+            ("9007199254740994", "9007199254740994.0", false),
+            ("true", "true", true),
+            ("true", "false", false),
+            ("true", r#""true""#, false),
+        ] {
+            let json = Json::object(format!(r#"{{"c":{claim}}}"#).as_bytes()).unwrap();
+            assert_eq!(value(wanted).is(json.get("c").unwrap()), expected, "{wanted}: {claim}");
+        }
+        let refused = serde_json::from_str::<ClaimValue>("[5]").unwrap_err().to_string();
+        assert!(refused.contains("text, a whole number or a boolean"), "{refused}");
+        assert!(serde_json::from_str::<ClaimValue>("9223372036854775808").is_err());
+    }
+}

@@ -8,6 +8,7 @@
 //! - `real_tokens`: tokens as issuers send them.
 //! - `certificates`: client certificates, and tokens that are bound to one.
 //! - `body`, `categories`, `conditions`: the rules of a route.
+//! - `bounds`: the bounds of the keys of the file.
 //! - `lease`, `escrow`: leased limits, and escrows for outages, in simulations.
 //! - `corpus`: every row of the decision corpus.
 //! - `presets`: every listed route of every inference server.
@@ -24,6 +25,7 @@
 )]
 
 mod body;
+mod bounds;
 mod categories;
 mod certificates;
 mod checklist;

@@ -5,6 +5,7 @@
 
 mod answers;
 mod config;
+mod decisions;
 mod json_body;
 mod request;
 mod routes;

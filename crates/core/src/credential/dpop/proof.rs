@@ -308,6 +308,44 @@ mod tests {
     }
 
     #[test]
+    fn the_times_of_a_proof_have_a_leeway() {
+        let config = config("origins: ['https://a.example']\nmax_age: 60s\nleeway: 5s");
+        for (claims, refused) in [
+            (r#"{"iat":1000}"#, None),
+            (r#"{"iat":1005}"#, None),
+            (r#"{"iat":1005.5}"#, Some("iat is in the future")),
+            (r#"{"iat":940}"#, None),
+            (r#"{"iat":939}"#, Some("older than")),
+            (r#"{"iat":"1000"}"#, Some("iat is missing")),
+            (r#"{}"#, Some("iat is missing")),
+            (r#"{"iat":1000,"exp":1001}"#, None),
+            (r#"{"iat":1000,"exp":1000}"#, Some("exp has passed")),
+            (r#"{"iat":1000,"exp":"1001"}"#, Some("not a number")),
+            (r#"{"iat":1000,"nbf":1005}"#, None),
+            (r#"{"iat":1000,"nbf":1006}"#, Some("nbf is in the future")),
+            (r#"{"iat":1000,"nbf":null}"#, Some("not a number")),
+            (r#"{"iat":1000,"exp":1001,"nbf":"1"}"#, Some("not a number")),
+            (r#"{"iat":1000,"exp":1001,"nbf":1006}"#, Some("nbf is in the future")),
+        ] {
+            let expected = Expected {
+                method: "GET",
+                path: "/x",
+                token: b"t",
+                thumbprint: &[0; 32],
+                nonces: None,
+                now: Timestamp::from_secs(1000),
+            };
+            let json = Json::object(claims.as_bytes()).unwrap();
+            let found = check_times(&json, &expected, &config).err();
+            match (found, refused) {
+                (None, None) => {}
+                (Some(found), Some(part)) if found.cause.contains(part) => {}
+                (found, _) => panic!("{claims}: {:?}", found.map(|found| found.cause)),
+            }
+        }
+    }
+
+    #[test]
     fn a_key_of_more_than_4096_bits_is_refused_before_it_is_used() {
         for (bytes, cause) in [(512, "signature"), (513, "more than 4096 bits"), (200, "2048")] {
             let modulus = URL_SAFE_NO_PAD.encode(vec![0xff; bytes]);

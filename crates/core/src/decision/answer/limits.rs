@@ -146,6 +146,28 @@ mod tests {
     }
 
     #[test]
+    fn a_list_ends_with_the_last_limit_that_fits() {
+        let name = "n".repeat(60);
+        for count in 1..40 {
+            let limits = vec![status(&name, 1, 1, 0); count];
+            let mut text = b"head: ".to_vec();
+            list(&mut text, &limits, |text, _| text.extend_from_slice(b";q=1"));
+            let entry = format!("\"{name}\";q=1");
+            let fitting = (1..=count)
+                .rev()
+                .find(|count| *count == 1 || count * (entry.len() + 2) - 2 <= MAX_LIST)
+                .unwrap();
+            let expected = format!("head: {}", vec![entry; fitting].join(", "));
+            assert_eq!(String::from_utf8(text).unwrap(), expected, "{count}");
+        }
+        // The first one is listed whatever its length.
+        let long = "n".repeat(MAX_LIST + 1);
+        let mut text = Vec::new();
+        list(&mut text, &[status(&long, 1, 1, 0)], |_, _| {});
+        assert_eq!(text.len(), long.len() + 2);
+    }
+
+    #[test]
     fn durations_are_go_s() {
         for (micros, text) in [
             (0, "0s"),

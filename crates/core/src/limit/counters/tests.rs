@@ -513,3 +513,23 @@ fn sums(known: &BTreeMap<u8, Known>) -> (u64, u64) {
     };
     known.values().map(share).fold((0, 0), |(spent, held), (s, h)| (spent + s, held + h))
 }
+
+#[test]
+fn a_reservation_that_is_sent_again_has_the_verdicts_of_the_first_time() {
+    let mut counters = Counters::default();
+    let enforced = hold("day", budget(100), 40, 40);
+    let full = Hold { is_shadow: true, ..hold("none", budget(10), 40, 40) };
+    let roomy = Hold { is_shadow: true, ..hold("room", budget(50), 40, 40) };
+    let one = reservation(1, NOW, &[enforced.clone(), full.clone(), roomy.clone()]);
+    let admitted = |verdicts: &[Verdict]| verdicts.iter().map(|v| v.admitted).collect::<Vec<_>>();
+    for _ in 0..2 {
+        assert_eq!(admitted(&counters.admit(&one, None, at(NOW))), [true, false, true]);
+        assert_eq!(count(&counters, &enforced), (0, 40));
+        assert_eq!(count(&counters, &full), (0, 0));
+        assert_eq!(count(&counters, &roomy), (0, 40));
+    }
+    // Room that appears later is not for a request that was decided before.
+    let larger = Hold { counter: budget(1000), ..full };
+    let again = reservation(1, NOW, &[enforced, larger, roomy]);
+    assert_eq!(admitted(&counters.try_hold(&again, at(NOW))), [true, false, true]);
+}
