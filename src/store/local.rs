@@ -133,10 +133,9 @@ impl LocalFallback {
         let AdmitResponse::Counted(verdicts) = response else { return Ok(response) };
         let mut verdicts = verdicts.into_iter();
         let mut all: Vec<Verdict> = verdicts.by_ref().take(request.charges.len()).collect();
-        let of_holds = reservation
-            .holds
-            .iter()
-            .filter_map(|hold| if is_uncounted(hold) { Some(UNCOUNTED) } else { verdicts.next() });
+        let of_holds = reservation.holds.iter().filter_map(|hold| {
+            if is_uncounted(hold) { Some(Verdict::UNCOUNTED) } else { verdicts.next() }
+        });
         all.extend(of_holds);
         Ok(AdmitResponse::Counted(all))
     }
@@ -240,9 +239,6 @@ impl LocalFallback {
 fn is_uncounted(hold: &Hold) -> bool {
     hold.is_shadow && hold.is_settled()
 }
-
-/// The verdict on a hold that is not counted.
-const UNCOUNTED: Verdict = Verdict { admitted: true, remaining: 0, retry_after: 0, reset: 0 };
 
 /// The share of one replica in a charge's bucket, which fills more slowly and is smaller by the
 /// number of replicas.

@@ -43,6 +43,22 @@ impl AdmitRequest {
             && self.proof.is_none()
     }
 
+    /// Whether nothing of it is enforced: it has only charges and holds of limits in shadow, and no
+    /// credential that could be revoked. Then no outage of a store is a reason to deny.
+    pub fn is_in_shadow(&self) -> bool {
+        let mut holds = self.reservation.iter().flat_map(|reservation| &reservation.holds);
+        self.revocation.is_none()
+            && self.proof.is_none()
+            && self.charges.iter().all(|charge| charge.is_shadow)
+            && holds.all(|hold| hold.is_shadow)
+    }
+
+    /// The verdicts on a request of which nothing is enforced, where the store does not answer.
+    pub fn uncounted(&self) -> Vec<Verdict> {
+        let holds = self.reservation.iter().map(|reservation| reservation.holds.len());
+        vec![Verdict::UNCOUNTED; self.charges.len() + holds.sum::<usize>()]
+    }
+
     /// Whether the verdicts of a store admit the request: each one on a charge and a hold does,
     /// except those of limits in shadow.
     pub fn is_admitted_by(&self, verdicts: &[Verdict]) -> bool {

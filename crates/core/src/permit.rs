@@ -228,12 +228,11 @@ impl RoutePermit {
         if let Some(details) = &mut progress.details {
             details.categories = route.content.categories(&request.headers, &facts);
         }
-        let would_deny = &mut *progress.would_deny;
-        route.content.check(&principal, tier, request, &facts, route.shadow, would_deny)?;
-        let sized = match route.sizing {
+        route.content.check(&principal, tier, request, &facts)?;
+        let model_size = || model.as_deref().and_then(|name| models.size(name));
+        let mut sized = match route.sizing {
             Some(sizing) => {
-                let model = model.as_deref().and_then(|name| models.size(name));
-                let model = model.ok_or_else(|| {
+                let model = model_size().ok_or_else(|| {
                     let cause = "a limit counts tokens, and the model has no size";
                     Denial::new(Reason::Internal, cause)
                 })?;
@@ -242,6 +241,14 @@ impl RoutePermit {
             }
             None => None,
         };
+        if let Some(in_shadow) = &route.shadow_content {
+            let (details, would_deny) =
+                (progress.details.as_deref_mut(), &mut *progress.would_deny);
+            let model = model_size();
+            let in_shadow =
+                in_shadow.evaluate(&principal, model, (request, body), details, would_deny);
+            sized = sized.or(in_shadow.map(Box::new));
+        }
         Ok(Permit { route, principal: Some(principal), model, sized })
     }
 }

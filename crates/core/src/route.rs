@@ -32,7 +32,7 @@ use crate::{
         actor::{ActorRule, ActorsConfig},
         category::{Categories, CategoryRuleConfig},
         condition::{Condition, ConditionConfig},
-        content::{Content, RaiseConfig},
+        content::{Content, RaiseConfig, ShadowContent},
         fields::{CapsConfig, FieldsConfig},
         member::RouteMembers,
         model::{ModelRule, ModelRuleConfig, Models},
@@ -216,6 +216,8 @@ pub struct Route {
     pub shadow: ShadowRules,
     /// The rules for the body.
     pub(crate) content: Content,
+    /// The rules for the body that are in shadow, if there are some.
+    pub(crate) shadow_content: Option<Box<ShadowContent>>,
     /// The rules for a WebSocket.
     pub websocket: Option<WebSocketRule>,
     /// The `resource_metadata` of its challenges.
@@ -259,6 +261,7 @@ impl Route {
     /// Whether the route reads the body of a request.
     pub fn reads_body(&self) -> bool {
         self.content.reads_body()
+            || self.shadow_content.as_ref().is_some_and(|content| content.reads_body())
     }
 
     /// Whether the route uses a part of the identity for what it enforces.

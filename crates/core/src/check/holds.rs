@@ -65,8 +65,17 @@ pub(super) fn holds(
     now: Timestamp,
     evidence: &mut Evidence,
 ) -> Result<Vec<Held>, Denial> {
-    let mut held = Vec::with_capacity(permit.route().holds.len() + 1);
-    for limit in &permit.route().holds {
+    let route = permit.route();
+    let mut held = Vec::with_capacity(route.holds.len() + 1);
+    for limit in &route.holds {
+        if limit.is_shadow()
+            && limit.counts_tokens()
+            && permit.sized().is_none()
+            && route.fixed_tokens.is_none()
+        {
+            // The body could not be read for it, which is recorded.
+            continue;
+        }
         let demand = match limit.demand(subject, tokens, now) {
             Err(denial) if limit.is_shadow() => {
                 evidence.would_deny.record("limits", Some(&limit.name), denial);
@@ -90,7 +99,7 @@ pub(super) fn holds(
         }
     }
     let charges = |limit: &Arc<HoldLimit>| limit.charges_tokens() && !limit.is_shadow();
-    let is_charged = permit.route().holds.iter().any(charges);
+    let is_charged = route.holds.iter().any(charges);
     if let Some(principal) = subject.principal.filter(|_| is_charged)
         && let Some(budget) = principal.claim(TOKEN_BUDGET)
     {

@@ -4,8 +4,9 @@ use std::borrow::Cow;
 
 use super::{Denial, Reason, cut};
 
-/// The most denials that are recorded for one request.
-pub const MAX_WOULD_DENY: usize = 8;
+/// The most denials that are recorded for one request: more than a route has conditions and other rules,
+/// and some limits.
+pub const MAX_WOULD_DENY: usize = 64;
 
 /// The most characters of [`ShadowDenial::rule`], counted as JSON in ASCII needs them.
 pub const MAX_RULE: usize = 80;
@@ -61,7 +62,7 @@ impl WouldDeny {
     /// Returns the result of a rule; in shadow, a denial is recorded and the request passes.
     ///
     /// # Errors
-    /// The denial of a rule that is enforced, and of a request that can be read in two ways.
+    /// The denial of a rule that is enforced.
     #[inline]
     pub(crate) fn apply(
         &mut self,
@@ -71,8 +72,7 @@ impl WouldDeny {
         name: Option<&str>,
     ) -> Result<(), Denial> {
         match result {
-            // INVARIANT: a rule in shadow never opens the way to a request that is ambiguous.
-            Err(denial) if is_shadow && denial.reason != Reason::MalformedRequest => {
+            Err(denial) if is_shadow => {
                 self.record(section, name, denial);
                 Ok(())
             }
@@ -99,7 +99,7 @@ mod tests {
     fn what_is_recorded_is_bounded_and_each_rule_is_recorded_once() {
         let mut would_deny = WouldDeny::default();
         assert!(would_deny.is_empty());
-        for n in 0..20 {
+        for n in 0..3 * MAX_WOULD_DENY {
             let denial = Denial::new(Reason::RateLimited, "full");
             would_deny.record("limits", Some(&format!("limit-{}", n / 2)), denial);
         }
@@ -118,11 +118,13 @@ mod tests {
         for (reason, is_shadow, passes) in [
             (Reason::ConditionFailed, true, true),
             (Reason::ConditionFailed, false, false),
-            (Reason::MalformedRequest, true, false),
+            (Reason::MalformedRequest, true, true),
+            (Reason::MalformedRequest, false, false),
         ] {
             let result = would_deny.apply(denied(reason), is_shadow, "conditions", None);
             assert_eq!(result.is_ok(), passes, "{reason:?}");
         }
-        assert_eq!(would_deny.iter().count(), 1);
+        let reasons: Vec<_> = would_deny.iter().map(|denial| denial.reason).collect();
+        assert_eq!(reasons, [Reason::ConditionFailed], "once for each rule");
     }
 }

@@ -241,7 +241,11 @@ impl Counters {
         }
         self.forget(reservation.id);
         if matches!(usage, Usage::Running(_)) {
-            self.store_open(reservation.clone(), most, had_expired, owner, now);
+            let mut running = reservation.clone();
+            if let Some(open) = &open {
+                running.holds.retain(|hold| open.has(hold));
+            }
+            self.store_open(running, most, had_expired, owner, now);
             return Settled::Renewed;
         }
         self.remember(reservation, Closed::Settled, now);

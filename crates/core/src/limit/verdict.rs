@@ -12,3 +12,8 @@ pub struct Verdict {
     /// Microseconds until the bucket is full again.
     pub reset: u64,
 }
+
+impl Verdict {
+    /// The verdict of a limit that is not counted and refuses nothing. What is left of it is not known.
+    pub const UNCOUNTED: Self = Self { admitted: true, remaining: 0, retry_after: 0, reset: 0 };
+}

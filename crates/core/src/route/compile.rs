@@ -19,7 +19,7 @@ use crate::{
     rule::{
         actor::ActorRule,
         condition::{self, Condition},
-        content::{Content, Sections},
+        content::{Content, Sections, ShadowContent},
         model::ModelRule,
         scope::ScopeRule,
         shadow::{ShadowRule, ShadowRules},
@@ -185,7 +185,7 @@ fn insert(
     compiled.names.push(route.name.clone());
     compiled.entries.push((Arc::clone(&route), path.clone()));
     if !route.public
-        && route.content.reads_body()
+        && route.reads_body()
         && compiled.body_routes.last().is_none_or(|(known, _)| known != path)
     {
         compiled.body_routes.push((path.clone(), route.name.clone()));
@@ -275,6 +275,7 @@ fn route(
         }
     }
     let counts_tokens = holds.iter().any(|limit| limit.counts_tokens());
+    let is_sized = holds.iter().any(|limit| limit.counts_tokens() && !limit.is_shadow());
     let charges_tokens = holds.iter().any(|limit| limit.charges_tokens());
     // Nothing is written into requests for a limit in shadow.
     let bounds_answers = holds.iter().any(|limit| limit.charges_tokens() && !limit.is_shadow());
@@ -320,7 +321,17 @@ fn route(
         tenant: tenant.as_deref().and_then(TenantRule::body),
         sized: sizing.is_some(),
     };
-    let content = Content::compile(&sections, path, errors);
+    let shadow = ShadowRules::new(&config.shadow);
+    let (sizing, shadow_sizing) = if is_sized { (sizing, None) } else { (None, sizing) };
+    let before = errors.len();
+    let shadow_content = ShadowContent::compile(&sections, shadow, shadow_sizing, path, errors);
+    let mut found = Errors::default();
+    let enforced = sections.enforced(shadow, sizing.is_some());
+    let content = Content::compile(&enforced, path, &mut found);
+    // The errors of all rules are those of the enforced ones and more.
+    if errors.len() == before {
+        errors.extend(found);
+    }
     if let Some(url) = &config.resource_metadata
         && (!url.starts_with("https://")
             || !url.bytes().all(|b| b.is_ascii_graphic() && !matches!(b, b'"' | b'\\')))
@@ -380,8 +391,9 @@ fn route(
         scopes,
         model,
         conditions,
-        shadow: ShadowRules::new(&config.shadow),
+        shadow,
         content,
+        shadow_content: shadow_content.map(Box::new),
         websocket,
         resource_metadata: config.resource_metadata.clone(),
         limits: rates,

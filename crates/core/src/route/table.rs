@@ -356,6 +356,7 @@ mod tests {
                 conditions: Vec::new(),
                 websocket: None,
                 shadow: crate::rule::shadow::ShadowRules::default(),
+                shadow_content: None,
                 content: Content::default(),
                 resource_metadata: None,
                 actors: None,

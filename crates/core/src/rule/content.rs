@@ -1,11 +1,14 @@
 //! The rules of a route that depend on the body, and the single pass over the body that they share.
 
+mod shadow;
+
 use std::sync::Arc;
 
 use schemars::JsonSchema;
 use serde::Deserialize;
 use thiserror::Error;
 
+pub(crate) use self::shadow::ShadowContent;
 use super::{
     category::{Categories, CategoryRule, CategoryRuleConfig},
     fields::{Caps, CapsConfig, Fields, FieldsConfig, Media, forbidden_member},
@@ -18,7 +21,7 @@ use super::{
 };
 use crate::{
     config::{Errors, Path},
-    denial::{Denial, Reason, WouldDeny},
+    denial::{Denial, Reason},
     identity::Principal,
     request::{
         Headers, Request,
@@ -43,6 +46,7 @@ pub struct RaiseConfig {
 }
 
 /// The keys of a route that concern its body.
+#[derive(Clone, Copy)]
 pub(crate) struct Sections<'a> {
     pub(crate) model: Option<&'a ModelRule>,
     pub(crate) models: &'a Models,
@@ -57,6 +61,23 @@ pub(crate) struct Sections<'a> {
     pub(crate) tenant: Option<&'a Pointer>,
     /// Whether the size of a request is computed.
     pub(crate) sized: bool,
+}
+
+impl Sections<'_> {
+    /// The keys whose rules are enforced. `sized`: whether an enforced limit needs the size of a
+    /// request.
+    pub(crate) fn enforced(self, shadow: ShadowRules, sized: bool) -> Self {
+        let is_enforced = |rule| !shadow.contains(rule);
+        Self {
+            caps: self.caps.filter(|_| is_enforced(ShadowRule::Caps)),
+            raise: self.raise.filter(|_| is_enforced(ShadowRule::Raise)),
+            tools: self.tools.filter(|_| is_enforced(ShadowRule::Tools)),
+            mcp: self.mcp.filter(|_| is_enforced(ShadowRule::Mcp)),
+            categories: self.categories.filter(|_| is_enforced(ShadowRule::Categories)),
+            sized,
+            ..self
+        }
+    }
 }
 
 /// How the body of a request is read.
@@ -441,12 +462,7 @@ impl Content {
         tier: Option<&Caps>,
         request: &Request<'_>,
         facts: &BodyFacts<'_>,
-        shadow: ShadowRules,
-        would_deny: &mut WouldDeny,
     ) -> Result<(), Denial> {
-        let mut apply = |rule: ShadowRule, result| {
-            would_deny.apply(result, shadow.contains(rule), rule.key(), None)
-        };
         if let Some(member) = &facts.forbidden {
             return Err(forbidden_member(member));
         }
@@ -456,26 +472,50 @@ impl Content {
         if let Some(members) = &self.members {
             members.authorize(principal, facts)?;
         }
-        if let Some(raise) = &self.raise {
-            apply(ShadowRule::Raise, raise.authorize(principal, facts.parts))?;
-        }
-        if let Some(template) = &self.tools {
-            apply(ShadowRule::Tools, check_tools(template, principal, facts))?;
-        }
-        if let Some(mcp) = &self.mcp {
-            apply(ShadowRule::Mcp, mcp.authorize(principal, &request.headers, facts))?;
-        }
-        if let Some(caps) = &self.caps {
-            apply(ShadowRule::Caps, caps.check(facts))?;
-        }
+        let headers = &request.headers;
+        self.check_rule(ShadowRule::Raise, principal, headers, facts)?;
+        self.check_rule(ShadowRule::Tools, principal, headers, facts)?;
+        self.check_rule(ShadowRule::Mcp, principal, headers, facts)?;
+        self.check_rule(ShadowRule::Caps, principal, headers, facts)?;
         if let Some(caps) = tier {
             caps.check(facts)?;
         }
-        if let Some((rule, categories)) = &self.categories {
-            let result = rule.check(categories, principal, &request.headers, facts);
-            apply(ShadowRule::Categories, result)?;
+        self.check_rule(ShadowRule::Categories, principal, headers, facts)
+    }
+
+    /// Checks one of the rules that can be in shadow.
+    #[inline]
+    fn check_rule(
+        &self,
+        rule: ShadowRule,
+        principal: &Principal,
+        headers: &Headers<'_>,
+        facts: &BodyFacts<'_>,
+    ) -> Result<(), Denial> {
+        match rule {
+            ShadowRule::Raise => match &self.raise {
+                Some(raise) => raise.authorize(principal, facts.parts),
+                None => Ok(()),
+            },
+            ShadowRule::Tools => match &self.tools {
+                Some(template) => check_tools(template, principal, facts),
+                None => Ok(()),
+            },
+            ShadowRule::Mcp => match &self.mcp {
+                Some(mcp) => mcp.authorize(principal, headers, facts),
+                None => Ok(()),
+            },
+            ShadowRule::Caps => match &self.caps {
+                Some(caps) => caps.check(facts),
+                None => Ok(()),
+            },
+            ShadowRule::Categories => match &self.categories {
+                Some((rule, categories)) => rule.check(categories, principal, headers, facts),
+                None => Ok(()),
+            },
+            // It reads no body.
+            ShadowRule::Actors => Ok(()),
         }
-        Ok(())
     }
 
     /// Returns the prompt categories of a request.

@@ -23,6 +23,10 @@ pub enum ShadowRule {
 }
 
 impl ShadowRule {
+    /// The rules that read the body, in the order of the check.
+    pub(crate) const OF_BODY: [Self; 5] =
+        [Self::Raise, Self::Tools, Self::Mcp, Self::Caps, Self::Categories];
+
     /// The key of the rule.
     pub const fn key(self) -> &'static str {
         match self {

@@ -13,7 +13,7 @@
 //! - `corpus`: every row of the decision corpus.
 //! - `presets`: every listed route of every inference server.
 //! - `members`: every member of their tables.
-//! - `properties`: properties of every input.
+//! - `properties`: properties of every input; `shadow`: what is in shadow changes no decision.
 //!
 //! `harness`, `keys` and `token` are shared by the tests of credentials.
 #![allow(
@@ -39,6 +39,7 @@ mod members;
 mod presets;
 mod properties;
 mod real_tokens;
+mod shadow;
 mod token;
 mod upstream_key;
 mod wycheproof;
