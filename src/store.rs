@@ -34,6 +34,7 @@ use tollgate_core::{
     admission::{AdmitRequest, AdmitResponse, Outage, Settled, Settlement},
     ban::{self as core_ban, Ban},
     credential::api_key::ReplicateKeysConfig,
+    limit::reservation::Reservation,
     revocation::Target,
 };
 
@@ -115,6 +116,17 @@ pub trait Store: Send + Sync {
         &'a self,
         settlements: &'a [Settlement],
     ) -> BoxFuture<'a, Result<Vec<Settled>, Outage>>;
+
+    /// The number of places in which reservations are settled, each whatever the others do: one of them may
+    /// be lost.
+    fn settling_places(&self) -> usize {
+        1
+    }
+
+    /// The place in which a reservation is settled, counted from 0.
+    fn settling_place(&self, _reservation: &Reservation) -> usize {
+        0
+    }
 
     /// The longest time that [`admit`](Self::admit) takes.
     fn longest_wait(&self) -> Duration {

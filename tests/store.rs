@@ -32,6 +32,7 @@ mod requests;
 mod reservations;
 mod sentinels;
 mod settlements;
+mod shadow;
 mod shards;
 mod shares;
 mod starvation;

@@ -2,13 +2,15 @@
 //!
 //! A caller that reports usage never waits for the store. What the queue has no room for, and what the
 //! store does not answer, is counted and dropped: the holds of its request expire, and the store
-//! charges them then.
+//! charges them then. Each shard of a store has a queue and a task of its own, so that one that is lost
+//! does not delay the others.
 
 use std::{
     sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
 
+use futures_util::future::join_all;
 use tokio::{
     sync::mpsc,
     task::JoinHandle,
@@ -28,8 +30,10 @@ use crate::{
 
 pub use crate::observe::settlements::ReportProblem;
 
-/// The most settlements that wait. Each has some hundred bytes.
+/// The most settlements that wait. Each has some hundred bytes. Where there are shards, each has an equal part,
+/// and not less than that.
 const QUEUE: usize = 8192;
+const LEAST_QUEUE: usize = 1024;
 
 /// The most settlements in one call of the store.
 const BATCH: usize = 64;
@@ -42,33 +46,36 @@ const ATTEMPTS: u32 = 12;
 
 /// Takes settlements, and sends them to the store.
 pub struct Settler {
-    queue: mpsc::Sender<Settlement>,
+    /// The queue of each place in which the store settles.
+    queues: Vec<mpsc::Sender<Settlement>>,
     store: Arc<dyn Store>,
     /// The requests that were admitted in an outage, and that the store does not have yet.
     local: Option<Arc<LocalFallback>>,
     live: Arc<Live>,
     observer: Arc<Observer>,
     closing: CancellationToken,
-    task: Mutex<Option<JoinHandle<()>>>,
+    tasks: Mutex<Vec<JoinHandle<()>>>,
 }
 
 impl Settler {
-    /// Starts the task that sends settlements to `store`.
+    /// Starts the tasks that send settlements to `store`.
     pub(super) fn start(
         (store, local): (Arc<dyn Store>, Option<Arc<LocalFallback>>),
         live: Arc<Live>,
         observer: Arc<Observer>,
     ) -> Arc<Self> {
-        let (queue, waiting) = mpsc::channel(QUEUE);
+        let places = store.settling_places().max(1);
+        let room = (QUEUE / places).max(LEAST_QUEUE);
         let closing = CancellationToken::new();
-        let task = Task {
-            waiting,
-            store: Arc::clone(&store),
-            observer: Arc::clone(&observer),
-            closing: closing.clone(),
+        let start = |_| {
+            let (queue, waiting) = mpsc::channel(room);
+            let (store, observer) = (Arc::clone(&store), Arc::clone(&observer));
+            let task = Task { waiting, store, observer, closing: closing.clone() };
+            (queue, tokio::spawn(task.run()))
         };
-        let task = Mutex::new(Some(tokio::spawn(task.run())));
-        Arc::new(Self { queue, store, local, live, observer, closing, task })
+        let (queues, tasks) = (0..places).map(start).unzip();
+        let tasks = Mutex::new(tasks);
+        Arc::new(Self { queues, store, local, live, observer, closing, tasks })
     }
 
     /// The secrets that open reservations; `None` while there is none that may be used.
@@ -81,7 +88,8 @@ impl Settler {
         if self.local.as_ref().is_some_and(|local| local.settle(&settlement)) {
             return;
         }
-        if self.queue.try_send(settlement).is_err() {
+        let queue = self.queues.get(self.store.settling_place(&settlement.reservation));
+        if queue.is_none_or(|queue| queue.try_send(settlement).is_err()) {
             self.counters().dropped_by_queue();
         }
     }
@@ -143,25 +151,22 @@ impl Settler {
         self.counters().set_used();
     }
 
-    /// Ends the task when the settlements that wait are sent, or after `within`. Returns whether
+    /// Ends the tasks when the settlements that wait are sent, or after `within`. Returns whether
     /// they were.
     pub(super) async fn close(&self, within: Duration) -> bool {
         self.closing.cancel();
-        let task = self.task.lock().unwrap_or_else(PoisonError::into_inner).take();
-        match task {
-            Some(mut task) => {
-                let ended = timeout(within, &mut task).await.is_ok();
-                task.abort();
-                ended
-            }
-            None => true,
-        }
+        let mut tasks =
+            std::mem::take(&mut *self.tasks.lock().unwrap_or_else(PoisonError::into_inner));
+        let ended = timeout(within, join_all(&mut tasks)).await.is_ok();
+        tasks.iter().for_each(JoinHandle::abort);
+        ended
     }
 }
 
 impl std::fmt::Debug for Settler {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Settler").field("free", &self.queue.capacity()).finish_non_exhaustive()
+        let free: usize = self.queues.iter().map(mpsc::Sender::capacity).sum();
+        f.debug_struct("Settler").field("free", &free).finish_non_exhaustive()
     }
 }
 

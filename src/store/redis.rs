@@ -34,6 +34,7 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 use tollgate_core::{
     admission::{AdmitRequest, AdmitResponse, Outage, Settled, Settlement},
     ban::{self, Ban},
+    limit::reservation::Reservation,
     revocation::Target,
     time::Timestamp,
 };
@@ -163,14 +164,24 @@ impl Redis {
             // INVARIANT: an outage never forgets a revocation or a ban that is known. Redis may have
             // removed it since, so it is queried first.
             Lookup::OnceDenied(response) => {
-                self.query(request.clone(), None).await.or(Ok(response))
+                self.query_for(Needs::Answer, request.clone(), None).await.or(Ok(response))
             }
         }
     }
 
-    /// Queries the server of a shard, unless leased units suffice.
+    /// Queries the server of a shard, unless leased units suffice. A request of which nothing is enforced
+    /// needs no answer.
     async fn query(
         &self,
+        request: AdmitRequest,
+        shard: Option<usize>,
+    ) -> Result<AdmitResponse, Outage> {
+        self.query_for(Needs::AnswerIfEnforced, request, shard).await
+    }
+
+    async fn query_for(
+        &self,
+        needs: Needs,
         request: AdmitRequest,
         shard: Option<usize>,
     ) -> Result<AdmitResponse, Outage> {
@@ -178,10 +189,15 @@ impl Redis {
             return Ok(AdmitResponse::Counted(Vec::new()));
         }
         if request.charges.iter().any(|charge| charge.lease.is_some()) {
-            return self.decide_leased(request, shard).await;
+            return self.decide_leased(needs, request, shard).await;
         }
+        let uncounted = needs.can_do_without(&request).then(|| request.uncounted());
         let response = self.link(shard).send(ScriptRequest::exact(request)).await;
-        response.map(|response| response.response)
+        match (response, uncounted) {
+            (Ok(response), _) => Ok(response.response),
+            (Err(_), Some(uncounted)) => Ok(AdmitResponse::Counted(uncounted)),
+            (Err(outage), None) => Err(outage),
+        }
     }
 
     /// Whether the bans were read once, or could not be read.
@@ -278,6 +294,24 @@ impl Redis {
     }
 }
 
+/// Whether a request needs the answer of Redis.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Needs {
+    /// The answer decides.
+    Answer,
+    /// The answer decides where something of the request is enforced.
+    AnswerIfEnforced,
+}
+
+impl Needs {
+    /// Whether the request passes without an answer.
+    ///
+    /// INVARIANT: a limit in shadow never refuses, also where it cannot be counted.
+    fn can_do_without(self, request: &AdmitRequest) -> bool {
+        self == Self::AnswerIfEnforced && request.is_in_shadow()
+    }
+}
+
 /// The result of a look-up in the copy.
 enum Lookup {
     /// The request is banned, or its credential revoked.
@@ -315,6 +349,14 @@ impl Store for Redis {
         settlements: &'a [Settlement],
     ) -> BoxFuture<'a, Result<Vec<Settled>, Outage>> {
         Box::pin(self.settle_all(settlements))
+    }
+
+    fn settling_places(&self) -> usize {
+        self.places().count()
+    }
+
+    fn settling_place(&self, reservation: &Reservation) -> usize {
+        self.index_of(reservation.shard).map_or(0, |shard| shard + 1)
     }
 
     /// One deadline for a connection whose circuit is half-open, one for the answer, and the time

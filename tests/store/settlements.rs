@@ -133,7 +133,18 @@ async fn limits_in_shadow(store: &dyn Store) {
     let never = hold("shadow-never", Counter::Slots { limit: 0 }, 1, 1);
     let refused = admit(store, &[], &minute(&[narrow.clone(), never])).await;
     assert_eq!(states(refused), [(true, 45), (false, 0)]);
-    assert_eq!(states(admit(store, &[], &minute(&[narrow])).await), [(true, 5)]);
+    assert_eq!(
+        states(admit(store, &[], &minute(std::slice::from_ref(&narrow))).await),
+        [(true, 5)]
+    );
+    // Reports that name more than is held change nothing of it, however many there are.
+    let held = minute(&[wide]);
+    assert!(admit(store, &[], &held).await[0].admitted);
+    let more = Reservation { holds: vec![narrow.clone(), held.holds[0].clone()], ..held };
+    assert_eq!(settle(store, &more, Usage::Running(3)).await, Settled::Renewed);
+    assert_eq!(settle(store, &more, Usage::Running(4)).await, Settled::Renewed);
+    assert_eq!(settle(store, &more, Usage::Final(6)).await, Settled::Charged(6));
+    assert_eq!(states(admit(store, &[], &minute(&[narrow])).await), [(false, 5)]);
 }
 
 async fn everything_is_held_or_nothing(store: &dyn Store) {

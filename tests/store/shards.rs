@@ -5,8 +5,10 @@ use std::{collections::BTreeSet, sync::Arc};
 use serde_json::json;
 use tokio_util::sync::CancellationToken;
 use tollgate::store::{
-    self, ACL_RULE, Opened, Redis, RedisConfig, ReplicateConfig, Revocation, Store, StoreConfig,
+    self, ACL_RULE, Circuit, Opened, Redis, RedisConfig, ReplicateConfig, Revocation, Store,
+    StoreConfig,
 };
+use tollgate::{config, engine::Engine, observe};
 use tollgate_core::{
     admission::{AdmitRequest, AdmitResponse, Settled, Settlement, Usage},
     credential::dpop::{ProofRefusal, ProofUse},
@@ -43,14 +45,30 @@ fn cluster() -> Cluster {
 }
 
 fn open(cluster: &Cluster) -> (Opened, Arc<Redis>) {
-    let config = RedisConfig {
+    open_with(sharded(cluster))
+}
+
+fn sharded(cluster: &Cluster) -> RedisConfig {
+    RedisConfig {
         username: Some("tollgate".into()),
         password: Some(SecretSource::Inline(Secret::new("s3cret"))),
         shard: Some(ShardBy::Tenant),
         shards: Some(12),
         replicate_revocations: Some(ReplicateConfig { max_staleness: Span::from_secs(5) }),
         ..section(&cluster.url())
-    };
+    }
+}
+
+/// A store whose checks wait for a short time, with revocations that do not lapse.
+fn open_hastily(cluster: &Cluster) -> (Opened, Arc<Redis>) {
+    open_with(RedisConfig {
+        deadline: Span::from_millis(200),
+        replicate_revocations: Some(ReplicateConfig { max_staleness: Span::from_secs(3600) }),
+        ..sharded(cluster)
+    })
+}
+
+fn open_with(config: RedisConfig) -> (Opened, Arc<Redis>) {
     let config = StoreConfig::Redis(Box::new(config));
     let opened = store::open(&config, CancellationToken::new()).unwrap();
     let redis = Arc::clone(opened.redis().unwrap());
@@ -291,4 +309,133 @@ async fn a_shard_that_moves_under_load_is_followed_and_the_others_are_answered()
     }
     let tag = key.split_once(':').unwrap().0.to_owned();
     assert_eq!(cluster.owner(&format!("{tag}:format")), to);
+}
+
+/// Tenants by the node that has their shard, one for each node.
+async fn tenants_by_node(cluster: &Cluster, store: &Redis) -> Vec<Arc<Principal>> {
+    let mut found = vec![None; 3];
+    for tenant in 0.. {
+        let known: BTreeSet<_> = cluster.keys().into_iter().collect();
+        let of = of_tenant(tenant);
+        until("a count", async || {
+            let place = within(&format!("place-{tenant}"), 1_000_000);
+            store.admit(&request(&of, &[place])).await.is_ok()
+        })
+        .await;
+        let is_new = |key: &(usize, String)| key.1.contains(":rate:limit:") && !known.contains(key);
+        let (node, _) = cluster.keys().into_iter().find(is_new).unwrap();
+        found[node] = Some(of);
+        if found.iter().all(Option::is_some) {
+            break;
+        }
+    }
+    found.into_iter().flatten().collect()
+}
+
+/// Sends checks until the connection to a place is given up.
+async fn until_lost(store: &Redis, request: &AdmitRequest) {
+    until("the lost node", async || {
+        store.admit(request).await.is_err() && store.status().circuit == Circuit::Open
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_lost_shard_uses_up_nothing_of_what_all_tenants_have_in_common() {
+    let mut cluster = cluster();
+    let (_opened, store) = open_hastily(&cluster);
+    until_copied(&store).await;
+    let tenants = tenants_by_node(&cluster, &store).await;
+    let home = cluster.owner("{tollgate}:format");
+    let (lost, other) = ((home + 1) % 3, (home + 2) % 3);
+    cluster.nodes[lost].kill();
+    let check = request(&tenants[lost], &[within("own", 1_000), leased("all", 50)]);
+    until_lost(&store, &check).await;
+    for _ in 0..200 {
+        assert!(store.admit(&check).await.is_err());
+    }
+    let mut admitted = 0;
+    let check = request(&tenants[other], &[within("own", 1_000), leased("all", 50)]);
+    while outcome(&store, &check).await[1].0 {
+        admitted += 1;
+    }
+    assert_eq!(admitted, 50);
+}
+
+#[tokio::test]
+async fn a_limit_in_shadow_at_a_lost_home_denies_nothing() {
+    let mut cluster = cluster();
+    let (_opened, store) = open_hastily(&cluster);
+    until_copied(&store).await;
+    let tenants = tenants_by_node(&cluster, &store).await;
+    let home = cluster.owner("{tollgate}:format");
+    let of = &tenants[(home + 1) % 3];
+    // A limit in shadow is counted exactly, also where an enforced one would be leased.
+    let shadow = Charge { is_shadow: true, ..charge("all", HOUR, 2) };
+    let check = |own: u64| request(of, &[shadow.clone(), within("own", own)]);
+    for expected in [[(true, 1), (true, 8)], [(true, 0), (true, 7)], [(false, 0), (true, 6)]] {
+        assert_eq!(outcome(&store, &check(9)).await, expected);
+    }
+    // What the shard refuses is counted nowhere.
+    let wide = Charge { burst: 9, bucket: "wide".into(), ..shadow.clone() };
+    let both = |own: &str, burst| request(of, &[wide.clone(), within(own, burst)]);
+    for _ in 0..5 {
+        assert!(!outcome(&store, &both("none", 0)).await[1].0);
+    }
+    until("the units that were put back", async || {
+        let verdicts = outcome(&store, &both("some", 1_000)).await;
+        verdicts[0].1 >= 7
+    })
+    .await;
+
+    cluster.nodes[home].kill();
+    until_lost(&store, &request(of, &[leased("enforced", 50)])).await;
+    for left in [5, 4, 3] {
+        let verdicts = outcome(&store, &check(9)).await;
+        assert!(verdicts[0].0, "it is not evaluated");
+        assert_eq!(verdicts[1], (true, left));
+    }
+    let check = request(of, &[shadow.clone(), leased("enforced", 50), within("own", 9)]);
+    assert!(store.admit(&check).await.is_err());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_lost_shard_does_not_delay_the_reports_of_the_others() {
+    let mut cluster = cluster();
+    let (_opened, store) = open_hastily(&cluster);
+    until_copied(&store).await;
+    let tenants = tenants_by_node(&cluster, &store).await;
+    let url = cluster.url().replace("redis+cluster://", "redis+cluster://tollgate:s3cret@");
+    let text = format!(
+        "audit: {{ to: none }}\nroutes: [{{ match: {{ paths: [/a] }}, public: true }}]\n\
+         store: {{ redis: {{ url: '{url}', shard: tenant, replicate_revocations: {{}} }} }}"
+    );
+    let loaded = config::compile(&text, &|_| None).unwrap();
+    let engine = Engine::start(loaded, Arc::new(observe::now)).unwrap();
+    engine.settler().show_counters();
+    until("the connections", async || engine.store().status().up).await;
+    let metric = |name: &str| -> u64 {
+        let text = engine.observer().exposition(engine.status()).unwrap();
+        let line = text.lines().find_map(|line| line.strip_prefix(name)).unwrap_or("0");
+        line.trim().parse().unwrap()
+    };
+    let report = |of: &Arc<Principal>| {
+        let held = [settlements::hold("day", settlements::budget(100), 1, 1)];
+        let shard = Some(ShardBy::Tenant.shard(of.revocation()));
+        let reservation = Reservation { shard, ..settlements::minute(&held) };
+        engine.settler().submit(Settlement { reservation, usage: Usage::Final(7) });
+    };
+    let lost = (cluster.owner("{tollgate}:format") + 1) % 3;
+    cluster.nodes[lost].kill();
+    report(&tenants[lost]);
+    until("calls for the lost shard", async || metric("tollgate_settlement_failures_total") >= 2)
+        .await;
+    for (_, of) in tenants.iter().enumerate().filter(|(node, _)| *node != lost) {
+        report(of);
+    }
+    until("the reports of the others", async || {
+        metric("tollgate_settlements_total{result=\"charged\"}") == 2
+    })
+    .await;
+    assert_eq!(metric("tollgate_settlements_dropped_total{cause=\"store\"}"), 0);
 }

@@ -157,7 +157,7 @@ impl Buckets {
         let verdict = |charge: &Charge| {
             let tat = tables.of(charge).get(charge.bucket);
             let has_room = if charge.by_principal { has_owned_room } else { has_open_room };
-            if !has_room && tat.is_none() {
+            if !has_room && !charge.is_shadow && tat.is_none() {
                 // The denial is that of the limit, so that no `on_outage` lets it pass.
                 let [interval, reset] = [charge.interval, charge.interval];
                 return Verdict { admitted: false, remaining: 0, retry_after: interval, reset };
@@ -167,8 +167,7 @@ impl Buckets {
         charges.iter().map(verdict).collect()
     }
 
-    /// Takes the charges that are admitted. Those of limits in shadow are left out where a table has
-    /// no room for them.
+    /// Takes the charges that are admitted.
     fn take_all(
         &self,
         tables: &mut Tables,
@@ -177,20 +176,44 @@ impl Buckets {
         from: (Option<u16>, Requester<'_>),
         now: u64,
     ) -> Result<(), Outage> {
-        self.take(tables, charges, verdicts, false, from, now)?;
+        self.take(tables, charges, verdicts, from, now)?;
         if charges.iter().any(|charge| charge.is_shadow) {
-            let _full = self.take(tables, charges, verdicts, true, from, now);
+            self.take_in_shadow(tables, charges, verdicts, from, now);
         }
         Ok(())
     }
 
-    /// Takes the admitted charges of limits that are in shadow, or of those that are not.
+    /// Takes the admitted charges of limits that are in shadow. Their buckets fill half of a table, and half
+    /// of the part of a principal, so that those that are enforced have room. Beyond it they are left
+    /// out.
+    fn take_in_shadow(
+        &self,
+        tables: &mut Tables,
+        charges: &[Charge],
+        verdicts: &[Verdict],
+        (owner, from): (Option<u16>, Requester<'_>),
+        now: u64,
+    ) {
+        let taken = charges.iter().zip(verdicts);
+        for (charge, verdict) in taken.filter(|(charge, one)| charge.is_shadow && one.admitted) {
+            let table = tables.of_mut(charge);
+            let has_part = |owner| table.stored_by(owner) < self.part() / 2;
+            let has_room =
+                table.len() < self.most / 2 && (!charge.by_principal || owner.is_none_or(has_part));
+            if has_room || table.get(charge.bucket).is_some() {
+                let group = || self.groups.of(from, charge.by_principal);
+                let owner = owner.unwrap_or_default();
+                table.set(charge.bucket, now + verdict.reset, owner, group);
+            }
+        }
+    }
+
+    /// Takes the admitted charges of limits that are enforced.
     fn take(
         &self,
         tables: &mut Tables,
         charges: &[Charge],
         verdicts: &[Verdict],
-        is_shadow: bool,
         (owner, from): (Option<u16>, Requester<'_>),
         now: u64,
     ) -> Result<(), Outage> {
@@ -198,7 +221,7 @@ impl Buckets {
             charges
                 .iter()
                 .zip(verdicts)
-                .filter(|(charge, verdict)| charge.is_shadow == is_shadow && verdict.admitted)
+                .filter(|(charge, verdict)| !charge.is_shadow && verdict.admitted)
         };
         for by_principal in [true, false] {
             let mine =
@@ -235,7 +258,9 @@ impl Buckets {
     ) -> bool {
         // Nearly always: the table is not that full.
         !table.is_crowded(charges.len()) || {
-            let mine = charges.iter().filter(|charge| charge.by_principal == by_principal);
+            let mine = charges
+                .iter()
+                .filter(|charge| charge.by_principal == by_principal && !charge.is_shadow);
             let new = mine.filter(|charge| table.get(charge.bucket).is_none()).count();
             let group = self.groups.of(from, by_principal);
             // A table without any room is an outage, which is noticed when the buckets are taken.
@@ -259,9 +284,8 @@ impl Buckets {
         let stored = tables.owned.stored_by(owner);
         // Nearly always true, without a look into the table.
         stored + charges.len() <= part || {
-            let new = charges
-                .iter()
-                .filter(|charge| charge.by_principal && tables.owned.get(charge.bucket).is_none());
+            let mine = charges.iter().filter(|charge| charge.by_principal && !charge.is_shadow);
+            let new = mine.filter(|charge| tables.owned.get(charge.bucket).is_none());
             stored + new.count() <= part
         }
     }
@@ -540,5 +564,45 @@ mod tests {
         // A limit of a route is counted for every network that has room.
         assert_eq!(flood(&buckets, from("198.51.100.1"), false, &["route".into()]), 1);
         assert_eq!(flood(&buckets, from("2001:db8::1"), false, &["route".into()]), 1, "stored");
+    }
+
+    #[test]
+    fn limits_in_shadow_take_no_room_of_those_that_are_enforced() {
+        let buckets = Buckets::new(1024);
+        let admits = |charges: &[Charge], from| {
+            let verdicts = buckets.charge(charges, from, at(1))?;
+            Ok(verdicts.iter().map(|verdict| verdict.admitted).collect::<Vec<_>>())
+        };
+        let open = |key: String, is_shadow| Charge {
+            by_principal: false,
+            is_shadow,
+            ..charge(&key, SECOND, 5)
+        };
+        // They fill half of a table; beyond it they are left out.
+        for n in 0..600 {
+            assert_eq!(admits(&[open(format!("s{n}"), true)], STRANGER), Ok(vec![true]), "{n}");
+        }
+        assert_eq!(buckets.len(), 512);
+        for n in 0..512 {
+            let charges = [open(format!("t{n}"), true), open(format!("e{n}"), false)];
+            assert_eq!(admits(&charges, STRANGER), Ok(vec![true, true]), "{n}");
+        }
+        assert_eq!(admits(&[open("more".into(), false)], STRANGER), Err(Outage::Full));
+        let known = buckets.charge(&[open("s7".into(), true)], STRANGER, at(1)).unwrap();
+        assert_eq!((known[0].remaining, buckets.len()), (3, 1024), "one that is stored counts on");
+
+        // Half of the part of a principal, likewise.
+        let keys = keys("own", 1);
+        let own = |key: String, is_shadow| Charge { is_shadow, ..charge(&key, SECOND, 5) };
+        for n in 0..100 {
+            let charges = [own(format!("s{n}"), true)];
+            assert_eq!(admits(&charges, client(&keys)), Ok(vec![true]), "{n}");
+        }
+        assert_eq!(buckets.len(), 1024 + 32);
+        for n in 0..32 {
+            let charges = [own(format!("t{n}"), true), own(format!("e{n}"), false)];
+            assert_eq!(admits(&charges, client(&keys)), Ok(vec![true, true]), "{n}");
+        }
+        assert_eq!(admits(&[own("more".into(), false)], client(&keys)), Ok(vec![false]));
     }
 }

@@ -14,7 +14,7 @@ use tollgate_core::{
 };
 
 use super::{
-    Redis,
+    Needs, Redis,
     admit_call::{ScriptRequest, ScriptResponse},
     link::Link,
     script::Scripts,
@@ -31,6 +31,7 @@ impl Redis {
     /// Decides a check with leased limits, without a call if the leases suffice.
     pub(super) async fn decide_leased(
         &self,
+        needs: Needs,
         request: AdmitRequest,
         shard: Option<usize>,
     ) -> Result<AdmitResponse, Outage> {
@@ -51,8 +52,13 @@ impl Redis {
             return Ok(check.decide_here());
         }
         check.request_refused();
-        let response = self.link(shard).send(check.script_request(&request)).await;
-        check.conclude(response, request.reservation.as_deref())
+        let script_request = check.script_request(&request);
+        let can_do_without = needs.can_do_without(&script_request.request);
+        match self.link(shard).send(script_request).await {
+            Ok(response) => check.conclude(response, request.reservation.as_deref()),
+            Err(_) if can_do_without => Ok(check.conclude_uncounted(&request)),
+            Err(outage) => Err(outage),
+        }
     }
 
     /// Requests units ahead of need, while the units of the lease are spent.
@@ -187,13 +193,25 @@ impl LeasedCheck<'_> {
         ScriptRequest { request, wants }
     }
 
+    /// Decides the check without an answer of Redis, from which only limits in shadow were requested: the
+    /// units that were taken here are spent.
+    fn conclude_uncounted(mut self, request: &AdmitRequest) -> AdmitResponse {
+        let steps = std::mem::take(&mut self.steps);
+        let mut verdicts = request.uncounted();
+        for ((charge, step), uncounted) in self.charges.iter().zip(steps).zip(&mut verdicts) {
+            if let ChargeStep::Taken(verdict, _) = step {
+                *uncounted = self.settle(charge, verdict, true);
+            }
+        }
+        AdmitResponse::Counted(verdicts)
+    }
+
     /// Settles the check with the answer of Redis.
     fn conclude(
         mut self,
-        response: Result<ScriptResponse, Outage>,
+        ScriptResponse { response, taken, called_at }: ScriptResponse,
         reservation: Option<&Reservation>,
     ) -> Result<AdmitResponse, Outage> {
-        let ScriptResponse { response, taken, called_at } = response?;
         let steps = std::mem::take(&mut self.steps);
         let AdmitResponse::Counted(counted) = response else {
             // The credential is revoked, or its proof used before, and nothing was charged.

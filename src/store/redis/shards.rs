@@ -15,7 +15,7 @@ use tollgate_core::{
     },
 };
 
-use super::{Lookup, Redis, keys::Tag, link::Link};
+use super::{Lookup, Needs, Redis, keys::Tag, link::Link};
 use crate::store::leases::ReturnedUnits;
 
 /// The links to all shards.
@@ -99,7 +99,8 @@ impl Redis {
             charges: other,
             reservation: None,
         };
-        let others = match self.query(at_home, None).await {
+        let needs = if once_denied.is_some() { Needs::Answer } else { Needs::AnswerIfEnforced };
+        let others = match self.query_for(needs, at_home, None).await {
             Ok(AdmitResponse::Counted(verdicts)) => verdicts,
             Ok(denied) => return Ok(denied),
             // INVARIANT: an outage never forgets a revocation or a ban that is known.
@@ -115,7 +116,8 @@ impl Redis {
             if let denied @ AdmitResponse::Proof(_) = self.query(proof, shard).await? {
                 return Ok(denied);
             }
-            let unqueried = vec![NOT_QUERIED; own.len() + holds];
+            // What is left of the limits of the shard is not known.
+            let unqueried = vec![Verdict::UNCOUNTED; own.len() + holds];
             return Ok(shards.merged(request, others, unqueried));
         }
         // Every field by name: a new one does not compile until it is sent.
@@ -126,11 +128,12 @@ impl Redis {
             charges: own,
             reservation,
         };
-        let owns = match self.query(in_shard, shard).await? {
-            AdmitResponse::Counted(verdicts) => verdicts,
+        let owns = match self.query(in_shard, shard).await {
+            Ok(AdmitResponse::Counted(verdicts)) => verdicts,
+            // A shard that is lost does not use up what all have in common.
             denied => {
                 self.put_back(shards, request, &others);
-                return Ok(denied);
+                return denied;
             }
         };
         let in_shard = request.charges.iter().filter(|charge| shards.by.has(charge.within));
@@ -165,7 +168,3 @@ impl Redis {
         }
     }
 }
-
-/// The verdict of a limit whose shard was not queried, as another limit refuses the request. What is left
-/// of it is not known.
-const NOT_QUERIED: Verdict = Verdict { admitted: true, remaining: 0, retry_after: 0, reset: 0 };

@@ -36,7 +36,7 @@ local function report(record, holds, member, issued, life, usage, tokens, given,
   elseif is_settled(set, member) then
     return 4, 0
   end
-  local most, charged, has_tokens = math.max(used, tokens), 0, false
+  local most, charged, has_tokens, left_out = math.max(used, tokens), 0, false, {}
   for i = 1, holds do
     local n, counter = at + 5 * (i - 1), KEYS[first + i]
     local kind, amount, unreported = list[n + 1], list[n + 4], list[n + 5]
@@ -56,7 +56,8 @@ local function report(record, holds, member, issued, life, usage, tokens, given,
       spent, held = ended(kind, amount, used)
     end
     -- Of a limit in shadow without room, nothing is held.
-    if not open or has_hold(record, counter) then
+    left_out[i] = open and not has_hold(record, counter)
+    if not left_out[i] then
       if kind ~= REQUESTS and kind ~= RATE then charged = math.max(charged, spent) end
       has_tokens = has_tokens or kind == BUCKET or kind == BUDGET
       local count = counts[counter]
@@ -65,7 +66,7 @@ local function report(record, holds, member, issued, life, usage, tokens, given,
     end
   end
   if usage == 1 then
-    open_reservation(record, first, holds, list, at, issued, life, most, had_expired)
+    open_reservation(record, first, holds, list, at, issued, life, most, had_expired, left_out)
     return 1, 0
   end
   make_record(record, given, known_end, has_tokens and charged or usage == 4 and used or most, usage == 4, false, issued)

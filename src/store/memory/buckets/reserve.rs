@@ -46,31 +46,35 @@ impl Buckets {
         let owner = tables.owner(from);
         let mut verdicts = self.try_charges(tables, charges, owner, from, now.micros());
         let mut held = tables.counters.try_hold(reservation, now);
-        let new = tables.counters.new_entries(reservation);
         let client = Client {
             principal: owner,
             holder: owner.and_then(|_| self.groups.of(from, true)),
             network: self.groups.of(from, false),
         };
-        let is_full = self.is_full(&tables.counters, reservation, client);
+        if reservation.holds.iter().any(|hold| hold.is_shadow)
+            && !self.has_shadow_room(&tables.counters, reservation, client)
+        {
+            refuse(reservation, &mut held, |hold| hold.is_shadow);
+        }
+        let kept = reservation.held(&held);
+        let new = tables.counters.new_entries(&kept);
+        let is_full = self.is_full(&tables.counters, &kept, client);
         let is_beyond = |number| tables.counters.stored_by(number) + new > self.part();
         if owner.is_some_and(is_beyond)
-            || !is_full && !self.has_part_of(&tables.counters, reservation, client)
+            || !is_full && !self.has_part_of(&tables.counters, &kept, client)
         {
             // The denial is that of the limit, as for a bucket.
-            for verdict in &mut held {
-                let retry_after = verdict.retry_after.max(HELD_RETRY);
-                *verdict = Verdict { admitted: false, remaining: 0, retry_after, ..*verdict };
-            }
+            refuse(reservation, &mut held, |_| true);
         }
         if is_admitted(charges, &verdicts) && reservation.is_admitted(&held) {
-            let is_shadow = reservation.holds.iter().all(|hold| hold.is_shadow);
-            if is_full && !is_shadow {
+            let kept = reservation.held(&held);
+            let holds = !kept.holds.is_empty();
+            if is_full && holds {
                 return Err(Outage::Full);
             }
             self.take_all(tables, charges, &verdicts, (owner, from), now.micros())?;
-            if !is_full {
-                tables.counters.hold(&reservation.held(&held), Some(client), now);
+            if holds {
+                tables.counters.hold(&kept, Some(client), now);
             }
         } else {
             peek_admitted(tables, charges, &mut verdicts, now.micros());
@@ -78,6 +82,22 @@ impl Buckets {
         }
         verdicts.extend(held);
         Ok(verdicts)
+    }
+
+    /// Whether half of the tables, and half of the part of a principal, have room for the entries of a
+    /// reservation: what limits in shadow hold takes no more.
+    fn has_shadow_room(
+        &self,
+        counters: &Counters,
+        reservation: &Reservation,
+        client: Client,
+    ) -> bool {
+        let new = counters.new_entries(reservation);
+        let has_half = |is_owned| counters.room(is_owned).len() + new <= self.most / 2;
+        let has_part = |number| counters.stored_by(number) + new <= self.part() / 2;
+        let is_shared = |hold: &Hold| client.principal.is_none() || !hold.by_principal;
+        client.principal.is_none_or(|number| has_half(true) && has_part(number))
+            && (has_half(false) || !reservation.holds.iter().any(is_shared))
     }
 
     /// Whether the tables of a reservation's entries have no room for them.
@@ -121,6 +141,15 @@ impl Buckets {
             settled
         });
         settled.collect()
+    }
+}
+
+/// Refuses some of the holds of a reservation for now.
+fn refuse(reservation: &Reservation, held: &mut [Verdict], is_refused: impl Fn(&Hold) -> bool) {
+    let refused = reservation.holds.iter().zip(held).filter(|(hold, _)| is_refused(hold));
+    for (_, verdict) in refused {
+        let retry_after = verdict.retry_after.max(HELD_RETRY);
+        *verdict = Verdict { admitted: false, remaining: 0, retry_after, ..*verdict };
     }
 }
 
@@ -239,6 +268,44 @@ mod tests {
         assert!((380..=392).contains(&admitted), "a counter and a reservation each: {admitted}");
         assert_eq!(ask("hostile", 2000).retry_after, HELD_RETRY);
         assert!((3000..3030).all(|id| ask("other", id).admitted));
+    }
+
+    #[test]
+    fn limits_in_shadow_take_no_room_of_those_that_are_enforced() {
+        let shadow =
+            |name: String, by_principal| Hold { is_shadow: true, ..slots(&name, by_principal) };
+        let states = |verdicts: Vec<Verdict>| {
+            verdicts.iter().map(|verdict| verdict.admitted).collect::<Vec<_>>()
+        };
+        // A counter and a reservation each: half of the room.
+        let buckets = Buckets::new(64);
+        for id in 0..100 {
+            let held = hold(&buckets, None, &reservation(id, &[shadow(format!("s{id}"), false)]));
+            assert_eq!(states(held.unwrap()), [id < 16], "{id}");
+        }
+        for id in 100..116 {
+            let holds = [shadow(format!("t{id}"), false), slots(&format!("e{id}"), false)];
+            let held = hold(&buckets, None, &reservation(id, &holds));
+            assert_eq!(states(held.unwrap()), [false, true], "{id}");
+        }
+        let more = reservation(200, &[shadow("t".into(), false), slots("e", false)]);
+        assert_eq!(hold(&buckets, None, &more), Err(Outage::Full));
+        let alone = reservation(201, &[shadow("t".into(), false)]);
+        assert_eq!(states(hold(&buckets, None, &alone).unwrap()), [false]);
+
+        // Half of the part of a principal, likewise.
+        let buckets = Buckets::new(64 * 16);
+        for id in 0..32 {
+            let own = reservation(id, &[shadow(format!("s{id}"), true)]);
+            assert_eq!(states(hold(&buckets, Some(1), &own).unwrap()), [id < 16], "{id}");
+        }
+        for id in 100..116 {
+            let holds = [shadow(format!("t{id}"), true), slots(&format!("e{id}"), true)];
+            let held = hold(&buckets, Some(1), &reservation(id, &holds));
+            assert_eq!(states(held.unwrap()), [false, true], "{id}");
+        }
+        let more = reservation(200, &[slots("e", true)]);
+        assert_eq!(states(hold(&buckets, Some(1), &more).unwrap()), [false]);
     }
 
     #[test]
