@@ -21,6 +21,7 @@ mod leases;
 mod ledger;
 mod load;
 mod local_fallback;
+mod logins;
 mod outages;
 mod proofs;
 mod redis_cluster;

@@ -153,6 +153,12 @@ pub enum RedisUrlError {
          `redis+cluster://`"
     )]
     SeveralServers,
+    /// The URL of several servers has a second `@`.
+    #[error(
+        "all servers have one login, which is written once, before the first of them; write `%40` for an \
+         `@` in it, or move it from the URL into the key `password`"
+    )]
+    SeveralLogins,
     /// The URL has a user and no password.
     #[error("a user without a password cannot log in; {FORM}")]
     UserWithoutPassword,
@@ -239,6 +245,10 @@ fn several(
     db: &str,
     port: Option<u16>,
 ) -> Result<(RedisUrl, Vec<Address>), RedisUrlError> {
+    // Another `@` is one of the password, or the hosts have logins of their own.
+    if login.strip_suffix('@').is_some_and(|login| login.contains('@')) {
+        return Err(RedisUrlError::SeveralLogins);
+    }
     let mut read = None;
     let mut addresses = Vec::new();
     for host in hosts.split(',') {
@@ -361,7 +371,7 @@ mod tests {
     fn an_error_does_not_show_the_url() {
         use RedisUrlError::{
             ClusterDatabase, Database, Form, Fragment, PrimaryName, Query, ServersQuery,
-            SeveralServers, SpecialCharacter, UserWithoutPassword,
+            SeveralLogins, SeveralServers, SpecialCharacter, UserWithoutPassword,
         };
         for (text, expected) in [
             ("hunter2", Form),
@@ -374,6 +384,8 @@ mod tests {
             ("rediss://:hunter2@redis/#insecure", Fragment),
             ("redis://:hunter2@redis#x", Fragment),
             ("redis://hunter2@redis", UserWithoutPassword),
+            ("redis+cluster://:hunter2@a,:hunter2@b", SeveralLogins),
+            ("redis+sentinel://u:hunter2@x@a,b/m", SeveralLogins),
             ("unix://run/redis.sock?pass=hunter2", Form),
             ("unix:///run/redis.sock?pass=hunter2&pass=hunter2", Query),
             ("redis://:hunter2/x@redis", SpecialCharacter),

@@ -123,12 +123,21 @@ impl ConnectionError {
         if let (Some("MOVED"), Some((to, _))) = (error.code(), error.redirect_node()) {
             return Self::Moved { address, to: to.to_owned() };
         }
-        if error.code() == Some("READONLY") {
+        if is_read_only(error) {
             return Self::ReadOnly { address };
         }
         match outage(error) {
             Outage::Unreachable => Self::Closed { address },
             _ => Self::Refused { address, cause: refusal(error) },
+        }
+    }
+
+    /// The error of a login. Servers quote what they were sent, so that only words are shown that are
+    /// known to have no password in them.
+    pub(super) fn login(address: &Arc<str>, error: &RedisError) -> Self {
+        match Self::call(address, error) {
+            Self::Refused { address, .. } => Self::Refused { address, cause: login_refusal(error) },
+            other => other,
         }
     }
 
@@ -180,14 +189,49 @@ impl ConnectionError {
     }
 }
 
+/// Whether the server is a replica. Redis before 7 has the code of a script's error inside of its text.
+pub(super) fn is_read_only(error: &RedisError) -> bool {
+    let in_script = |detail: &str| {
+        detail.starts_with("Error running script") && detail.contains(": -READONLY ")
+    };
+    error.code() == Some("READONLY")
+        || error.code() == Some("ERR") && error.detail().is_some_and(in_script)
+}
+
 /// Returns the outage of an error: the connection failed, or the server answered.
 pub(super) fn outage(error: &RedisError) -> Outage {
     if error.kind() == ErrorKind::Io { Outage::Unreachable } else { Outage::Refused }
 }
 
+/// The answer of a server to a login, in words.
+///
+/// INVARIANT: nothing of the answer is shown but a known code. A server without the command `AUTH`
+/// answers with its arguments.
+fn login_refusal(error: &RedisError) -> String {
+    let detail = error.detail().unwrap_or_default().to_ascii_lowercase();
+    let is_any = |words: &[&str]| words.iter().any(|words| detail.contains(words));
+    match error.code() {
+        Some("WRONGPASS" | "NOPERM" | "LOADING" | "MISCONF" | "CLUSTERDOWN") => refusal(error),
+        Some("ERR") if is_unknown(&detail, "auth") => {
+            "it has no command AUTH; remove `store.redis.password`, or permit the command"
+                .to_owned()
+        }
+        Some("ERR") if is_any(&["without any password configured", "no password is set"]) => {
+            "it has no password; remove `store.redis.password`".to_owned()
+        }
+        Some("ERR") if is_any(&["wrong number of arguments"]) => {
+            "it has no users; remove `store.redis.username`".to_owned()
+        }
+        Some("ERR") if is_any(&["invalid password"]) => "the password is wrong".to_owned(),
+        _ => "it refuses the login; see its own log".to_owned(),
+    }
+}
+
 /// The answer of a server in words, with the code that Redis documents.
 fn refusal(error: &RedisError) -> String {
     let detail = error.detail().unwrap_or_default().trim_end_matches('.');
+    // The arguments of a command are those of this process.
+    let detail = detail.split(", with args beginning with").next().unwrap_or_default();
     match error.code() {
         Some(FORMAT_ERROR) => format!(
             "its data have format {detail}, which a newer version of tollgate wrote, and this version reads format {FORMAT}; run that version (docs/operations.md, Versions side by side)"
@@ -224,7 +268,8 @@ fn refusal(error: &RedisError) -> String {
 
 /// Whether an error text is that of a server that does not have a command.
 fn is_unknown(detail: &str, command: &str) -> bool {
-    detail.to_ascii_lowercase().contains(&format!("unknown command '{}'", command.to_lowercase()))
+    let detail = detail.to_ascii_lowercase().replace('`', "'");
+    detail.contains(&format!("unknown command '{}'", command.to_lowercase()))
 }
 
 fn socket_cause(error: &io::Error) -> String {
@@ -266,10 +311,54 @@ mod tests {
                 "redis:6379 refuses: its memory is full; raise `maxmemory` (OOM)",
             ),
             ("BUSY", "Redis is busy.", "redis:6379 refuses: Redis is busy (BUSY)"),
+            (
+                "ERR",
+                "Error running script (call to f_7): @user_script:9: @user_script: 9: -READONLY You can't write against a read only replica. ",
+                "redis:6379 refuses: it is a read-only replica (READONLY)",
+            ),
         ] {
             let error = make_extension_error(code.to_owned(), Some(detail.to_owned()));
             let error = ConnectionError::call(&address, &error);
             assert_eq!((error.to_string().as_str(), error.outage()), (expected, Outage::Refused));
+        }
+    }
+
+    #[test]
+    fn the_error_of_a_login_quotes_nothing_that_was_sent() {
+        let address = Arc::from("redis:6379");
+        for (code, detail, expected) in [
+            (
+                "ERR",
+                "unknown command 'AUTH', with args beginning with: 'user' 'hunter2' ",
+                "redis:6379 refuses: it has no command AUTH; remove `store.redis.password`, or permit the command",
+            ),
+            (
+                "ERR",
+                "unknown command `AUTH`, with args beginning with: `hunter2`, ",
+                "redis:6379 refuses: it has no command AUTH; remove `store.redis.password`, or permit the command",
+            ),
+            (
+                "ERR",
+                "AUTH <password> called without any password configured for the default user. Are you sure your configuration is correct?",
+                "redis:6379 refuses: it has no password; remove `store.redis.password`",
+            ),
+            (
+                "ERR",
+                "wrong number of arguments for 'auth' command",
+                "redis:6379 refuses: it has no users; remove `store.redis.username`",
+            ),
+            (
+                "WRONGPASS",
+                "invalid username-password pair or user is disabled.",
+                "redis:6379 refuses: the username or the password is wrong (WRONGPASS)",
+            ),
+            ("HUNTER2", "hunter2", "redis:6379 refuses: it refuses the login; see its own log"),
+            ("ERR", "hunter2", "redis:6379 refuses: it refuses the login; see its own log"),
+        ] {
+            let error = make_extension_error(code.to_owned(), Some(detail.to_owned()));
+            let error = ConnectionError::login(&address, &error).to_string();
+            assert_eq!(error, expected, "{detail}");
+            assert!(!error.to_lowercase().contains("hunter2"), "{error}");
         }
     }
 

@@ -165,7 +165,7 @@ impl Connector {
             .map_err(|error| ConnectionError::Password(Arc::new(error)))?;
         let mut auth = cmd("AUTH");
         auth.arg(&self.login.username).arg(password);
-        auth.exec_async(connection).await.map_err(|error| ConnectionError::call(shown, &error))
+        auth.exec_async(connection).await.map_err(|error| ConnectionError::login(shown, &error))
     }
 
     async fn stream(

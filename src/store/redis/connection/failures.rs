@@ -9,7 +9,7 @@ use ::redis::RedisError;
 use tokio::sync::Notify;
 use tollgate_core::admission::Outage;
 
-use crate::store::redis::error::{ConnectionError, outage};
+use crate::store::redis::error::{ConnectionError, is_read_only, outage};
 
 /// Failures in a row that open the circuit.
 const TRIP_AFTER: u32 = 5;
@@ -61,7 +61,7 @@ fn is_final(error: &RedisError) -> bool {
 /// Whether another server has the keys: after a failover the old primary stays read-only, and the node
 /// of a cluster names the one that has the slot. The call was not applied.
 pub(super) fn is_elsewhere(error: &RedisError) -> bool {
-    matches!(error.code(), Some("READONLY" | "MOVED"))
+    is_read_only(error) || error.code() == Some("MOVED")
 }
 
 /// Counts the failures in a row on one connection, and reports when there are too many.
