@@ -36,4 +36,5 @@ mod settlements;
 mod shadow;
 mod shards;
 mod shares;
+mod stale_sentinels;
 mod starvation;

@@ -58,6 +58,14 @@ enum Answer {
     Unknown(Vec<String>),
 }
 
+/// The answer of some Sentinels with the highest epoch.
+struct Newest {
+    address: Address,
+    epoch: u64,
+    /// Whether most of the Sentinels have answered.
+    is_of_most: bool,
+}
+
 impl Sentinels {
     pub(super) fn new(
         addresses: &[Address],
@@ -82,10 +90,20 @@ impl Sentinels {
     /// Returns the address of the primary.
     ///
     /// # Errors
-    /// No Sentinel answers, or none knows the primary.
+    /// No Sentinel answers, none knows the primary, or those that answer know an older one than was in use.
     pub(super) async fn find(&self) -> Result<Address, ConnectionError> {
-        let (address, epoch) = self.newest().await?;
-        self.highest.fetch_max(epoch, Ordering::Relaxed);
+        let Newest { address, epoch, is_of_most } = self.newest().await?;
+        // INVARIANT: a primary that was replaced is not used again because the Sentinels that know of it
+        // do not answer. Where most of them agree on an earlier epoch, they were set up again.
+        if is_of_most {
+            self.highest.store(epoch, Ordering::Relaxed);
+        } else if self.highest.fetch_max(epoch, Ordering::Relaxed) > epoch {
+            let servers = Arc::clone(&self.shown);
+            let cause = format!(
+                "most sentinels do not answer, and the others name {address}, which was replaced"
+            );
+            return Err(ConnectionError::Undiscovered { servers, cause });
+        }
         Ok(address)
     }
 
@@ -107,18 +125,21 @@ impl Sentinels {
         pending().await
     }
 
-    /// Queries the Sentinels until most of them have answered. Returns the primary of the newest
-    /// answer, and its epoch.
-    async fn newest(&self) -> Result<(Address, u64), ConnectionError> {
+    /// Queries the Sentinels until most of them have answered, and one of them with the epoch that is known.
+    /// Returns the newest answer.
+    async fn newest(&self) -> Result<Newest, ConnectionError> {
+        let known = self.highest.load(Ordering::Relaxed);
         let queries = self.sentinels.iter().map(|sentinel| self.query(sentinel));
         let mut queries: FuturesUnordered<_> = queries.collect();
-        let (mut newest, mut names, mut failure, mut answered) = (None, Vec::new(), None, 0);
+        let mut newest: Option<(Address, u64)> = None;
+        let (mut names, mut failure, mut answered) = (Vec::new(), None, 0);
+        let is_most = |answered: usize| answered > self.sentinels.len() / 2;
         while let Some(answer) = queries.next().await {
             match answer {
                 Ok(Answer::Primary { host, port, epoch }) => {
                     let tls = self.connector.tls();
                     let address = Address::Tcp { host, port, tls };
-                    if newest.as_ref().is_none_or(|(_, known)| *known < epoch) {
+                    if newest.as_ref().is_none_or(|(_, before)| *before < epoch) {
                         newest = Some((address, epoch));
                     }
                 }
@@ -129,11 +150,12 @@ impl Sentinels {
                 }
             }
             answered += 1;
-            if newest.is_some() && answered > self.sentinels.len() / 2 {
+            if newest.as_ref().is_some_and(|(_, epoch)| *epoch >= known) && is_most(answered) {
                 break;
             }
         }
-        newest.ok_or_else(|| {
+        let is_of_most = is_most(answered);
+        newest.map(|(address, epoch)| Newest { address, epoch, is_of_most }).ok_or_else(|| {
             let servers = Arc::clone(&self.shown);
             names.sort_unstable();
             names.dedup();
