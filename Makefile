@@ -9,7 +9,7 @@ SHELL := bash
 
 # The real programs that the tests run against (`tools/parts --list`).
 TEST_PARTS = toolchain curl envoy redis python seccomp schemathesis nginx nginx-njs prometheus collector oidc
-LARGE_PARTS = envoy-1.39.3 model traefik caddy haproxy helm manifests sdks systemd otelcol previous valgrind browser
+LARGE_PARTS = envoy-1.39.3 model traefik caddy haproxy helm manifests sdks systemd otelcol previous valgrind browser valkey
 
 .PHONY: help
 help: ## This list

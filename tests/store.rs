@@ -38,3 +38,4 @@ mod shards;
 mod shares;
 mod stale_sentinels;
 mod starvation;
+mod valkey;

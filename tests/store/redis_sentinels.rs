@@ -130,7 +130,7 @@ impl Sentinel {
         );
         std::fs::write(&file, text).unwrap();
         let log = std::fs::File::create(directory.path().join("log")).unwrap();
-        let mut command = Command::new("redis-server");
+        let mut command = Command::new(redis_server::program());
         command.arg(&file).arg("--sentinel");
         let child = command.stdin(Stdio::null()).stdout(log).stderr(Stdio::null()).spawn().unwrap();
         let mut sentinel = Self { child, port, _directory: directory };

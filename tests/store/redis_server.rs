@@ -1,6 +1,7 @@
 //! Real Redis servers, each with a directory of its own, ended when the value is dropped.
 
 use std::{
+    ffi::OsString,
     net::TcpListener,
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
@@ -16,6 +17,14 @@ use tokio_util::sync::CancellationToken;
 use tollgate::store::{Redis, RedisConfig};
 use tollgate_core::time::Span;
 use tollgate_testkit::wait;
+
+/// The program of the servers, where it is not the redis-server of this machine: Valkey.
+pub(crate) const PROGRAM: &str = "TOLLGATE_TEST_REDIS_SERVER";
+
+/// The program of the servers.
+pub(crate) fn program() -> OsString {
+    std::env::var_os(PROGRAM).unwrap_or_else(|| "redis-server".into())
+}
 
 /// A running redis-server, on a Unix socket and on TCP (TLS, if it has a certificate).
 pub(crate) struct Server {
@@ -54,7 +63,7 @@ fn spawn(directory: &Path, port: u16, options: &[String]) -> Option<Child> {
     } else {
         "--port"
     };
-    let mut command = Command::new("redis-server");
+    let mut command = Command::new(program());
     if port_option == "--tls-port" {
         command.args(["--port", "0"]);
     }
@@ -90,8 +99,9 @@ fn spawn(directory: &Path, port: u16, options: &[String]) -> Option<Child> {
             eprintln!("{log}");
             return Some(false);
         }
-        // The log line needs no login.
-        log.contains("The server is now ready to accept connections at").then_some(true)
+        // The log line needs no login. The socket is named last.
+        let ready = ["ready to accept connections at", "Ready to accept connections unix"];
+        ready.iter().any(|words| log.contains(words)).then_some(true)
     });
     runs.then_some(child)
 }
