@@ -11,11 +11,10 @@ use tokio::{
     net::{TcpListener, TcpStream},
 };
 use tokio_util::sync::{CancellationToken, DropGuard};
-use tollgate::store::{Redis, RedisConfig, Store};
-use tollgate_core::time::Span;
+use tollgate::store::{Redis, Store};
 
 use super::{
-    redis_server::{self, Server, section},
+    redis_server::{self, Server},
     requests::{charge, charging, until},
 };
 
@@ -113,11 +112,7 @@ fn command(text: &str) -> Option<(Vec<String>, String)> {
 fn open(sentinels: &[Sentinel]) -> Redis {
     let hosts: Vec<String> =
         sentinels.iter().map(|sentinel| format!("127.0.0.1:{}", sentinel.port)).collect();
-    let config = RedisConfig {
-        deadline: Span::from_millis(500),
-        ..section(&format!("redis+sentinel://{}/main", hosts.join(",")))
-    };
-    Redis::open(&config, CancellationToken::new()).unwrap()
+    redis_server::open(&format!("redis+sentinel://{}/main", hosts.join(",")))
 }
 
 async fn until_on(store: &Redis, server: &Server) {
