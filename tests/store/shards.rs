@@ -423,7 +423,7 @@ async fn a_lost_shard_does_not_delay_the_reports_of_the_others() {
         let held = [settlements::hold("day", settlements::budget(100), 1, 1)];
         let shard = Some(ShardBy::Tenant.shard(of.revocation()));
         let reservation = Reservation { shard, ..settlements::minute(&held) };
-        engine.settler().submit(Settlement { reservation, usage: Usage::Final(7) });
+        engine.settler().submit(Settlement { reservation, usage: Usage::Final(7), report: None });
     };
     let lost = (cluster.owner("{tollgate}:format") + 1) % 3;
     cluster.nodes[lost].kill();
