@@ -2,7 +2,7 @@
 
 use std::{borrow::Cow, sync::Arc};
 
-use super::{content::Parts, plan::Cap};
+use super::{content::Parts, plan::Cap, steps};
 
 /// The facts that a plan selects from a body. Strings are borrowed from the body unless they
 /// contain escapes.
@@ -113,6 +113,18 @@ pub struct PromptText {
     pub truncated: bool,
     /// Whether a part of the prompt is not text but tokens, embeddings, or of an unknown type.
     pub opaque: bool,
+}
+
+impl PromptText {
+    /// Adds a part, if the text stays below the limit with it.
+    pub(super) fn add(&mut self, part: &str, limit: usize) {
+        self.truncated |= part.len() >= limit.saturating_sub(self.text.len());
+        if !self.truncated {
+            steps::count(part.len() / 8);
+            self.text.push_str(part);
+            self.text.push('\n');
+        }
+    }
 }
 
 /// One JSON-RPC message. A message without a method is a response.

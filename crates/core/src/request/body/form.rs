@@ -278,7 +278,8 @@ fn headers(head: &[u8]) -> Result<Headers<'_>, HeadersError> {
     let head = std::str::from_utf8(head).map_err(|_| HeadersError::Control)?;
     let mut disposition = None;
     let mut content_type = None;
-    for line in head.split("\r\n") {
+    for line in lines(head) {
+        let line = line?;
         let has_control = line.bytes().fold(false, |found, byte| found | byte.is_ascii_control());
         if has_control || (!line.is_ascii() && line.chars().any(char::is_control)) {
             return Err(HeadersError::Control);
@@ -318,6 +319,17 @@ fn headers(head: &[u8]) -> Result<Headers<'_>, HeadersError> {
     Ok(Headers { name, file, ascii })
 }
 
+/// The lines of the headers of a part. A carriage return alone is a control character.
+fn lines(head: &str) -> impl Iterator<Item = Result<&str, HeadersError>> {
+    let mut rest = Some(head);
+    std::iter::from_fn(move || {
+        let text = rest.take()?;
+        let Some((line, next)) = text.split_once('\r') else { return Some(Ok(text)) };
+        rest = next.strip_prefix('\n');
+        Some(rest.map(|_| line).ok_or(HeadersError::Control))
+    })
+}
+
 /// Whether a transfer encoding leaves the bytes as they are. Go's reader decodes
 /// `quoted-printable`, and no reader decodes `base64`.
 fn is_unencoded(encoding: &str) -> bool {
@@ -340,7 +352,7 @@ fn parse_disposition(value: &str) -> Result<(&str, bool), HeadersError> {
             "name" => {
                 // Browsers write `"` as %22, and servers differ on decoding it. llama.cpp's reader
                 // splits at `;` and `=` within quotes.
-                if value.contains(['%', ';', '=', '\\', '\'']) {
+                if value.bytes().any(|byte| b"%;=\\'".contains(&byte)) {
                     return Err(HeadersError::Name);
                 }
                 &mut name

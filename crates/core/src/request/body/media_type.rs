@@ -98,8 +98,23 @@ fn token(text: &str) -> (&str, &str) {
 
 /// Whether a byte may be in a token.
 pub(super) fn is_token(byte: u8) -> bool {
-    byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte)
+    byte < 128 && TOKEN >> byte & 1 == 1
 }
+
+/// A bit for each byte that may be in a token.
+const TOKEN: u128 = {
+    let (mut bits, mut byte) = (0, 0_u8);
+    while byte < 128 {
+        bits |= (byte.is_ascii_alphanumeric() as u128) << byte;
+        byte += 1;
+    }
+    let mut rest: &[u8] = b"!#$%&'*+-.^_`|~";
+    while let [byte, more @ ..] = rest {
+        bits |= 1 << *byte;
+        rest = more;
+    }
+    bits
+};
 
 #[cfg(test)]
 mod tests {

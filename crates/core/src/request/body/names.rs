@@ -4,7 +4,10 @@
 
 use std::{cmp::Ordering, ops::Range, sync::Arc};
 
-use super::steps;
+use super::{
+    seen_keys::{Print, short_word},
+    steps,
+};
 
 /// Names of this length and longer ones are kept together.
 const LONG: usize = 31;
@@ -13,8 +16,12 @@ const LONG: usize = 31;
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Names {
     list: Vec<(Arc<str>, usize)>,
-    /// The first byte of each name, in lower case.
-    firsts: Vec<u8>,
+    /// The last bytes of each name, without case.
+    folds: Vec<u64>,
+    /// The print of each name.
+    prints: Vec<Print>,
+    /// A bit for each length that a name has, up to [`LONG`].
+    lengths: u32,
     /// For each length up to [`LONG`], the index of the first name that is at least as long.
     starts: [u16; LONG + 1],
 }
@@ -39,22 +46,23 @@ impl Names {
         self.list.binary_search_by(|(known, _)| Self::order(known, name))
     }
 
-    /// The names that are as long as a key, or as long as any long key.
-    fn as_long_as(&self, key: &str) -> Range<usize> {
+    /// The names of a length, or of any that is long.
+    #[inline]
+    fn of_length(&self, length: usize) -> Range<usize> {
         let start = |length: usize| self.starts.get(length).map(|start| usize::from(*start));
-        let length = key.len().min(LONG);
+        let length = length.min(LONG);
         let end = start(length + 1).unwrap_or(self.list.len());
         start(length).unwrap_or(end)..end
     }
 
-    /// The names that are as long as a key and begin with its first byte in any case.
+    /// The names that are as long as a key and end with its last bytes in any case.
     fn alike(&self, key: &str) -> impl Iterator<Item = &(Arc<str>, usize)> {
-        let range = self.as_long_as(key);
+        let range = self.of_length(key.len());
         steps::count(range.len());
-        let first = first_byte(key);
-        let firsts = self.firsts.get(range.clone()).unwrap_or_default();
-        let alike = self.list.get(range).unwrap_or_default();
-        alike.iter().zip(firsts).filter(move |(_, known)| **known == first).map(|(name, _)| name)
+        let fold = fold(key);
+        let folds = self.folds.get(range.clone()).unwrap_or_default();
+        let names = self.list.get(range).unwrap_or_default();
+        names.iter().zip(folds).filter(move |(_, known)| **known == fold).map(|(name, _)| name)
     }
 
     /// Whether there is no name.
@@ -74,7 +82,9 @@ impl Names {
             Ok(at) => drop(self.list.get_mut(at).map(|slot| slot.1 = place)),
             Err(at) => self.list.insert(at, (name, place)),
         }
-        self.firsts = self.list.iter().map(|(name, _)| first_byte(name)).collect();
+        self.folds = self.list.iter().map(|(name, _)| fold(name)).collect();
+        self.lengths = self.list.iter().fold(0, |all, (name, _)| all | 1 << name.len().min(LONG));
+        self.prints = self.list.iter().map(|(name, _)| Print::of(name)).collect();
         for (length, start) in self.starts.iter_mut().enumerate() {
             let first = self.list.partition_point(|(known, _)| known.len() < length);
             *start = u16::try_from(first).unwrap_or(u16::MAX);
@@ -86,8 +96,39 @@ impl Names {
         self.list.iter().map(|(name, place)| (name, *place))
     }
 
-    /// The place of a name, or the name that Go takes `key` for ([`variant`](Self::variant)).
-    pub(super) fn find(&self, key: &str) -> Found<'_> {
+    /// The place of a name, or the name that Go takes a key for ([`variant`](Self::variant)). The
+    /// text of a short key is looked at only where it may be a name in another case.
+    #[inline]
+    pub(super) fn find<'k>(&self, key: Print, text: impl FnOnce() -> &'k str) -> Found<'_> {
+        // Most keys are not even as long as a name.
+        let is_long = !key.is_exact();
+        if is_long || self.lengths >> key.length() & 1 == 1 || key.may_fold() {
+            self.find_among(key, text)
+        } else {
+            Found::None
+        }
+    }
+
+    #[inline(never)]
+    fn find_among<'k>(&self, key: Print, text: impl FnOnce() -> &'k str) -> Found<'_> {
+        if !key.is_exact() {
+            return self.find_text(text());
+        }
+        let range = self.of_length(key.length());
+        steps::count(range.len());
+        let mut is_alike = key.may_fold();
+        let prints = self.prints.get(range.clone()).unwrap_or_default();
+        for (known, at) in prints.iter().zip(range) {
+            if *known == key {
+                return self.list.get(at).map_or(Found::None, |(_, at)| Found::Place(*at));
+            }
+            is_alike |= known.is_alike(key);
+        }
+        if is_alike { self.find_text(text()) } else { Found::None }
+    }
+
+    #[inline(never)]
+    fn find_text(&self, key: &str) -> Found<'_> {
         let mut variant = None;
         for (known, place) in self.alike(key) {
             if **known == *key {
@@ -118,9 +159,13 @@ impl Names {
     }
 }
 
-/// The first byte of a name, in lower case if it is a letter.
-fn first_byte(name: &str) -> u8 {
-    name.as_bytes().first().map_or(0, |byte| byte | 0x20)
+/// The last bytes of a name, up to eight, with the bit set that tells the cases of a letter apart:
+/// names that differ only in case have the same.
+fn fold(name: &str) -> u64 {
+    let bytes = name.as_bytes();
+    let last =
+        bytes.last_chunk().map_or_else(|| short_word(bytes), |last| u64::from_le_bytes(*last));
+    last | 0x2020_2020_2020_2020
 }
 
 #[cfg(test)]
@@ -148,7 +193,7 @@ mod tests {
         names.set("n", 99);
         for (place, word) in words.iter().enumerate().filter(|(_, word)| **word != "n") {
             assert_eq!(names.get(word), Some(place), "{word}");
-            assert_eq!(names.find(word), Found::Place(place), "{word}");
+            assert_eq!(names.find(Print::of(word), || word), Found::Place(place), "{word}");
         }
         assert_eq!(names.get("n"), Some(99), "a name has one place");
         for other in ["", "m", "modem", "Model", "max_token", "max_tokens_"] {
@@ -167,7 +212,7 @@ mod tests {
             ),
         ] {
             assert_eq!(names.variant(key).map(AsRef::as_ref), known, "{key}");
-            let found = match names.find(key) {
+            let found = match names.find(Print::of(key), || key) {
                 Found::Variant(known) => Some(&**known),
                 Found::Place(_) | Found::None => None,
             };

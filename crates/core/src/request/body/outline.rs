@@ -55,9 +55,10 @@ pub enum Background {
 
 /// Reads the outline of a body.
 pub(super) fn read(bytes: &[u8]) -> Result<Outline<'_>, JsonError> {
+    let scanner = Scanner::new(bytes).map_err(|error| *error)?;
     let mut reader = Reader {
-        scanner: Scanner::new(bytes).map_err(|error| *error)?,
-        seen: SeenKeys::new(),
+        seen: SeenKeys::new(scanner.text()),
+        scanner,
         outline: Outline { is_exact: true, ..Outline::default() },
         part: None,
     };
@@ -185,33 +186,22 @@ impl<'a> Reader<'a> {
         let outer = (place == Place::Part).then(|| self.part.replace(Part::default()));
         let mut open = self.seen.open();
         loop {
-            let raw = self.scanner.key()?;
-            if raw.inner.len() > LENGTH {
-                return Err(JsonError::TooLong.into());
-            }
-            let key = raw.unescape()?;
-            if self.seen.contains(&mut open, &key) {
-                return Err(JsonError::RepeatedKey.into());
-            }
-            if self.seen.count(&open) >= KEYS {
-                return Err(JsonError::TooManyKeys.into());
-            }
-            if depth == 1 && key == "stream_options" && self.scanner.peek() == Some(b'{') {
+            self.seen.read_key(&mut self.scanner, &mut open)?;
+            let name = self.seen.last();
+            let is_type = place == Place::Part && name == "type";
+            if depth == 1 && name == "stream_options" && self.scanner.peek() == Some(b'{') {
                 self.stream_options()?;
             } else {
-                let value = self.value(place.of_member(&key), depth + 1)?;
+                let value = self.value(place.of_member(name), depth + 1)?;
                 match place {
-                    Place::Document => self.member(&key, &value),
-                    Place::Settings => self.setting(&key, &value),
+                    Place::Document => self.outline.note_member(self.seen.last(), &value),
+                    Place::Settings => self.outline.note_setting(self.seen.last(), &value),
                     _ => {}
                 }
-                if let (Place::Part, "type", Value::Text(text)) = (place, &*key, &value)
-                    && let Some(part) = &mut self.part
-                {
+                if let (true, Value::Text(text), Some(part)) = (is_type, &value, &mut self.part) {
                     part.kind = PartKind::of(text)?;
                 }
             }
-            self.seen.push(key);
             if !self.scanner.has_next(b'}')? {
                 break;
             }
@@ -287,7 +277,7 @@ impl<'a> Reader<'a> {
             return Ok(());
         }
         loop {
-            let key = self.scanner.key()?.unescape()?;
+            let key = self.scanner.key()?.string.unescape()?;
             if self.outline.stream_options.iter().any(|(known, _)| *known == key) {
                 return Err(JsonError::RepeatedKey.into());
             }
@@ -304,38 +294,39 @@ impl<'a> Reader<'a> {
             }
         }
     }
+}
 
+impl<'a> Outline<'a> {
     /// Notes a member of the document.
-    fn member(&mut self, key: &str, value: &Value<'a>) {
-        let outline = &mut self.outline;
+    fn note_member(&mut self, key: &str, value: &Value<'a>) {
         let is_set = !matches!(value, Value::Scalar("null"));
         match (key, value) {
             ("messages" | "input", Value::List(count)) => {
-                outline.messages = outline.messages.saturating_add(*count);
+                self.messages = self.messages.saturating_add(*count);
             }
-            ("tools" | "functions", Value::List(count)) => outline.has_tools |= *count > 0,
-            ("stream", value) => outline.is_streamed = is_set && !is_false(value),
+            ("tools" | "functions", Value::List(count)) => self.has_tools |= *count > 0,
+            ("stream", value) => self.is_streamed = is_set && !is_false(value),
             ("background", value) => {
-                outline.background = match value {
+                self.background = match value {
                     Value::Scalar("true") => Background::Yes,
                     Value::Scalar("false" | "null") => Background::No,
                     _ => Background::Unclear,
                 };
             }
             ("previous_response_id" | "conversation" | "chat_template" | "template", _) => {
-                outline.is_open |= is_set;
+                self.is_open |= is_set;
             }
             // A prompt that is stored at the server.
-            ("prompt", Value::Object) => outline.is_open = true,
-            (name, value) => outline.bounds.extend(bound_of(name, value)),
+            ("prompt", Value::Object) => self.is_open = true,
+            (name, value) => self.bounds.extend(bound_of(name, value)),
         }
     }
 
     /// Notes a member of an object of settings.
-    fn setting(&mut self, key: &str, value: &Value<'a>) {
-        let known = self.outline.nested_bound.take();
+    fn note_setting(&mut self, key: &str, value: &Value<'a>) {
+        let known = self.nested_bound.take();
         let bounds = [known, bound_of(key, value)].into_iter().flatten();
-        self.outline.nested_bound = bounds.max_by_key(|(_, number)| *number);
+        self.nested_bound = bounds.max_by_key(|(_, number)| *number);
     }
 }
 

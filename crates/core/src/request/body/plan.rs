@@ -1,6 +1,10 @@
 //! The plan for reading a JSON body: a graph of nodes, compiled once, and what to record at each.
 
-use std::{fmt, str::FromStr, sync::Arc};
+use std::{
+    fmt,
+    str::FromStr,
+    sync::{Arc, LazyLock},
+};
 
 use thiserror::Error;
 
@@ -237,6 +241,12 @@ impl Node {
         self
     }
 
+    /// Whether nothing is expected or recorded of a value at the node itself. Most values have such a
+    /// node, and are spared the look at everything else.
+    pub(super) fn is_unrecorded(&self) -> bool {
+        matches!(self.expect, Expect::Any) && !self.has_marks && self.text_role == TextRole::None
+    }
+
     /// Whether the members of an object at the node are read.
     pub(super) fn reads_members(&self) -> bool {
         !self.keys.is_empty() || self.unnamed != Unnamed::Skip
@@ -325,6 +335,11 @@ pub fn cap_names() -> impl Iterator<Item = &'static str> {
 /// Returns the numbers of [`Plan::caps`] that are at the top of a document: a form has them as
 /// fields.
 pub(super) fn cap_fields() -> impl Iterator<Item = (Cap, &'static str)> {
+    CAP_FIELDS.iter().copied()
+}
+
+/// Each part of a form is compared with them (`cargo bench --bench body`, "form of small parts").
+static CAP_FIELDS: LazyLock<Vec<(Cap, &'static str)>> = LazyLock::new(|| {
     [(Cap::Tokens, &TOKENS[..]), (Cap::Choices, &CHOICES[..]), (Cap::BestOf, &BEST_OF[..])]
         .into_iter()
         .flat_map(|(cap, places)| {
@@ -332,7 +347,8 @@ pub(super) fn cap_fields() -> impl Iterator<Item = (Cap, &'static str)> {
                 |place: &&'static str| place.strip_prefix('/').filter(|name| !name.contains('/'));
             places.iter().filter_map(move |place| top(place).map(|name| (cap, name)))
         })
-}
+        .collect()
+});
 
 impl Plan {
     pub(super) fn node(&self, at: usize) -> Option<&Node> {

@@ -1,114 +1,264 @@
 //! The keys of the open objects of a body, each compared with the others of its object.
 //!
-//! Comparing every key of an object with all others takes quadratic time. Here, an object with more
-//! than a few keys keeps a tag of each, and only keys with equal tags are compared. A tag is a hash
-//! with a random seed, so a client cannot choose keys with equal tags: the seed changes how many
-//! comparisons are made and never their result. The tags of one object are searched with vector
-//! instructions, and are bounded by the number of its keys.
+//! Comparing every key of an object with all others takes quadratic time, and comparing texts is
+//! slow. Here, each key has a [`Print`] of eight bytes, and only keys with equal prints are
+//! compared. An object with more than a few keys has a hash table. Its hash has a random seed, so a
+//! client cannot choose keys that share a slot: the seed changes how many comparisons are made and
+//! never their result.
 
-use std::{
-    borrow::Cow,
-    hash::{BuildHasher as _, RandomState},
+mod print;
+mod table;
+
+use std::ops::Range;
+
+pub(super) use self::print::{Print, short_word};
+use self::table::Tables;
+use super::{
+    json_error::{DEPTH, JsonError, KEYS, LENGTH},
+    scan::{RawKey, Scanner, ShortKey},
+    steps,
 };
 
-use foldhash::fast::FixedState;
+/// The number of keys of an object whose prints are compared one by one.
+const FEW: usize = 8;
 
-use super::steps;
+// The index of a key has two bytes.
+const _: () = assert!(DEPTH * KEYS <= u16::MAX as usize);
 
-/// The number of keys of an object that are compared one by one.
-const FEW: usize = 4;
+/// A key of an open object: 16 bytes, which are two registers.
+#[derive(Clone, Copy, Debug)]
+struct SeenKey {
+    print: Print,
+    text: TextPlace,
+}
+
+/// Where the text of a key is.
+#[derive(Clone, Copy, Debug)]
+struct TextPlace(u64);
+
+impl TextPlace {
+    const LENGTH: u32 = 48;
+    /// Marks a text in [`Texts::decoded`]; others are in the body.
+    const DECODED: u64 = 1 << 63;
+
+    /// A text of the body.
+    #[inline(always)]
+    fn new(start: usize, length: usize) -> Self {
+        const { assert!(LENGTH < 1 << 15, "a length fits beside the mark") };
+        Self(start as u64 | (length as u64) << Self::LENGTH)
+    }
+
+    fn is_decoded(self) -> bool {
+        self.0 & Self::DECODED != 0
+    }
+
+    fn range(self) -> Range<usize> {
+        let start = self.0 & ((1 << Self::LENGTH) - 1);
+        let length = (self.0 & !Self::DECODED) >> Self::LENGTH;
+        #[expect(clippy::cast_possible_truncation, reason = "they were lengths of texts")]
+        let range = start as usize..(start + length) as usize;
+        range
+    }
+}
 
 /// The keys of all open objects.
 #[derive(Debug)]
 pub(super) struct SeenKeys<'a> {
     /// The keys, those of the innermost object last.
-    keys: Vec<Cow<'a, str>>,
-    /// The tags of the objects that have more than a few keys, those of the innermost last.
-    tags: Vec<u16>,
-    hash: Option<FixedState>,
+    keys: Vec<SeenKey>,
+    tables: Tables,
+    texts: Texts<'a>,
 }
 
-/// An open object.
 #[derive(Debug)]
-pub(super) struct OpenObject {
-    /// The place of its first key.
-    first: usize,
-    /// The place of its first tag, once it has more than a few keys.
-    tags: Option<usize>,
+struct Texts<'a> {
+    body: &'a str,
+    /// The texts of the keys with escapes.
+    decoded: String,
+}
+
+impl Texts<'_> {
+    /// The text of a key without escapes.
+    fn of(&self, key: &SeenKey) -> &str {
+        let text = if key.text.is_decoded() { &self.decoded } else { self.body };
+        text.get(key.text.range()).unwrap_or_default()
+    }
+
+    /// Whether two keys are the same.
+    #[inline]
+    fn are_same(&self, one: &SeenKey, other: &SeenKey) -> bool {
+        one.print == other.print && (one.print.is_exact() || self.are_equal(one, other))
+    }
+
+    #[inline(never)]
+    fn are_equal(&self, one: &SeenKey, other: &SeenKey) -> bool {
+        let (one, other) = (self.of(one), self.of(other));
+        steps::count(one.len() / 8);
+        one == other
+    }
+}
+
+/// The keys of one open object.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct OpenKeys {
+    /// The index of its first key.
+    first: u16,
+    /// Whether it has more than a few keys, and a table.
+    has_table: bool,
+}
+
+impl OpenKeys {
+    /// The index of its first key.
+    pub(super) fn first(&self) -> usize {
+        self.first.into()
+    }
 }
 
 impl<'a> SeenKeys<'a> {
-    /// Creates an empty list.
-    pub(super) fn new() -> Self {
-        Self { keys: Vec::with_capacity(32), tags: Vec::new(), hash: None }
+    /// Creates an empty list of keys of a body.
+    pub(super) fn new(body: &'a str) -> Self {
+        Self {
+            keys: Vec::with_capacity(32),
+            tables: Tables::default(),
+            texts: Texts { body, decoded: String::new() },
+        }
     }
 
     /// Opens an object.
-    pub(super) fn open(&self) -> OpenObject {
-        OpenObject { first: self.keys.len(), tags: None }
+    #[inline]
+    pub(super) fn open(&self) -> OpenKeys {
+        // INVARIANT: at most `DEPTH` objects are open, with `KEYS` keys each.
+        OpenKeys { first: u16::try_from(self.keys.len()).unwrap_or(u16::MAX), has_table: false }
     }
 
-    /// The number of keys of the innermost object.
-    pub(super) fn count(&self, object: &OpenObject) -> usize {
-        self.keys.len() - object.first
+    /// The number of keys of all open objects.
+    pub(super) fn len(&self) -> usize {
+        self.keys.len()
     }
 
-    /// Whether the innermost object has the key already. A key that it has not is added with
-    /// [`push`](Self::push).
-    pub(super) fn contains(&mut self, object: &mut OpenObject, key: &str) -> bool {
-        let keys = self.keys.get(object.first..).unwrap_or_default();
-        if keys.len() < FEW {
-            steps::count(keys.len());
-            return keys.iter().any(|known| known == key);
+    /// The text of a key.
+    pub(super) fn text(&self, index: usize) -> &str {
+        self.keys.get(index).map_or("", |key| self.texts.of(key))
+    }
+
+    /// The last key of the innermost object that has one.
+    pub(super) fn last(&self) -> &str {
+        self.keys.last().map_or("", |key| self.texts.of(key))
+    }
+
+    /// Reads a key of the innermost object and its colon, up to the value. The key is then the
+    /// [`last`](Self::last), and its print is returned.
+    ///
+    /// # Errors
+    /// The object has the key already, or too many others; the key is too long, or malformed.
+    #[inline(always)]
+    pub(super) fn read_key(
+        &mut self,
+        scanner: &mut Scanner<'a>,
+        object: &mut OpenKeys,
+    ) -> Result<Print, Box<JsonError>> {
+        match scanner.short_key() {
+            Some(ShortKey { start, print }) => {
+                self.add(object, SeenKey { print, text: TextPlace::new(start, print.length()) })
+            }
+            None => self.read_other_key(scanner, object),
         }
-        self.contains_tagged(object, key)
     }
 
-    fn contains_tagged(&mut self, object: &mut OpenObject, key: &str) -> bool {
-        let keys = self.keys.get(object.first..).unwrap_or_default();
-        let hash = self
-            .hash
-            .get_or_insert_with(|| FixedState::with_seed(RandomState::new().hash_one(FEW)));
-        #[expect(clippy::cast_possible_truncation, reason = "a part of the hash suffices")]
-        let tag = |key: &str| hash.hash_one(key.as_bytes()) as u16;
-        let first = *object.tags.get_or_insert_with(|| {
-            let first = self.tags.len();
-            self.tags.extend(keys.iter().map(|known| tag(known)));
-            first
-        });
-        let new = tag(key);
-        let tags = self.tags.get(first..).unwrap_or_default();
-        steps::count(key.len() / 8 + tags.len() / 8);
-        let found = has_tag(tags, new)
-            && keys.iter().zip(tags).any(|(known, tag)| {
-                steps::count(1);
-                *tag == new && known == key
-            });
-        self.tags.push(new);
-        found
+    /// Reads a key that is long, or has escapes, or space around it.
+    #[inline(never)]
+    fn read_other_key(
+        &mut self,
+        scanner: &mut Scanner<'a>,
+        object: &mut OpenKeys,
+    ) -> Result<Print, Box<JsonError>> {
+        if let Some((bytes, length)) = scanner.short_escaped_key() {
+            let text = bytes.get(..length).and_then(|text| std::str::from_utf8(text).ok());
+            let place = TextPlace::new(self.texts.decoded.len(), length);
+            self.texts.decoded.push_str(text.unwrap_or_default());
+            let text = TextPlace(place.0 | TextPlace::DECODED);
+            return self.add(object, SeenKey { print: Print::short(bytes, length), text });
+        }
+        let RawKey { start, string } = scanner.key()?;
+        if string.inner.len() > LENGTH {
+            return Err(JsonError::TooLong.into());
+        }
+        let key = if string.escaped {
+            let start = self.texts.decoded.len();
+            string.unescape_into(&mut self.texts.decoded)?;
+            let text = self.texts.decoded.get(start..).unwrap_or_default();
+            let place = TextPlace::new(start, text.len());
+            SeenKey { print: Print::of(text), text: TextPlace(place.0 | TextPlace::DECODED) }
+        } else {
+            let text = TextPlace::new(start, string.inner.len());
+            SeenKey { print: Print::of(string.inner), text }
+        };
+        self.add(object, key)
     }
 
-    /// Adds a key to the innermost object.
-    pub(super) fn push(&mut self, key: Cow<'a, str>) {
+    #[inline(always)]
+    fn add(&mut self, object: &mut OpenKeys, key: SeenKey) -> Result<Print, Box<JsonError>> {
+        let others = self.keys.get(object.first()..).unwrap_or_default();
+        if others.len() < FEW {
+            steps::count(others.len());
+            if others.iter().any(|other| self.texts.are_same(other, &key)) {
+                return Err(JsonError::RepeatedKey.into());
+            }
+        } else {
+            self.add_to_table(object, key)?;
+        }
         self.keys.push(key);
+        Ok(key.print)
+    }
+
+    /// Finds or adds a key of an object that has more than a few others.
+    #[inline(never)]
+    fn add_to_table(&mut self, object: &mut OpenKeys, new: SeenKey) -> Result<(), Box<JsonError>> {
+        let Self { keys, tables, texts } = self;
+        let keys = keys.get(object.first()..).unwrap_or_default();
+        if !object.has_table {
+            object.has_table = true;
+            tables.open();
+            for (index, key) in keys.iter().enumerate() {
+                let hash = tables.hash(key.print, || texts.of(key));
+                tables.insert(hash, index, |_| false);
+            }
+        }
+        let hash = tables.hash(new.print, || texts.of(&new));
+        let is_new = tables.insert(hash, keys.len(), |index| {
+            keys.get(index).is_some_and(|key| texts.are_same(key, &new))
+        });
+        if !is_new {
+            return Err(JsonError::RepeatedKey.into());
+        }
+        if keys.len() >= KEYS {
+            return Err(JsonError::TooManyKeys.into());
+        }
+        Ok(())
     }
 
     /// Closes the innermost object, and returns the number of its keys.
-    pub(super) fn close(&mut self, object: OpenObject) -> usize {
-        let count = self.count(&object);
-        self.keys.truncate(object.first);
-        if let Some(first) = object.tags {
-            self.tags.truncate(first);
+    #[inline]
+    pub(super) fn close(&mut self, object: OpenKeys) -> usize {
+        if !self.texts.decoded.is_empty() {
+            self.close_decoded(object);
         }
+        if object.has_table {
+            self.tables.close();
+        }
+        let count = self.keys.len() - object.first();
+        self.keys.truncate(object.first());
         count
     }
-}
 
-/// Whether a tag is among others. The compiler generates vector instructions for each chunk.
-fn has_tag(tags: &[u16], tag: u16) -> bool {
-    let equal = |found: u16, known: &u16| found | u16::from(*known == tag);
-    let (chunks, rest) = tags.as_chunks::<16>();
-    chunks.iter().any(|chunk| chunk.iter().fold(0, equal) != 0) || rest.iter().fold(0, equal) != 0
+    /// Removes the decoded texts of the innermost object.
+    #[inline(never)]
+    fn close_decoded(&mut self, object: OpenKeys) {
+        let keys = self.keys.get(object.first()..).unwrap_or_default();
+        if let Some(first) = keys.iter().find(|key| key.text.is_decoded()) {
+            self.texts.decoded.truncate(first.text.range().start);
+        }
+    }
 }
 
 #[cfg(test)]
@@ -117,36 +267,75 @@ mod tests {
 
     use super::*;
 
+    /// Adds the key at the beginning of a text to an object.
+    fn add<'a>(
+        seen: &mut SeenKeys<'a>,
+        object: &mut OpenKeys,
+        at: usize,
+    ) -> Result<String, JsonError> {
+        let mut scanner = Scanner::new(seen.texts.body.as_bytes()).unwrap();
+        scanner.go_to(at);
+        seen.read_key(&mut scanner, object).map_err(|error| *error)?;
+        Ok(seen.last().to_owned())
+    }
+
+    /// A body with keys of many lengths, with equal beginnings and ends; and where each begins.
+    fn body(escape: &str) -> (String, Vec<usize>) {
+        let mut body = String::new();
+        let places = (0..KEYS).map(|number| {
+            let at = body.len();
+            body += &format!("\"{escape}{}{number}k\":1,", "k".repeat(number % 20));
+            at
+        });
+        let places = places.collect();
+        (body, places)
+    }
+
     #[test]
     fn keys_are_found_as_in_a_set() {
-        let mut seen = SeenKeys::new();
-        for size in [0, 1, 7, 8, 9, 64, 256] {
-            let mut object = seen.open();
-            let mut set = HashSet::new();
-            for number in 0..size {
-                // Every third key repeats one of the keys before it.
-                let key = if number % 3 == 2 { number / 2 } else { number };
-                let key = format!("{}{key}", "k".repeat(key % 20));
-                assert_eq!(seen.contains(&mut object, &key), !set.insert(key.clone()), "{key}");
-                seen.push(key.into());
+        for escape in ["", "\\u00e9", "\\n", "\u{e9}"] {
+            let (body, places) = body(escape);
+            let mut seen = SeenKeys::new(&body);
+            for size in [0, 1, 7, 8, 9, 64, 256] {
+                let places = &places[..size];
+                let mut object = seen.open();
+                let mut set = HashSet::new();
+                for at in places {
+                    let text = add(&mut seen, &mut object, *at).unwrap();
+                    let written = body[*at..].split_once("\":").unwrap().0;
+                    assert_eq!(
+                        serde_json::from_str::<String>(&format!("{written}\"")).unwrap(),
+                        text
+                    );
+                    assert!(set.insert(text), "{at}");
+                }
+                for at in places {
+                    assert_eq!(add(&mut seen, &mut object, *at), Err(JsonError::RepeatedKey));
+                }
+                assert_eq!(seen.len(), size);
+                assert_eq!(seen.close(object), size);
+                assert_eq!(seen.texts.decoded, "");
             }
-            assert_eq!(seen.close(object), size);
         }
     }
 
     #[test]
     fn an_object_within_another_has_keys_of_its_own() {
-        let mut seen = SeenKeys::new();
+        let (body, places) = body("\\u0061");
+        let mut seen = SeenKeys::new(&body);
         let mut outer = seen.open();
-        for key in ["a", "b", "c", "d", "e", "f", "g", "h", "i", "j"] {
-            assert!(!seen.contains(&mut outer, key));
-            seen.push(key.into());
+        for (index, at) in places.iter().enumerate().take(20) {
+            let text = add(&mut seen, &mut outer, *at).unwrap();
             let mut inner = seen.open();
-            assert!(!seen.contains(&mut inner, key));
-            seen.push(key.into());
-            assert!(seen.contains(&mut inner, key));
-            assert_eq!(seen.close(inner), 1);
+            for at in &places {
+                add(&mut seen, &mut inner, *at).unwrap();
+            }
+            assert_eq!(add(&mut seen, &mut inner, *at), Err(JsonError::RepeatedKey));
+            assert_eq!(seen.close(inner), places.len());
+            assert_eq!((seen.last(), seen.text(index)), (text.as_str(), text.as_str()));
         }
-        assert!(seen.contains(&mut outer, "a") && seen.contains(&mut outer, "j"));
+        for at in &places[..20] {
+            assert_eq!(add(&mut seen, &mut outer, *at), Err(JsonError::RepeatedKey));
+        }
     }
 }

@@ -144,6 +144,20 @@ mod tests {
     }
 
     #[test]
+    fn no_hostile_body_takes_many_more_steps_for_each_byte_than_a_chat() {
+        let plans = plans();
+        let turns = r#"{"role":"user","content":"And in French?"},{"role":"assistant","content":"Bonjour."}"#;
+        let body = |place: &str, value: &str| {
+            place.replace("VALUES", &vec![value; 100_000 / value.len() + 1].join(","))
+        };
+        let chat = per_byte(&plans, &body(PLACES[1], turns));
+        for (name, value) in hostile_values() {
+            let steps = per_byte(&plans, &body(PLACES[0], &value));
+            assert!(steps <= 4.0 * chat, "{name}: {steps} steps for each byte, a chat {chat}");
+        }
+    }
+
+    #[test]
     fn twice_the_bytes_take_twice_the_steps() {
         let plans = plans();
         for (name, value) in hostile_values() {
