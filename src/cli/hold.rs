@@ -9,7 +9,7 @@ use crate::{app, observe::log};
 
 const MORE: &str = "\
 Examples:
-  tollgate hold tollgate.yaml --hand-over /run/tollgate/hand-over.sock &
+  tollgate hold tollgate.yaml --hand-over /run/tollgate/hand-over.sock
   tollgate serve tollgate.yaml --hand-over /run/tollgate/hand-over.sock
 
 Exit codes:

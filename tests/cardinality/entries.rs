@@ -20,8 +20,11 @@ const ENTRIES: u64 = 60_000;
 
 const NOW: Timestamp = Timestamp::from_secs(1_800_000_000);
 
+/// What adds the entry with a number to a table.
+type Add = fn(&Memory, u64);
+
 /// The tables with the bytes of an entry in docs/operations.md, and what adds one.
-const TABLES: [(&str, u64, fn(&Memory, u64)); 5] = [
+const TABLES: [(&str, u64, Add); 5] = [
     ("bucket", 95, bucket),
     ("counter of a window", 200, window),
     ("open reservation, with its counter", 800, open),
