@@ -78,7 +78,7 @@ fn every_file_that_the_documentation_names_is_there() {
             assert!(at(word).exists(), "{page}: {word}");
             seen += 1;
         }
-        for link in text.split("](").skip(1).map(|rest| rest.split(')').next().unwrap()) {
+        for link in text.split("](").skip(1).map(|rest| rest.split([')', '#']).next().unwrap()) {
             assert!(at(page).parent().unwrap().join(link).exists(), "{page}: {link}");
         }
     }

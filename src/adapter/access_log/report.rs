@@ -92,9 +92,15 @@ pub(super) fn read(
     let metadata = metadata.ok_or(Refused::NoReservation)?;
     let text = text(metadata, RESERVATION).ok_or(Refused::NoReservation)?;
     let ending = ending::of(entry).ok_or(Refused::OtherEvent)?;
-    // A response that Tollgate has cut has an end of its own, which Envoy takes for the upstream's.
-    let ending =
-        if usage::was_cut(metadata) && ending == Ending::Complete { Ending::Cut } else { ending };
+    let ending = match ending {
+        // A response that Tollgate has cut has an end of its own, which Envoy takes for the upstream's.
+        Ending::Complete if usage::was_cut(metadata) => Ending::Cut,
+        // A client that has the whole body may close its connection before the trailers that Envoy adds.
+        Ending::Cut if usage::has_arrived(metadata) && !usage::was_cut(metadata) => {
+            Ending::Complete
+        }
+        other => other,
+    };
     let reservation = Reservation::open(text, keys)?;
     let mut reading = usage::read(metadata);
     reading.is_continuous |= reading.has_usage_in_each_event && asks_for_continuous_usage(metadata);

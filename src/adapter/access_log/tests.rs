@@ -385,6 +385,27 @@ fn what_reached_the_upstream_and_was_cut_is_charged_its_hold() {
 }
 
 #[test]
+fn a_client_that_closes_after_the_last_byte_is_charged_its_usage() {
+    let cut = ended(200, "downstream_remote_disconnect");
+    let read = |status: ExtractionStatus| {
+        typed(TokenUsage {
+            total_tokens: Some(47),
+            extraction_status: status.into(),
+            ..TokenUsage::default()
+        })
+    };
+    let (whole, part) = (read(ExtractionStatus::Complete), read(ExtractionStatus::Partial));
+    charges("the whole response", &[&cut, &whole], Usage::Final(47), None);
+    charges("a part", &[&cut, &part], Usage::Unreported(47), Some(Unmetered::Cut));
+    // Tollgate ended the stream, whatever was read of it.
+    let by_tollgate = |entry: &mut HttpAccessLogEntry| {
+        set(entry, "tollgate.usage", "cut", Kind::BoolValue(true));
+    };
+    let changes: &[Change<'_>] = &[&cut, &whole, &by_tollgate];
+    charges("cut by Tollgate", changes, Usage::Unreported(47), Some(Unmetered::Cut));
+}
+
+#[test]
 fn what_no_upstream_got_is_released() {
     let failed = ResponseFlags { upstream_connection_failure: true, ..ResponseFlags::default() };
     let none = ResponseFlags { no_healthy_upstream: true, ..ResponseFlags::default() };

@@ -183,6 +183,14 @@ pub(super) fn was_cut(metadata: &Metadata) -> bool {
     cut.is_some_and(|value| value.kind == Some(Kind::BoolValue(true)))
 }
 
+/// Whether the last byte of the response has arrived, as `ai_protocol_manager` has read its whole usage.
+/// It publishes nothing of a response that ends before.
+pub(super) fn has_arrived(metadata: &Metadata) -> bool {
+    let typed = metadata.typed_filter_metadata.get(TYPED_NAMESPACE);
+    let usage = typed.and_then(|typed| TokenUsage::decode(typed.value.as_slice()).ok());
+    usage.is_some_and(|usage| usage.extraction_status() == ExtractionStatus::Complete)
+}
+
 /// Reads the usage in the metadata of a request.
 pub(super) fn read(metadata: &Metadata) -> Reading {
     let (mut reading, mut partial) = reading_of(&Members::of_metadata(metadata));

@@ -33,7 +33,7 @@ impl Level<'_> {
 pub(super) struct Ends(u8);
 
 impl Ends {
-    /// Nothing.
+    /// Nothing is decided.
     pub(super) const NONE: Self = Self(0);
     /// Whether the tool has a name.
     pub(super) const TOOL: Self = Self(1);
