@@ -8,6 +8,8 @@
 
 use std::collections::HashMap;
 
+use foldhash::fast::FixedState;
+
 /// How many entries a group may have for each one that is free.
 const PER_FREE: usize = 7;
 
@@ -21,12 +23,15 @@ pub struct Group {
     pub inner: u32,
 }
 
+/// Numbers of entries by the hashes of groups. They are secret, and need no secret hasher.
+type Counts = HashMap<u32, u32, FixedState>;
+
 /// The number of entries of each group.
 #[derive(Clone, Debug, Default)]
 pub struct SharedRoom {
     len: usize,
-    outer: HashMap<u32, u32>,
-    inner: HashMap<u32, u32>,
+    outer: Counts,
+    inner: Counts,
 }
 
 impl SharedRoom {
@@ -57,7 +62,7 @@ impl SharedRoom {
         if !self.is_crowded(most, more) {
             return true;
         }
-        let count = |counts: &HashMap<u32, u32>, group| {
+        let count = |counts: &Counts, group| {
             counts.get(&group).map_or(0, |count| *count as usize).saturating_add(more)
         };
         let part = free.saturating_mul(PER_FREE);
