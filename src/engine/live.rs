@@ -63,7 +63,7 @@ pub struct FileCredentials {
 }
 
 /// The state that a check loads.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct State {
     /// The policy, the keys and the upstream keys.
     pub snapshot: Snapshot,
@@ -289,20 +289,10 @@ impl Live {
     pub fn refresh_keys(&self) {
         let _turn = self.writing.lock().unwrap_or_else(PoisonError::into_inner);
         let state = self.state.load();
-        let (sources, tokens) = (state.sources.clone(), Arc::clone(&state.tokens));
-        let keys = sources.iter().map(|source| source.current()).collect();
-        let api_keys = state.api_keys.clone();
-        let tables = api_keys.tables(&state.snapshot.policy);
-        self.state.store(Arc::new(State {
-            snapshot: Snapshot { keys, api_keys: tables, ..state.snapshot.clone() },
-            sources,
-            api_keys,
-            tokens,
-            introspection: Arc::clone(&state.introspection),
-            refusals: Arc::clone(&state.refusals),
-            histories: Arc::clone(&self.histories),
-            network_bans: state.network_bans.clone(),
-        }));
+        let mut new = State::clone(&state);
+        new.snapshot.keys = new.sources.iter().map(|source| source.current()).collect();
+        new.snapshot.api_keys = new.api_keys.tables(&new.snapshot.policy);
+        self.state.store(Arc::new(new));
     }
 
     /// Puts the table of the file of API keys in force; `None` where it has none that may be used.
@@ -327,21 +317,9 @@ impl Live {
         if are_same(&tables, &state.snapshot.api_keys) {
             return;
         }
-        let snapshot = Snapshot { api_keys: tables, ..state.snapshot.clone() };
-        let (sources, tokens) = (state.sources.clone(), Arc::clone(&state.tokens));
-        let (refusals, histories) = (Arc::clone(&state.refusals), Arc::clone(&self.histories));
-        let introspection = Arc::clone(&state.introspection);
-        let network_bans = state.network_bans.clone();
-        self.state.store(Arc::new(State {
-            snapshot,
-            sources,
-            api_keys,
-            tokens,
-            introspection,
-            refusals,
-            histories,
-            network_bans,
-        }));
+        let mut new = State::clone(state);
+        (new.snapshot.api_keys, new.api_keys) = (tables, api_keys);
+        self.state.store(Arc::new(new));
         self.retire(before);
     }
 
@@ -368,23 +346,9 @@ impl Live {
     fn replace_secrets(&self, change: impl FnOnce(&mut Snapshot)) {
         let _turn = self.writing.lock().unwrap_or_else(PoisonError::into_inner);
         let state = self.state.load();
-        let mut snapshot = state.snapshot.clone();
-        change(&mut snapshot);
-        let (sources, tokens) = (state.sources.clone(), Arc::clone(&state.tokens));
-        let (api_keys, refusals) = (state.api_keys.clone(), Arc::clone(&state.refusals));
-        let histories = Arc::clone(&self.histories);
-        let introspection = Arc::clone(&state.introspection);
-        let network_bans = state.network_bans.clone();
-        self.state.store(Arc::new(State {
-            snapshot,
-            sources,
-            api_keys,
-            tokens,
-            introspection,
-            refusals,
-            histories,
-            network_bans,
-        }));
+        let mut new = State::clone(&state);
+        change(&mut new.snapshot);
+        self.state.store(Arc::new(new));
     }
 }
 
