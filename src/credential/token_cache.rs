@@ -5,7 +5,8 @@
 //!
 //! - The key of an entry is a keyed hash of the kind and all bytes of the token (`TokenHasher`); the
 //!   token itself is not stored.
-//! - An entry is valid for the keys that verified the token, and until the token expires. A policy
+//! - An entry is valid until the token expires, and while its issuer's key set has the key that the
+//!   token names; where it names none, while the set is the same. A policy
 //!   has the cache of the one before it, where both verify credentials in the same way
 //!   ([`Policy::verifies_as`](tollgate_core::policy::Policy::verifies_as)).
 //! - Tokens that were rejected for good are stored for [`REJECTED_FOR`], in a cache of their own,
@@ -51,7 +52,7 @@ const OVERHEAD: usize = 96;
 #[serde(deny_unknown_fields, default)]
 pub struct TokenCacheConfig {
     /// The most bytes that cached tokens may take. A verified token is not verified again until it
-    /// expires, its issuer's keys change, or a section changes that decides how credentials are
+    /// expires, its key leaves its issuer's key set, or a section changes that decides how credentials are
     /// verified; scopes, revocation and limits are checked for every request. `0B` turns the cache off. Default 64MiB: about a hundred thousand
     /// tokens.
     pub max: ByteSize,

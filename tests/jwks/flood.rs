@@ -8,7 +8,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use serde_json::{Value, json};
+use serde_json::json;
 use tollgate::{config, engine::Engine, observe};
 use tollgate_testkit::{Algorithm, KeyPair, KeyType, Token, jwk_set, wait::until_async};
 
@@ -36,16 +36,7 @@ impl Rotation {
     }
 
     fn token(&self, key: &KeyPair, subject: &str) -> String {
-        let exp = observe::now().secs() + 600;
-        let claims = json!({
-            "iss": "https://idp.example", "sub": subject, "iat": exp - 600, "exp": exp,
-        });
-        let header = match self.kid {
-            Some(kid) => json!({ "kid": kid }),
-            None => json!({}),
-        };
-        let Value::Object(header) = header else { unreachable!() };
-        Token::new(Algorithm::EdDsa).header(Value::Object(header)).claims(claims).sign(key).unwrap()
+        token(self.kid, key, subject)
     }
 
     fn engine(&self) -> Engine {
@@ -68,6 +59,15 @@ routes:
         let loaded = config::compile(&text, &|_| None).unwrap();
         Engine::start(loaded, Arc::new(observe::now)).unwrap()
     }
+}
+
+/// Returns a token of ten minutes.
+fn token(kid: Option<&str>, key: &KeyPair, subject: &str) -> String {
+    let now = observe::now().secs();
+    let claims =
+        json!({ "iss": "https://idp.example", "sub": subject, "iat": now, "exp": now + 600 });
+    let token = Token::new(Algorithm::EdDsa).claims(claims);
+    kid.map_or(token.clone(), |kid| token.kid(kid)).sign(key).unwrap()
 }
 
 /// Replaces the key five times under a flood, and returns how long the first token of each new key
@@ -176,4 +176,37 @@ async fn a_request_in_the_cool_down_is_served_at_its_end() {
     })
     .await;
     engine.close().await;
+}
+
+/// A new key beside the one in use makes no client's token new, and a key that is gone ends its own.
+#[tokio::test(flavor = "multi_thread")]
+async fn tokens_stay_verified_when_their_issuer_adds_a_key() {
+    let rotation = Rotation { server: KeyServer::start().await, kid: Some("main") };
+    let pairs = [(); 3].map(|()| KeyPair::generate(KeyType::Ed25519).unwrap());
+    let names = ["main", "next", "last"];
+    let publish = |published: &[usize]| {
+        let keys = published.iter().map(|at| pairs[*at].jwk(names[*at], Algorithm::EdDsa).unwrap());
+        rotation.server.answer(Answer::Body(jwk_set(keys).to_string()));
+    };
+    let token_of = |at: usize| token(Some(names[at]), &pairs[at], "ann");
+    publish(&[0]);
+    let engine = rotation.engine();
+    let lookups = || engine.status().tokens.lookups.map(|(_, count)| count);
+    // The first token of a new key has the key set fetched.
+    let becomes_known = async |token: &str| {
+        until_async("the new key", async || {
+            (decide(&engine, "/v1/models", Some(token)).await == "allow").then_some(())
+        })
+        .await;
+    };
+    let first = token_of(0);
+    becomes_known(&first).await;
+    publish(&[1, 0]);
+    becomes_known(&token_of(1)).await;
+    let [hits, rejected, misses] = lookups();
+    assert_eq!(decide(&engine, "/v1/models", Some(&first)).await, "allow");
+    assert_eq!(lookups(), [hits + 1, rejected, misses]);
+    publish(&[2, 1]);
+    becomes_known(&token_of(2)).await;
+    assert_eq!(decide(&engine, "/v1/models", Some(&first)).await, "unknown_key");
 }

@@ -21,7 +21,7 @@ use crate::{
         jwt,
     },
     denial::{Denial, Reason},
-    identity::{CredentialKind, Generation, KeyVersion, Principal},
+    identity::{CredentialKind, KeyVersion, Principal},
     request::{Headers, Request},
     snapshot::Snapshot,
     stage::Check,
@@ -343,27 +343,25 @@ pub fn is_settled(snapshot: &Snapshot, rejection: &Rejection) -> bool {
     rejection.settled.as_ref().is_some_and(|keys| has_keys(snapshot, rejection.kind, keys))
 }
 
-/// Whether the keys of `snapshot` are those that a verification used.
+/// Whether `snapshot` has the keys that a verification used, unchanged.
 fn has_keys(snapshot: &Snapshot, kind: CredentialKind, keys: &KeyVersion) -> bool {
-    generation(snapshot, kind, keys.source).is_some_and(|current| *current == keys.generation)
-}
-
-/// The generation of a source of keys; `None` while it has no keys that may be used.
-fn generation(snapshot: &Snapshot, kind: CredentialKind, source: usize) -> Option<&Generation> {
+    let KeyVersion { source, generation } = keys;
     match kind {
         CredentialKind::Jwt | CredentialKind::Cookie => {
-            snapshot.key_set(source).map(|keys| keys.generation())
+            snapshot.key_set(*source).is_some_and(|set| set.has(generation))
         }
         // A rejected key is never remembered, and an accepted one has its record.
-        CredentialKind::ApiKey => None,
+        CredentialKind::ApiKey => false,
         CredentialKind::OpaqueToken => {
-            snapshot.policy.issuers.list().get(source).map(|issuer| &issuer.statements)
+            let issuer = snapshot.policy.issuers.list().get(*source);
+            issuer.is_some_and(|issuer| issuer.statements == *generation)
         }
         CredentialKind::Certificate => {
-            snapshot.authorities.as_deref().map(certificate::Authorities::generation)
+            let authorities = snapshot.authorities.as_deref();
+            authorities.is_some_and(|authorities| authorities.generation() == generation)
         }
         #[cfg(test)]
-        CredentialKind::Test => Some(test_kind::generation()),
+        CredentialKind::Test => test_kind::generation() == generation,
     }
 }
 

@@ -133,10 +133,10 @@ impl Holder {
     }
 }
 
-/// A marker that one set of keys owns: equal to its clones and to nothing else.
+/// A marker that a set of keys owns, or one of its keys: equal to its clones and to nothing else.
 ///
-/// Every result of a verification with the keys has a clone, so that the marker of a later set is never
-/// equal to it.
+/// Every result of a verification has a clone of the marker of what it used, so that the marker of
+/// other keys is never equal to it.
 #[derive(Clone, Debug, Default)]
 pub struct Generation(Arc<()>);
 

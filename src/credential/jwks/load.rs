@@ -259,6 +259,10 @@ impl Loader {
             KeySet::of_issuer(&plan.trust.issuer, &examined, &plan.trust.algorithms)
         });
         let (keys, skipped) = examining.await.map_err(|_| LoadError::ParserPanicked)??;
+        let keys = match &self.last {
+            Some(last) => keys.succeeding(&last.keys),
+            None => keys,
+        };
         let document = self.plan.cache_file.is_some().then_some(content);
         let last = LastDocument {
             digest,

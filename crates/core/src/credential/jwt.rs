@@ -235,7 +235,9 @@ fn checks<'k>(
             "typ is not at+jwt, which `profile: rfc9068` of the issuer requires",
         );
     }
-    let validity = Validity { since: now, until: times.until, keys: version };
+    let generation = set.generation_of(key, header.kid.as_deref()).clone();
+    let used = KeyVersion { source: issuer.index, generation };
+    let validity = Validity { since: now, until: times.until, keys: used };
     // The key's own name: a token may name none, or one that the set does not have.
     let kid = set.kid_of(key);
     let token = ProvenToken { text, kid, claims: &claims, times: &times };

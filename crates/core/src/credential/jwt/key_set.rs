@@ -256,9 +256,39 @@ impl KeySet {
         Ok(set)
     }
 
-    /// Returns the marker of this set. Principals that it verified contain a clone.
-    pub fn generation(&self) -> &Generation {
+    /// Gives each named key the marker that it has in `previous`, if it is bound to the same algorithms
+    /// there: tokens that name such a key stay verified when their issuer adds or removes others.
+    #[must_use]
+    pub fn succeeding(mut self, previous: &Self) -> Self {
+        for named in self.keys.iter_mut().filter(|named| named.kid.is_some()) {
+            let is_same = |known: &&NamedKey| {
+                known.kid == named.kid
+                    && known.key.thumbprint == named.key.thumbprint
+                    && known.key.algorithms == named.key.algorithms
+            };
+            if let Some(known) = previous.keys.iter().find(is_same) {
+                named.key.generation = known.key.generation.clone();
+            }
+        }
+        self
+    }
+
+    /// Returns the marker of this set.
+    pub(super) fn generation(&self) -> &Generation {
         &self.generation
+    }
+
+    /// Returns the marker of what a verification used: of `key` alone if the token names it, as no
+    /// other key of the set can change the result then; of the set otherwise.
+    pub(super) fn generation_of<'a>(&'a self, key: &'a Key, kid: Option<&str>) -> &'a Generation {
+        let is_named = kid.is_some() && self.kid_of(key) == kid;
+        if is_named { &key.generation } else { &self.generation }
+    }
+
+    /// Whether what a verification used is still in this set, unchanged.
+    pub fn has(&self, generation: &Generation) -> bool {
+        self.keys.iter().any(|named| named.key.generation == *generation)
+            || self.generation == *generation
     }
 
     /// Returns the number of keys.

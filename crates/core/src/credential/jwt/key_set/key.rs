@@ -6,7 +6,7 @@ use aws_lc_rs::signature::ParsedPublicKey;
 use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
 use jsonwebtoken::DecodingKey;
 
-use crate::credential::jwt::algorithm::Algorithm;
+use crate::{credential::jwt::algorithm::Algorithm, identity::Generation};
 
 /// The maximum length of a `kid` in bytes.
 pub(in crate::credential::jwt) const MAX_KID: usize = 256;
@@ -19,6 +19,8 @@ pub struct Key {
     pub(super) is_named: bool,
     /// The digest of the members that make the key, which is the same for the same key.
     pub(super) thumbprint: [u8; 32],
+    /// The marker of the key, which it keeps in a later set.
+    pub(super) generation: Generation,
     material: Material,
 }
 
@@ -37,7 +39,7 @@ impl Key {
         thumbprint: [u8; 32],
         material: Material,
     ) -> Self {
-        Self { algorithms, is_named, thumbprint, material }
+        Self { algorithms, is_named, thumbprint, generation: Generation::new(), material }
     }
 
     /// Adds what another entry with the same key has. An `alg` that one of them names binds both.
