@@ -4,7 +4,7 @@ use std::fmt;
 
 use prometheus_client::encoding::DescriptorEncoder;
 
-use super::{Family, Scrape};
+use super::{Scrape, family::Family};
 
 /// The state of automatic bans.
 #[derive(Clone, Copy, Debug)]
