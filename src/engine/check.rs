@@ -364,7 +364,7 @@ impl Checker {
         let Some(keys) = self.live.load().snapshot.reservation_keys.clone() else { return };
         let Ok(reservation) = Reservation::open(reservation, &keys) else { return };
         let settlement = Settlement { reservation, usage: Usage::Released, report: None };
-        if !self.local.as_ref().is_some_and(|local| local.settle(&settlement)) {
+        if self.local.as_ref().and_then(|local| local.settle(&settlement)).is_none() {
             Unanswered::release(&self.store, settlement.reservation);
         }
     }

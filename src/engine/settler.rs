@@ -85,8 +85,8 @@ impl Settler {
 
     /// Sends a settlement to the store, soon. It is dropped if too many wait.
     pub fn submit(&self, settlement: Settlement) {
-        if self.local.as_ref().is_some_and(|local| local.settle(&settlement)) {
-            return;
+        if let Some(settled) = self.local.as_ref().and_then(|local| local.settle(&settlement)) {
+            return self.observer.metrics().count_settled(&settlement, settled);
         }
         let queue = self.queues.get(self.store.settling_place(&settlement.reservation));
         if queue.is_none_or(|queue| queue.try_send(settlement).is_err()) {
@@ -104,7 +104,11 @@ impl Settler {
         settlements: Vec<Settlement>,
     ) -> Result<Vec<Option<Settled>>, Outage> {
         let is_local = |settlement: &Settlement| {
-            self.local.as_ref().is_some_and(|local| local.settle(settlement))
+            let settled = self.local.as_ref().and_then(|local| local.settle(settlement));
+            if let Some(settled) = settled {
+                self.observer.metrics().count_settled(settlement, settled);
+            }
+            settled.is_some()
         };
         let are_local: Vec<bool> = settlements.iter().map(is_local).collect();
         let mut are_kept = are_local.iter();
@@ -116,7 +120,7 @@ impl Settler {
             let settled = self.store.settle(&sent).await;
             settled.inspect_err(|_| self.counters().call_failed())?
         };
-        settled.iter().for_each(|settled| self.counters().settled(*settled));
+        count(&self.observer, &sent, &settled);
         let mut settled = settled.into_iter();
         let result = |is_local| if is_local { None } else { settled.next() };
         Ok(are_local.into_iter().map(result).collect())
@@ -176,6 +180,14 @@ impl Drop for Settler {
     }
 }
 
+/// Counts what the store answered to settlements.
+fn count(observer: &Observer, settlements: &[Settlement], settled: &[Settled]) {
+    for (settlement, settled) in settlements.iter().zip(settled) {
+        observer.metrics().settlements().settled(*settled);
+        observer.metrics().count_settled(settlement, *settled);
+    }
+}
+
 struct Task {
     waiting: mpsc::Receiver<Settlement>,
     store: Arc<dyn Store>,
@@ -207,10 +219,7 @@ impl Task {
         let (mut pause, longest) = PAUSES;
         for _ in 0..ATTEMPTS {
             match self.store.settle(batch).await {
-                Ok(settled) => {
-                    settled.into_iter().for_each(|settled| counters.settled(settled));
-                    return;
-                }
+                Ok(settled) => return count(&self.observer, batch, &settled),
                 Err(_) => counters.call_failed(),
             }
             sleep(pause).await;

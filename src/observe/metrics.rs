@@ -4,6 +4,7 @@
 mod config;
 mod durations;
 mod key_counts;
+mod model_tokens;
 mod series;
 
 use std::{
@@ -18,10 +19,10 @@ use std::{
 
 use arc_swap::ArcSwap;
 use tollgate_core::{
-    admission::Outage,
+    admission::{Outage, Settled, Settlement},
     denial::WouldDeny,
     identity::{CredentialKind, Principal},
-    limit::LimitStatus,
+    limit::{LimitStatus, settled_tokens::SettledTokens},
     policy::Policy,
     time::Timestamp,
 };
@@ -30,6 +31,7 @@ use self::series::{OTHER_MEMBER, RouteCounters, Series};
 pub use self::{config::ObserveConfig, key_counts::KeyCounts};
 pub(super) use self::{
     durations::{BUCKETS, Durations},
+    model_tokens::{ModelTokens, UNSPLIT},
     series::{DecisionCounters, NO_ROUTE},
 };
 use super::{
@@ -189,6 +191,16 @@ impl Metrics {
     /// The counters of settlements.
     pub fn settlements(&self) -> &SettlementCounters {
         &self.settlements
+    }
+
+    /// Counts the tokens of a settled request, if the store has settled it.
+    pub fn count_settled(&self, settlement: &Settlement, settled: Settled) {
+        if let Some(tokens) = SettledTokens::of(settlement, settled)
+            && let Some(model) =
+                model_tokens::of_tag(&self.series.load().tokens, settlement.reservation.id.model())
+        {
+            model.count(&tokens);
+        }
     }
 
     /// Records the API keys of each source; none without API keys.

@@ -18,6 +18,7 @@ use tollgate_core::{
         Verdict,
         escrow::{EscrowTerms, Escrows},
         reservation::{Reservation, ReservationId},
+        settled_tokens::ModelTag,
     },
     room::Group,
 };
@@ -130,7 +131,9 @@ impl EscrowTable {
         if !self.report(store, clock).await {
             return;
         }
-        let takes = self.lock().takes(clock.now(), || ReservationId(rand::random()));
+        // An escrow is for requests of any model.
+        let id = || ReservationId(rand::random()).with_model(ModelTag::NONE);
+        let takes = self.lock().takes(clock.now(), id);
         for takes in takes.chunks(AT_ONCE) {
             join_all(takes.iter().map(|take| self.take(take, store, clock))).await;
         }

@@ -8,7 +8,7 @@
 use std::{sync::Arc, time::Duration};
 
 use tollgate_core::{
-    admission::{AdmitRequest, AdmitResponse, Outage, Settlement},
+    admission::{AdmitRequest, AdmitResponse, Outage, Settled, Settlement},
     limit::{
         Charge, Counter, Hold, Verdict,
         counters::{Count, HELD_RETRY},
@@ -178,11 +178,10 @@ impl LocalFallback {
     }
 
     /// Takes a report of a request that was admitted from the escrow and that Redis does not have
-    /// yet. Returns whether it is one.
-    pub fn settle(&self, settlement: &Settlement) -> bool {
-        let Some(own) = self.escrows.settle(settlement) else { return false };
-        self.buckets.settle(&[own], self.clock.now());
-        true
+    /// yet. Returns what it changed of the replica's own counters; `None` where it is another one.
+    pub fn settle(&self, settlement: &Settlement) -> Option<Settled> {
+        let own = self.escrows.settle(settlement)?;
+        self.buckets.settle(&[own], self.clock.now()).pop()
     }
 
     /// Releases the escrow, when the process ends and checks are over.

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use tollgate_core::ban::Kind;
+use tollgate_core::{ban::Kind, limit::settled_tokens::ExpiredTokens};
 
 use super::leases::LeaseStatus;
 
@@ -75,12 +75,14 @@ pub struct NodeStatus {
 }
 
 /// The reservations of a store.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct ReservationStatus {
     /// The number of open reservations of all replicas; `None` before this process has made one.
     pub open: Option<u64>,
     /// The number of reservations that this process found expired, and charged, since its start.
     pub expired: u64,
+    /// The tokens that it charged for them, by the tags of their models.
+    pub expired_tokens: ExpiredTokens,
 }
 
 /// The bans that a process knows.

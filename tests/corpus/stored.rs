@@ -143,7 +143,7 @@ impl Store for Stored {
             replica: None,
             bans: None,
             leases: None,
-            reservations: ReservationStatus { open: None, expired: 0 },
+            reservations: ReservationStatus::default(),
         }
     }
 }

@@ -2,7 +2,7 @@
 //! checks and reports, at the same moments, with the same answers and the same stored counters.
 
 use std::{
-    collections::HashMap,
+    collections::{BTreeMap, HashMap},
     time::{Duration, Instant},
 };
 
@@ -15,6 +15,7 @@ use tollgate_core::{
         counters::{Count, Counters, WINDOW_KEPT},
         reference::{peek, try_take},
         reservation::{Reservation, ReservationId},
+        settled_tokens::{ExpiredTokens, ModelTag},
         settlement::{Settled, Settlement, Usage},
     },
     time::{Span, Timestamp},
@@ -79,13 +80,37 @@ struct Model {
 /// All data in Redis: each key, the milliseconds that it has left (0: no end), and its value.
 type Snapshot = Vec<(String, i64, Vec<u8>)>;
 
+/// The numbers of an answer, and at its end the tokens of what has expired, by the tag of a model.
+#[derive(Debug, PartialEq, Eq)]
+struct Reply(Vec<i64>, BTreeMap<i64, i64>);
+
+impl Reply {
+    /// Splits the answer of a script, which has so many numbers before its end.
+    fn split(mut answer: Vec<i64>, numbers: usize) -> Self {
+        let pairs = answer.split_off(numbers.min(answer.len()));
+        assert!(pairs.len().is_multiple_of(2), "{pairs:?}");
+        let pairs = pairs.chunks(2).map(|pair| (pair[0], pair[1]));
+        Self(answer, pairs.filter(|(_, tokens)| *tokens > 0).collect())
+    }
+}
+
 /// A check of a history: whether it is charged to the rate, and its reservation.
 type Check<'a> = (bool, Option<&'a Reservation>);
 
 impl Model {
+    /// The tokens of what has expired since a moment.
+    fn expired_since(&self, before: &ExpiredTokens) -> BTreeMap<i64, i64> {
+        let known: BTreeMap<ModelTag, u64> = before.sums().collect();
+        let more = |(tag, tokens): (ModelTag, u64)| {
+            let more = tokens - known.get(&tag).copied().unwrap_or(0);
+            (more > 0).then(|| (i64::from(tag.0), i64::try_from(more).unwrap()))
+        };
+        self.counters.expired_tokens().sums().filter_map(more).collect()
+    }
+
     /// The answers to the checks of one call, in the script's numbers.
-    fn admit(&mut self, checks: &[Check<'_>], now: u64) -> Vec<i64> {
-        let before = self.counters.expired();
+    fn admit(&mut self, checks: &[Check<'_>], now: u64) -> Reply {
+        let (before, tokens) = (self.counters.expired(), self.counters.expired_tokens().clone());
         let mut answer = Vec::new();
         self.counters.advance(at(now), EXPIRED_AT_ONCE);
         for (charged, reservation) in checks {
@@ -117,11 +142,11 @@ impl Model {
             }
         }
         answer.push(i64::try_from(self.counters.expired() - before).unwrap());
-        answer
+        Reply(answer, self.expired_since(&tokens))
     }
 
-    fn settle(&mut self, reports: &[Settlement], now: u64) -> Vec<i64> {
-        let before = self.counters.expired();
+    fn settle(&mut self, reports: &[Settlement], now: u64) -> Reply {
+        let (before, tokens) = (self.counters.expired(), self.counters.expired_tokens().clone());
         self.counters.advance(at(now), EXPIRED_AT_ONCE);
         let mut answer = vec![0, 0];
         for report in reports {
@@ -136,7 +161,7 @@ impl Model {
         }
         answer[0] = i64::try_from(self.counters.expired() - before).unwrap();
         answer[1] = i64::try_from(self.counters.open()).unwrap();
-        answer
+        Reply(answer, self.expired_since(&tokens))
     }
 }
 
@@ -181,7 +206,10 @@ fn checked_numbers(hold: &Hold) -> [u64; 5] {
 }
 
 impl Real {
-    fn admit(&mut self, checks: &[Check<'_>], now: u64) -> Vec<i64> {
+    fn admit(&mut self, checks: &[Check<'_>], now: u64) -> Reply {
+        let holds = |one: &Option<&Reservation>| one.map_or(0, |one| one.holds.len());
+        let verdicts = checks.iter().map(|(charged, one)| usize::from(*charged) + holds(one));
+        let numbers = checks.len() + 4 * verdicts.sum::<usize>() + 1;
         let mut call = self.reserve.prepare_invoke();
         let mut own = 0;
         for (charged, reservation) in checks {
@@ -213,10 +241,10 @@ impl Real {
             call.arg(reservation.life.micros()).arg(u64::from(reservation.is_settled()));
             call.arg(reservation.holds.iter().flat_map(checked_numbers).collect::<Vec<_>>());
         }
-        call.arg("]").arg(now).invoke(&mut self.client).unwrap()
+        Reply::split(call.arg("]").arg(now).invoke(&mut self.client).unwrap(), numbers)
     }
 
-    fn settle(&mut self, reports: &[Settlement], now: u64) -> Vec<i64> {
+    fn settle(&mut self, reports: &[Settlement], now: u64) -> Reply {
         let mut call = self.settle.prepare_invoke();
         for Settlement { reservation, .. } in reports {
             call.key(record_key(reservation.id)).key(set_key(reservation));
@@ -235,7 +263,8 @@ impl Real {
             call.arg(reservation.life.micros()).arg(usage).arg(tokens);
             call.arg(reservation.holds.iter().flat_map(hold_numbers).collect::<Vec<_>>());
         }
-        call.arg("]").arg(now).invoke(&mut self.client).unwrap()
+        let answer = call.arg("]").arg(now).invoke(&mut self.client).unwrap();
+        Reply::split(answer, 2 + 2 * reports.len())
     }
 
     fn count(&mut self, hold: &Hold) -> Count {

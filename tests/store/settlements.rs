@@ -224,6 +224,9 @@ async fn a_lost_report_is_charged_at_expiry(store: &dyn Store) {
     admit(store, &[], &request).await;
     until("it expires", async || left(store, &day).await == 930).await;
     until("it is counted", async || store.status().reservations.expired == before + 1).await;
+    // Under the tag of its model.
+    let expired = store.status().reservations.expired_tokens;
+    assert!(expired.sums().any(|sum| sum == (request.id.model(), 70)), "{expired:?}");
     assert_eq!(settle(store, &request, Usage::Final(80)).await, Settled::Late(80));
     assert_eq!(settle(store, &request, Usage::Final(90)).await, Settled::Repeated);
     assert_eq!(left(store, &day).await, 920);

@@ -24,6 +24,7 @@ pub mod request_facts;
 mod requests;
 pub mod reservation;
 mod selector;
+pub mod settled_tokens;
 pub mod settlement;
 pub mod shard;
 mod sizes;

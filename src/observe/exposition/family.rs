@@ -30,6 +30,20 @@ impl<'e> Family<'e> {
         encoder.encode_descriptor(name, help, unit, kind).map(Self)
     }
 
+    /// The family of facts: each series has the value 1, and the name ends with `_info`.
+    pub(super) fn info(
+        encoder: &'e mut DescriptorEncoder<'_>,
+        name: &'e str,
+        help: &str,
+    ) -> Result<Self, fmt::Error> {
+        Self::new(encoder, name, help, None, MetricType::Info)
+    }
+
+    /// Writes the labels of a fact.
+    pub(super) fn labels(&mut self, labels: &impl EncodeLabelSet) -> fmt::Result {
+        self.0.encode_info(labels)
+    }
+
     /// Writes checks by subject or actor.
     pub(super) fn count_holders(
         &mut self,

@@ -88,7 +88,7 @@ impl Scrape {
             let help = "Units of leased limits that are held here, unspent.";
             Family::gauge(encoder, "store_leased_units", help, None)?.alone(units)?;
         }
-        let ReservationStatus { open, expired } = store.reservations;
+        let ReservationStatus { open, expired, .. } = store.reservations;
         if let Some(open) = open {
             let help = "Reservations of all replicas that are not settled yet.";
             Family::gauge(encoder, "reservations_open", help, None)?.alone(open)?;

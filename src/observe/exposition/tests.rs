@@ -1,3 +1,10 @@
+use serde_json::json;
+use tollgate_core::{
+    admission::Outage,
+    limit::settled_tokens::{ExpiredTokens, ModelTag},
+    time::Timestamp,
+};
+
 use super::*;
 use crate::{
     observe::tests::{Bench, NO_ROOM, NOW, ROOM, answered, counted},
@@ -5,8 +12,31 @@ use crate::{
         BanStatus, Circuit, EscrowStatus, LeaseStatus, NodeStatus, ReplicaStatus, ReservationStatus,
     },
 };
-use serde_json::json;
-use tollgate_core::{admission::Outage, time::Timestamp};
+
+/// A store on another side of a socket, which does not answer.
+fn store(expired_tokens: ExpiredTokens) -> StoreStatus {
+    StoreStatus {
+        up: false,
+        circuit: Circuit::Open,
+        remote: true,
+        connections: 3,
+        buckets: Some(5),
+        revocations: Some(6),
+        last_error: None,
+        nodes: vec![NodeStatus { shard: None, node: Some("10.0.0.1:6379".to_owned()), up: false }],
+        replica: Some(ReplicaStatus {
+            age: Some(Duration::from_millis(500)),
+            revocations: 11,
+            max_staleness: Duration::from_secs(5),
+        }),
+        bans: Some(BanStatus {
+            counts: [14, 15, 16, 17, 18, 19, 20],
+            age: Some(Duration::from_secs(2)),
+        }),
+        leases: Some(LeaseStatus { buckets: 4, units: 12 }),
+        reservations: ReservationStatus { open: Some(21), expired: 22, expired_tokens },
+    }
+}
 
 #[test]
 fn everything_counted_as_text() {
@@ -25,31 +55,7 @@ fn everything_counted_as_text() {
             },
             JwksStatus { issuer: "quote\"d\\\n".into(), keys: 0, age: None, ok: 0, failed: 7 },
         ],
-        store: Some(StoreStatus {
-            up: false,
-            circuit: Circuit::Open,
-            remote: true,
-            connections: 3,
-            buckets: Some(5),
-            revocations: Some(6),
-            last_error: None,
-            nodes: vec![NodeStatus {
-                shard: None,
-                node: Some("10.0.0.1:6379".to_owned()),
-                up: false,
-            }],
-            replica: Some(ReplicaStatus {
-                age: Some(Duration::from_millis(500)),
-                revocations: 11,
-                max_staleness: Duration::from_secs(5),
-            }),
-            bans: Some(BanStatus {
-                counts: [14, 15, 16, 17, 18, 19, 20],
-                age: Some(Duration::from_secs(2)),
-            }),
-            leases: Some(LeaseStatus { buckets: 4, units: 12 }),
-            reservations: ReservationStatus { open: Some(21), expired: 22 },
-        }),
+        store: Some(store(ExpiredTokens::default())),
         ready: true,
         local: Some(LocalStatus {
             age: Some(Duration::from_millis(1500)),
@@ -173,4 +179,42 @@ fn requests_that_pass_in_an_outage_are_counted_by_the_behaviour_of_their_route()
     ] {
         assert!(text.contains(series), "{series}{text}");
     }
+}
+
+#[test]
+fn the_tokens_of_settled_requests_are_shown_by_model_from_the_start() {
+    let bench = Bench::new(0);
+    let shown = |expired_tokens| {
+        let status = Status { store: Some(store(expired_tokens)), ..Status::default() };
+        let text = bench.observer.exposition(status).unwrap();
+        let is_of_tokens = |line: &&str| {
+            ["tollgate_settled_tokens_", "tollgate_replaced_", "tollgate_model_info"]
+                .iter()
+                .any(|name| line.starts_with(name))
+        };
+        text.lines().filter(is_of_tokens).map(str::to_owned).collect::<Vec<_>>()
+    };
+    assert!(shown(ExpiredTokens::default()).is_empty(), "no reports may arrive");
+    bench.observer.metrics().settlements().set_used();
+    let mut expired = ExpiredTokens::default();
+    expired.add(ModelTag::of("qwen"), 7);
+    expired.add(ModelTag::of("made up"), 8);
+    expired.add(ModelTag::NONE, 9);
+    let expected = "\
+tollgate_settled_tokens_total{model=\"other\",kind=\"input\",basis=\"reported\"} 0
+tollgate_settled_tokens_total{model=\"other\",kind=\"cached\",basis=\"reported\"} 0
+tollgate_settled_tokens_total{model=\"other\",kind=\"output\",basis=\"reported\"} 0
+tollgate_settled_tokens_total{model=\"other\",kind=\"unsplit\",basis=\"reported\"} 0
+tollgate_settled_tokens_total{model=\"other\",kind=\"unsplit\",basis=\"estimated\"} 0
+tollgate_settled_tokens_total{model=\"other\",kind=\"unsplit\",basis=\"expired\"} 17
+tollgate_settled_tokens_total{model=\"qwen\",kind=\"input\",basis=\"reported\"} 0
+tollgate_settled_tokens_total{model=\"qwen\",kind=\"cached\",basis=\"reported\"} 0
+tollgate_settled_tokens_total{model=\"qwen\",kind=\"output\",basis=\"reported\"} 0
+tollgate_settled_tokens_total{model=\"qwen\",kind=\"unsplit\",basis=\"reported\"} 0
+tollgate_settled_tokens_total{model=\"qwen\",kind=\"unsplit\",basis=\"estimated\"} 0
+tollgate_settled_tokens_total{model=\"qwen\",kind=\"unsplit\",basis=\"expired\"} 7
+tollgate_replaced_tokens_total{model=\"other\"} 0
+tollgate_replaced_tokens_total{model=\"qwen\"} 0
+tollgate_model_info{model=\"qwen\",model_name=\"qwen\"} 1";
+    assert_eq!(shown(expired).join("\n"), expected);
 }

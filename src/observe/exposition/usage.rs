@@ -1,10 +1,12 @@
 //! Reports of usage, and the ledger.
 
-use std::fmt;
+use std::{collections::BTreeMap, fmt};
 
 use prometheus_client::encoding::DescriptorEncoder;
+use tollgate_core::limit::settled_tokens::ModelTag;
 
 use super::{Scrape, family::Family};
+use crate::observe::metrics::{ModelTokens, UNSPLIT};
 
 impl Scrape {
     pub(super) fn settlements(&self, encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
@@ -44,7 +46,54 @@ impl Scrape {
             family.count(&[("cause", cause)], count)?;
         }
         let help = "Calls with settlements that the store did not answer; they are repeated.";
-        Family::counter(encoder, "settlement_failures", help)?.total(counters.failed_calls())
+        Family::counter(encoder, "settlement_failures", help)?.total(counters.failed_calls())?;
+        self.model_tokens(encoder)
+    }
+
+    /// The tokens by model. All series exist from the start: the increase of one that begins with a
+    /// number is less than that number.
+    fn model_tokens(&self, encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
+        let series = self.metrics.series();
+        let expired = self.expired_tokens(&series.tokens);
+        let mut models: Vec<_> = series.tokens.iter().collect();
+        models.sort_by_key(|(_, model)| &model.name);
+        let help = "Tokens of settled requests, by model, kind, and where their number comes from.";
+        let mut family = Family::counter(encoder, "settled_tokens", help)?;
+        for (tag, model) in &models {
+            let labels =
+                |kind, basis| [("model", model.name.as_str()), ("kind", kind), ("basis", basis)];
+            for (kind, tokens) in model.reported() {
+                family.count(&labels(kind, "reported"), tokens)?;
+            }
+            family.count(&labels(UNSPLIT, "estimated"), model.estimated())?;
+            let expired = expired.get(tag).copied().unwrap_or(0);
+            family.count(&labels(UNSPLIT, "expired"), expired)?;
+        }
+        let help =
+            "Tokens that were charged for expired reservations, and that a late report replaced.";
+        let mut family = Family::counter(encoder, "replaced_tokens", help)?;
+        for (_, model) in &models {
+            family.count(&[("model", model.name.as_str())], model.replaced())?;
+        }
+        let help = "The names under which a model is served, and its aliases.";
+        let mut family = Family::info(encoder, "model", help)?;
+        for (_, ModelTokens { name, served_names, .. }) in models {
+            for served in served_names {
+                family.labels(&[("model", name.as_str()), ("model_name", served.as_str())])?;
+            }
+        }
+        Ok(())
+    }
+
+    /// The tokens of expired reservations, by the tags that have series.
+    fn expired_tokens(&self, models: &BTreeMap<ModelTag, ModelTokens>) -> BTreeMap<ModelTag, u64> {
+        let mut sums = BTreeMap::new();
+        let expired = self.status.store.iter().flat_map(|it| it.reservations.expired_tokens.sums());
+        for (tag, tokens) in expired {
+            let tag = if models.contains_key(&tag) { tag } else { ModelTag::NONE };
+            *sums.entry(tag).or_default() += tokens;
+        }
+        sums
     }
 
     pub(super) fn ledger(&self, encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {

@@ -11,7 +11,11 @@ use std::{
 
 use tollgate_core::{policy::Policy, route::OnOutage};
 
-use super::{super::check_result::SLOTS, durations::Durations};
+use super::{
+    durations::Durations,
+    model_tokens::{self, ModelTable},
+};
+use crate::observe::check_result::SLOTS;
 
 /// The route label of a check that ended before its route was known.
 pub(in crate::observe) const NO_ROUTE: &str = "none";
@@ -30,6 +34,8 @@ pub(in crate::observe) struct Series {
     pub(in crate::observe) on_outage: [u64; OnOutage::ALL.len()],
     pub(in crate::observe) issuers: BTreeMap<String, Arc<DecisionCounters>>,
     pub(in crate::observe) models: BTreeMap<String, Arc<DecisionCounters>>,
+    /// The tokens of settled requests, by model.
+    pub(in crate::observe) tokens: ModelTable,
     /// Denials, by limit.
     pub(in crate::observe) limits: BTreeMap<String, Arc<AtomicU64>>,
     /// Denials, by the member that was forbidden.
@@ -44,6 +50,7 @@ impl Series {
             on_outage: [0; OnOutage::ALL.len()],
             issuers: BTreeMap::new(),
             models: BTreeMap::from([(OTHER_MODEL.to_owned(), Arc::clone(other))]),
+            tokens: model_tokens::none(),
             limits: BTreeMap::new(),
             members: BTreeMap::from([(OTHER_MEMBER.to_owned(), Arc::default())]),
         }
@@ -64,6 +71,7 @@ impl Series {
         for name in policy.models.names() {
             series.models.entry(name.to_owned()).or_default();
         }
+        model_tokens::add(&mut series.tokens, policy);
         for limit in policy.limit_names() {
             series.limits.entry(limit.to_owned()).or_default();
         }
@@ -81,6 +89,7 @@ impl Series {
         series.routes.retain(|name, _| name == NO_ROUTE || routes.contains(name.as_str()));
         series.issuers.retain(|name, _| issuers.contains(name.as_str()));
         series.models.retain(|name, _| name == OTHER_MODEL || models.contains(name.as_str()));
+        model_tokens::retain(&mut series.tokens, policy);
         series.limits.retain(|name, _| limits.contains(name.as_str()));
         series
     }

@@ -15,7 +15,11 @@ use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 use tollgate_core::{
     admission::{Outage, Settled, Settlement, Usage},
-    limit::{counters::MOST, reservation::ReservationId},
+    limit::{
+        counters::MOST,
+        reservation::ReservationId,
+        settled_tokens::{ExpiredTokens, ModelTag},
+    },
     time::Timestamp,
 };
 
@@ -41,6 +45,7 @@ pub(super) struct ReservationCounts {
     /// The number of open ones of each link.
     open: Mutex<BTreeMap<Option<usize>, u64>>,
     expired: AtomicU64,
+    expired_tokens: Mutex<ExpiredTokens>,
     /// Whether this process has reserved or settled.
     used: AtomicBool,
     /// The chain whose pending records this process adds to.
@@ -55,6 +60,15 @@ impl ReservationCounts {
         self.expired.fetch_add(count, Ordering::Relaxed);
     }
 
+    /// Counts the tokens of these reservations, at the end of a reply: pairs of a tag and a number.
+    pub(super) fn count_expired_tokens(&self, reply: &mut PackedNumbers<'_>) {
+        while let (Some(tag), Some(tokens)) = (reply.next(), reply.next()) {
+            let tag = ModelTag(u32::try_from(tag).unwrap_or_default());
+            let mut sums = self.expired_tokens.lock().unwrap_or_else(PoisonError::into_inner);
+            sums.add(tag, u64::try_from(tokens).unwrap_or_default());
+        }
+    }
+
     fn set_open(&self, shard: Option<usize>, open: u64) {
         self.open.lock().unwrap_or_else(PoisonError::into_inner).insert(shard, open);
     }
@@ -65,6 +79,11 @@ impl ReservationCounts {
             open: used
                 .then(|| self.open.lock().unwrap_or_else(PoisonError::into_inner).values().sum()),
             expired: self.expired.load(Ordering::Relaxed),
+            expired_tokens: self
+                .expired_tokens
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner)
+                .clone(),
         }
     }
 }
@@ -133,7 +152,9 @@ impl Redis {
         self.reservations.count_expired(reply.next());
         self.reservations.set_open(shard, reply.next().and_then(number).ok_or(Outage::Refused)?);
         let settled = batch.iter().map(|_| settled(reply.next()?, reply.next().and_then(number)?));
-        settled.collect::<Option<_>>().ok_or(Outage::Refused)
+        let settled = settled.collect::<Option<_>>().ok_or(Outage::Refused)?;
+        self.reservations.count_expired_tokens(&mut reply);
+        Ok(settled)
     }
 
     /// Charges reservations that are due, until none is. Reads the number of open ones.
@@ -143,10 +164,11 @@ impl Redis {
 
     async fn sweep_in(&self, shard: Option<usize>) {
         loop {
-            let before = self.reservations.status().expired;
+            let expired = || self.reservations.expired.load(Ordering::Relaxed);
+            let before = expired();
             // What is not charged now is charged later.
             let swept = self.settle_batch(shard, &[]).await;
-            if swept.is_err() || self.reservations.status().expired == before {
+            if swept.is_err() || expired() == before {
                 return;
             }
         }
@@ -210,7 +232,7 @@ fn write(cmd: &mut Cmd, tag: &Tag, batch: &[Settlement], chain: Option<u32>) {
 
 /// Returns the set in which a settled reservation is remembered, and its number there. Redis stores
 /// up to 512 whole numbers of a set in 8 bytes each, so that each hour has 16384 sets. Two
-/// reservations of a set have the same number with a probability of 2^-52.
+/// reservations of a set have the same number with a probability of 2^-52: neither has a bit of the tag of a model.
 #[expect(clippy::cast_possible_truncation, reason = "a number of 52 bits")]
 fn settled_place(ReservationId(id): ReservationId, issued: Timestamp) -> (String, u64) {
     let number = u128::from_be_bytes(id);

@@ -271,5 +271,6 @@ end
 if list then
   write_changes(KEYS[#KEYS - 2])
   answer[size + 1] = expired
+  add_expired_tokens(answer, size + 1)
 end
 return cmsgpack.pack(answer)

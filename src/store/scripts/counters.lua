@@ -23,6 +23,8 @@ local reservations, changed_reservations = {}, {}
 -- The expiry of reservations whose entry in the index changed, by id; false removes the entry.
 local expiries = {}
 local expired = 0
+-- The tokens that are charged for expired reservations, by the tag of their model: characters 9 to 16 of an id.
+local expired_tokens = {}
 
 -- Where a ledger is kept: the number of the list of pending records of this process; nil otherwise.
 -- The facts of a reservation are a text of their own: the tokens of its last record (`-` without one), a space, and what the
@@ -242,6 +244,19 @@ local function expire(key, reservation)
   write_reservation(key, not forgets(issued) and { 2, issued, used } or false)
   make_record(key, nil, '', tokens, false, true, issued)
   expired = expired + 1
+  -- What expires once more was counted before.
+  if had_expired ~= 1 then
+    local model = string.sub(id_of(key), 9, 16)
+    expired_tokens[model] = (expired_tokens[model] or 0) + math.max(tokens, used)
+  end
+end
+
+-- Appends the tokens of expired reservations to an answer: pairs of the tag of a model and a number.
+local function add_expired_tokens(answer, size)
+  for model, tokens in pairs(expired_tokens) do
+    answer[size + 1], answer[size + 2] = tonumber(model, 16), tokens
+    size = size + 2
+  end
 end
 
 -- Expires the reservations of the index that are due, as many as one step may.

@@ -7,7 +7,8 @@
 --       kind, amount and unreported charge of each hold; then, where a ledger is kept, a packed list with the number of
 --       the list of pending records, and the facts and the end of each report (counters.lua)
 -- Returns a packed list: how many reservations have expired, how many are open, and for each report what it changed
---       (1 renewed, 2 charged, 3 late, 4 repeated, 5 forgotten) and the tokens that are charged.
+--       (1 renewed, 2 charged, 3 late, 4 repeated, 5 forgotten) and the tokens that are charged; then for each tag of a
+--       model the tokens that are charged for what has expired.
 local reports, list = tonumber(ARGV[1]), cmsgpack.unpack(ARGV[2])
 local index = KEYS[#KEYS - 1]
 local answer, size, key, at = {}, 2, 0, 0
@@ -82,7 +83,7 @@ local function report(record, holds, member, issued, life, usage, tokens, given,
     settled[set][#settled[set] + 1] = member
     settled[set .. member] = true
   end
-  return known and not open and 3 or 2, charged
+  return had_expired == 1 and 3 or 2, charged
 end
 
 expire_due(index)
@@ -102,4 +103,5 @@ for i = 1, #settled_keys do
   redis.call('PEXPIRE', set, whole(math.ceil((settled[set].issued + KEPT + 3600000000 - now) / 1000)))
 end
 answer[1], answer[2] = expired, redis.call('ZCOUNT', index, '-inf', '+inf')
+add_expired_tokens(answer, size)
 return cmsgpack.pack(answer)

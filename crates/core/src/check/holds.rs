@@ -11,6 +11,7 @@ use crate::{
         TOKEN_BUDGET,
         request_facts::RequestFacts,
         reservation::{Reservation, ReservationId},
+        settled_tokens::ModelTag,
         usage_history::{HistoryIds, LearntUsage},
     },
     permit::Permit,
@@ -134,7 +135,7 @@ fn too_large(name: &str, most: u64, size: Option<RequestSize>, tokens: u64) -> D
     Denial::new(Reason::BudgetExhausted, cause).with_message(message)
 }
 
-/// Reserves what a request holds, under a random id.
+/// Reserves what a request holds, under a random id with the tag of its model.
 pub(super) fn reserve(
     held: &[Held],
     (tokens, histories): (RequestTokens, Option<HistoryIds>),
@@ -149,6 +150,7 @@ pub(super) fn reserve(
     let id = id().ok_or_else(|| {
         Denial::new(Reason::Internal, "there is no randomness for the id of a reservation")
     })?;
+    let id = id.with_model(subject.model.map_or(ModelTag::NONE, ModelTag::of));
     let holds = held.iter().map(|held| held.hold.clone()).collect();
     let life = snapshot.policy.metering.as_ref().map_or(Span::from_secs(0), |it| it.life);
     let shard = snapshot.policy.shard_by.zip(subject.principal);

@@ -28,6 +28,7 @@ pub use self::count::{Count, HELD_RETRY, MOST, Share};
 use super::{
     BucketId, Counter, Hold, Verdict,
     reservation::{Reservation, ReservationId},
+    settled_tokens::ExpiredTokens,
     settlement::{Settled, Settlement, Usage},
 };
 use crate::{
@@ -94,6 +95,7 @@ pub struct Counters {
     owned: SharedRoom,
     shared: SharedRoom,
     expired: u64,
+    expired_tokens: ExpiredTokens,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -249,11 +251,7 @@ impl Counters {
             return Settled::Renewed;
         }
         self.remember(reservation, Closed::Settled, now);
-        if open.is_none() && closed.is_some() {
-            Settled::Late(charged)
-        } else {
-            Settled::Charged(charged)
-        }
+        if had_expired { Settled::Late(charged) } else { Settled::Charged(charged) }
     }
 
     /// Charges up to `most` reservations whose life has passed, and removes counters that are zero
@@ -332,6 +330,11 @@ impl Counters {
         self.expired
     }
 
+    /// The tokens of these reservations. What expires once more was counted before.
+    pub const fn expired_tokens(&self) -> &ExpiredTokens {
+        &self.expired_tokens
+    }
+
     /// Charges an open reservation whose life has passed.
     fn expire_due(&mut self, id: ReservationId, now: Timestamp) {
         if self.open.get(&id).is_none_or(|open| open.expires > now.micros()) {
@@ -344,6 +347,10 @@ impl Counters {
             self.replace(hold, Share::running(hold, spent), ended, open.owner, now);
         }
         self.expired += 1;
+        if !open.had_expired {
+            let unreported = open.reservation.unreported_tokens().unwrap_or(0);
+            self.expired_tokens.add(id.model(), unreported.max(open.used));
+        }
         self.remember(&open.reservation, Closed::Expired(open.used), now);
     }
 

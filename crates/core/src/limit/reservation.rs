@@ -11,7 +11,10 @@ use base64::{Engine as _, prelude::BASE64_URL_SAFE_NO_PAD};
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
-use super::{Hold, Verdict, request_facts::RequestFacts, shard::Shard, usage_history::HistoryIds};
+use super::{
+    Counter, Hold, Verdict, request_facts::RequestFacts, settled_tokens::ModelTag, shard::Shard,
+    usage_history::HistoryIds,
+};
 use crate::{
     secret::Secret,
     text::hex,
@@ -27,9 +30,26 @@ const TAG: usize = 16;
 /// The shortest secret, in bytes: that of the tag's strength.
 pub const MIN_SECRET: usize = 32;
 
-/// The identity of a reservation, chosen at random.
+/// The identity of a reservation: 96 bits at random, and in bytes 4 to 7 the [`ModelTag`] of its request.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct ReservationId(pub [u8; 16]);
+
+impl ReservationId {
+    /// Returns the identity with the tag of a model.
+    #[must_use]
+    pub fn with_model(self, ModelTag(tag): ModelTag) -> Self {
+        let tag = u128::from(tag) << 64;
+        let rest = u128::from_be_bytes(self.0) & !(u128::from(u32::MAX) << 64);
+        Self((rest | tag).to_be_bytes())
+    }
+
+    /// The tag of the model of the request.
+    pub fn model(self) -> ModelTag {
+        #[expect(clippy::cast_possible_truncation, reason = "32 bits of them")]
+        let tag = (u128::from_be_bytes(self.0) >> 64) as u32;
+        ModelTag(tag)
+    }
+}
 
 impl fmt::Display for ReservationId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -128,6 +148,13 @@ impl Reservation {
         self.facts.is_some() || self.holds.iter().any(Hold::is_settled)
     }
 
+    /// The most tokens that a hold is charged without a report; `None` where it holds no tokens.
+    pub fn unreported_tokens(&self) -> Option<u64> {
+        let is_of_tokens =
+            |hold: &&Hold| matches!(hold.counter, Counter::Bucket { .. } | Counter::Budget { .. });
+        self.holds.iter().filter(is_of_tokens).map(|hold| hold.unreported).max()
+    }
+
     /// Removes the holds of limits in shadow that the store had no room for: nothing is held of them.
     pub(crate) fn remove_refused(&mut self, verdicts: &[Verdict]) {
         let mut verdicts = verdicts.iter();
@@ -215,7 +242,7 @@ fn tag(secret: &Secret, text: &str) -> [u8; TAG] {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{admission::AdmitRequest, limit::Counter};
+    use crate::admission::AdmitRequest;
 
     fn keys(names: &[u8]) -> ReservationKeys {
         let secrets = names.iter().map(|name| Secret::new(vec![*name; MIN_SECRET])).collect();
@@ -258,6 +285,14 @@ mod tests {
             assert_eq!(Reservation::open(&text, &keys(names)), Ok(reservation()));
         }
         assert_eq!(Reservation::open(&text, &keys(b"b")), Err(InvalidReservation::Forged));
+    }
+
+    #[test]
+    fn an_id_has_the_tag_of_its_model_and_keeps_the_rest() {
+        let id = ReservationId([0xab; 16]).with_model(ModelTag(0x0102_0304));
+        assert_eq!(id.to_string(), "abababab01020304abababababababab");
+        assert_eq!(id.model(), ModelTag(0x0102_0304));
+        assert_eq!(id.with_model(ModelTag::NONE).model(), ModelTag::NONE);
     }
 
     #[test]

@@ -35,7 +35,8 @@ pub enum Settled {
     Renewed,
     /// The holds ended, and this many tokens are charged.
     Charged(u64),
-    /// The reservation had expired, and was charged then; this many tokens are charged now in all.
+    /// The reservation had expired, and was charged then, even if a report of its progress came in
+    /// between; this many tokens are charged now in all.
     Late(u64),
     /// The reservation was settled before, and nothing changed.
     Repeated,

@@ -207,6 +207,12 @@ impl Models {
         self.by_served.values().map(AsRef::as_ref)
     }
 
+    /// Returns the names under which models are served, and their aliases, each after the name of its
+    /// model in the policy.
+    pub fn served_names(&self) -> impl Iterator<Item = (&str, &str)> {
+        self.by_served.iter().map(|(served, name)| (name.as_ref(), served.as_str()))
+    }
+
     /// Compiles the lists `models` and `tiers` and records every error.
     pub fn compile(
         configs: &[ModelConfig],

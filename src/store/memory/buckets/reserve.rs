@@ -26,7 +26,8 @@ impl Buckets {
         tables.counters.advance(now, ADVANCE);
         let (open, expired) = (tables.counters.open() as u64, tables.counters.expired());
         let was_used = expired > 0 || !tables.counters.is_empty();
-        ReservationStatus { open: was_used.then_some(open), expired }
+        let expired_tokens = tables.counters.expired_tokens().clone();
+        ReservationStatus { open: was_used.then_some(open), expired, expired_tokens }
     }
 
     /// Takes the charges of a request and holds its reservation, or neither.

@@ -282,6 +282,7 @@ impl Batcher {
                 }
                 if requests.iter().any(ScriptRequest::holds) {
                     self.reservations.count_expired(reply.next());
+                    self.reservations.count_expired_tokens(&mut reply);
                 }
             }
             Err(error) => {

@@ -213,7 +213,10 @@ fn an_expired_reservation_that_still_runs_is_open_again() {
     let late = NOW + 2 * LIFE;
     assert_eq!(settle(&mut counters, &request, Usage::Running(3), late), Settled::Renewed);
     assert_eq!(holds.each_ref().map(|hold| count(&counters, hold)), [(30, 10), (0, 1)]);
-    assert_eq!(settle(&mut counters, &request, Usage::Final(4), late), Settled::Charged(4));
+    // What was charged at its expiry was counted, and is replaced.
+    let expired: Vec<_> = counters.expired_tokens().sums().collect();
+    assert_eq!(expired, [(request.id.model(), 30)]);
+    assert_eq!(settle(&mut counters, &request, Usage::Final(4), late), Settled::Late(4));
     assert_eq!(holds.each_ref().map(|hold| count(&counters, hold)), [(4, 0), (0, 0)]);
 }
 
@@ -405,7 +408,7 @@ proptest! {
                         Usage::Unreported(_) => one.amount,
                         Usage::Released => one.used,
                     };
-                    let expected = if one.open { Settled::Charged(end) } else { Settled::Late(end) };
+                    let expected = if one.lapsed { Settled::Late(end) } else { Settled::Charged(end) };
                     prop_assert_eq!(settled, expected);
                     (one.charged, one.open) = (Some(end), false);
                 }
@@ -416,6 +419,10 @@ proptest! {
             prop_assert_eq!(count(&counters, &hold("day", counter, 1, 1)), (spent, held));
             prop_assert!(spent + held <= limit);
             prop_assert_eq!(counters.expired(), expired);
+            // What expired more than once counts once.
+            let lapsed = known.values().filter(|one| one.lapsed).map(|one| one.amount).sum::<u64>();
+            let tokens = counters.expired_tokens().sums().map(|(_, tokens)| tokens).sum::<u64>();
+            prop_assert_eq!(tokens, lapsed);
             prop_assert_eq!(counters.open(), known.values().filter(|one| one.open).count());
         }
     }

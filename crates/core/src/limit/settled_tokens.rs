@@ -1,0 +1,227 @@
+//! What settled requests used, by model and kind of tokens: for the counters that are compared with
+//! those of the servers.
+
+use std::collections::BTreeMap;
+
+use super::{
+    BucketId,
+    counters::MOST,
+    settlement::{Settled, Settlement, Usage},
+    usage_report::TokenCounts,
+};
+
+/// The tags of models whose expired tokens are counted apart; those of further ones have none.
+const MOST_TAGS: usize = 1024;
+
+/// Four bytes that stand for the model of a request in the id of its reservation, so that a store
+/// that knows only the id can tell what expired. Two models of a thousand share a tag with a
+/// probability of 10^-4.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct ModelTag(pub u32);
+
+impl ModelTag {
+    /// The tag of requests without a model.
+    pub const NONE: Self = Self(0);
+
+    /// Returns the tag of a model, by its name in the policy.
+    pub fn of(model: &str) -> Self {
+        let [high, _] = BucketId::of(model).halves();
+        Self(u32::try_from(high >> 32).unwrap_or_default())
+    }
+}
+
+/// The tokens of a settled request by their kinds, which add up to all of them.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct SettledTokens {
+    /// The tokens of the input, without those that a cache had.
+    pub input: u64,
+    /// The tokens of the input that a cache had.
+    pub cached: u64,
+    /// The tokens of the output.
+    pub output: u64,
+    /// The tokens whose kind is not known.
+    pub unsplit: u64,
+    /// Whether the server reported them. Otherwise they are estimated, and their kinds not known.
+    pub is_reported: bool,
+    /// The tokens that were charged when the reservation expired, and that these replace.
+    pub replaced: u64,
+}
+
+impl SettledTokens {
+    /// Returns what a report changed; `None` where it settled nothing.
+    pub fn of(settlement: &Settlement, settled: Settled) -> Option<Self> {
+        let Settlement { reservation, usage, report } = settlement;
+        let (charged, is_late) = match settled {
+            Settled::Charged(tokens) => (tokens, false),
+            Settled::Late(tokens) => (tokens, true),
+            Settled::Renewed | Settled::Repeated | Settled::Forgotten => return None,
+        };
+        // A request that holds no tokens is charged none, and its server may still report them.
+        let total = match usage {
+            Usage::Final(tokens) => charged.max((*tokens).min(MOST)),
+            Usage::Running(_) | Usage::Unreported(_) | Usage::Released => charged,
+        };
+        let reported = report.filter(|report| report.basis.is_actual());
+        let kinds = reported.map(|report| report.tokens).unwrap_or_default();
+        let replaced = if is_late { reservation.unreported_tokens().unwrap_or(0) } else { 0 };
+        Some(Self { is_reported: reported.is_some(), replaced, ..Self::split(total, kinds) })
+    }
+
+    /// Splits a number of tokens into the kinds that a server reported.
+    fn split(total: u64, kinds: TokenCounts) -> Self {
+        let all_input = kinds.input.unwrap_or(0).min(total);
+        let cached = kinds.cached.unwrap_or(0).min(all_input);
+        let output = kinds.output.unwrap_or(0).min(total - all_input);
+        let unsplit = total - all_input - output;
+        Self { input: all_input - cached, cached, output, unsplit, ..Self::default() }
+    }
+}
+
+/// The tokens that were charged for reservations without a report, by the tags of their models.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ExpiredTokens(BTreeMap<ModelTag, u64>);
+
+impl ExpiredTokens {
+    /// Adds the tokens of an expired reservation.
+    pub fn add(&mut self, model: ModelTag, tokens: u64) {
+        let has_room = self.0.len() < MOST_TAGS || self.0.contains_key(&model);
+        let sum = self.0.entry(if has_room { model } else { ModelTag::NONE }).or_default();
+        *sum = sum.saturating_add(tokens);
+    }
+
+    /// The sums by tag.
+    pub fn sums(&self) -> impl Iterator<Item = (ModelTag, u64)> {
+        self.0.iter().map(|(tag, tokens)| (*tag, *tokens))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        limit::{
+            Counter, Hold,
+            reservation::{Reservation, ReservationId},
+            usage_report::{Basis, RequestEnding, UsageReport},
+        },
+        time::{Span, Timestamp},
+    };
+
+    fn settlement(usage: Usage, basis: Basis, tokens: TokenCounts) -> Settlement {
+        let hold = |counter, unreported| Hold {
+            limit: "l".into(),
+            counter_id: "alice".into(),
+            counter,
+            amount: 100,
+            unreported,
+            by_principal: true,
+            is_shadow: false,
+        };
+        let ends = Timestamp::from_secs(1_800_000_000);
+        let reservation = Reservation {
+            id: ReservationId([0; 16]),
+            issued: Timestamp::from_secs(1_799_999_999),
+            life: Span::from_secs(30),
+            histories: None,
+            shard: None,
+            route: None,
+            facts: None,
+            holds: vec![
+                hold(Counter::Slots { limit: 1 }, 1),
+                hold(Counter::Budget { limit: 900, ends }, 40),
+                hold(Counter::Bucket { interval: 1, burst: 900 }, 100),
+            ],
+        };
+        let report = Some(UsageReport { ending: RequestEnding::Complete, basis, tokens });
+        Settlement { reservation, usage, report }
+    }
+
+    fn counts(input: u64, cached: Option<u64>, output: u64) -> TokenCounts {
+        TokenCounts { input: Some(input), cached, output: Some(output), reasoning: None }
+    }
+
+    #[test]
+    fn the_kinds_of_a_settlement_add_up_to_its_tokens() {
+        let none = TokenCounts::default();
+        let reported = |input, cached, output, unsplit| {
+            let tokens = SettledTokens { input, cached, output, unsplit, ..Default::default() };
+            Some(SettledTokens { is_reported: true, ..tokens })
+        };
+        let estimated = |unsplit| Some(SettledTokens { unsplit, ..SettledTokens::default() });
+        for (usage, basis, tokens, settled, expected) in [
+            (
+                Usage::Final(13),
+                Basis::Reported,
+                counts(9, Some(8), 4),
+                Settled::Charged(13),
+                reported(1, 8, 4, 0),
+            ),
+            (
+                Usage::Final(13),
+                Basis::Running,
+                counts(9, None, 4),
+                Settled::Charged(13),
+                reported(9, 0, 4, 0),
+            ),
+            // A rerank has a total only.
+            (Usage::Final(9), Basis::Reported, none, Settled::Charged(9), reported(0, 0, 0, 9)),
+            // Of requests in flight nothing is charged, and the server reports all the same.
+            (
+                Usage::Final(13),
+                Basis::Reported,
+                counts(9, None, 4),
+                Settled::Charged(0),
+                reported(9, 0, 4, 0),
+            ),
+            // A count that is more than the total.
+            (
+                Usage::Final(5),
+                Basis::Reported,
+                counts(9, Some(20), 4),
+                Settled::Charged(5),
+                reported(0, 5, 0, 0),
+            ),
+            (
+                Usage::Unreported(3),
+                Basis::Hold,
+                counts(3, None, 0),
+                Settled::Charged(100),
+                estimated(100),
+            ),
+            (Usage::Final(30), Basis::Estimate, none, Settled::Charged(30), estimated(30)),
+            (Usage::Released, Basis::Unused, none, Settled::Charged(0), reported(0, 0, 0, 0)),
+            (Usage::Final(13), Basis::Reported, none, Settled::Repeated, None),
+            (Usage::Final(13), Basis::Reported, none, Settled::Forgotten, None),
+            (Usage::Running(13), Basis::Reported, none, Settled::Renewed, None),
+        ] {
+            let settlement = settlement(usage, basis, tokens);
+            assert_eq!(SettledTokens::of(&settlement, settled), expected, "{usage:?} {settled:?}");
+        }
+    }
+
+    #[test]
+    fn a_late_report_replaces_what_was_charged_at_the_expiry() {
+        let settlement = settlement(Usage::Final(13), Basis::Reported, counts(9, None, 4));
+        let tokens = SettledTokens::of(&settlement, Settled::Late(13)).unwrap();
+        assert_eq!((tokens.replaced, tokens.input, tokens.output), (100, 9, 4));
+    }
+
+    #[test]
+    fn the_tags_of_expired_tokens_are_bounded() {
+        let mut expired = ExpiredTokens::default();
+        for tag in 1..=2000 {
+            expired.add(ModelTag(tag), 1);
+        }
+        expired.add(ModelTag(1), 5);
+        assert_eq!(expired.sums().count(), MOST_TAGS + 1);
+        let of = |tag| expired.sums().find(|(known, _)| *known == tag).unwrap().1;
+        assert_eq!((of(ModelTag(1)), of(ModelTag::NONE)), (6, 2000 - MOST_TAGS as u64));
+    }
+
+    #[test]
+    fn a_tag_is_the_begin_of_a_hash() {
+        // printf qwen | sha256sum
+        assert_eq!(ModelTag::of("qwen"), ModelTag(0x67f2_d225));
+        assert_ne!(ModelTag::of("qwen"), ModelTag::of("qwen2"));
+    }
+}
