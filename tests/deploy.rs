@@ -3,6 +3,7 @@
 
 mod browsers;
 mod chart;
+mod chart_settlement;
 mod embedded;
 mod gateways;
 mod image;

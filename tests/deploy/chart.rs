@@ -3,8 +3,8 @@
 use serde_json::Value;
 
 use super::{
-    HELMS, at, check_config, documents, example, examples, helm, is_generated, only, read, strings,
-    succeeds, template, validate_envoy, validate_manifests, written,
+    HELMS, at, check_config, documents, example, examples, helm, is_generated, only, read, refused,
+    strings, succeeds, template, validate_envoy, validate_manifests, written,
 };
 
 /// Texts that deploy/envoy/envoy.yaml contains once, and their replacements in the chart.
@@ -252,7 +252,8 @@ fn the_model_server_is_reached_only_through_envoy() {
 #[ignore = "needs a large download: make test-all"]
 fn the_containers_have_no_privileges() {
     for name in ["vllm.yaml", "service.yaml"] {
-        let rendered = documents(&template("helm-4", &["-f", &example(name)]));
+        let values = ["-f", &example(name), "--set", "hold.enabled=true"];
+        let rendered = documents(&template("helm-4", &values));
         let (pod, containers) = gate(&rendered);
         assert_eq!(pod["automountServiceAccountToken"], false, "{name}");
         for container in containers.iter().filter(|container| container["name"] != "inference") {
@@ -278,13 +279,13 @@ fn the_containers_have_no_privileges() {
 #[ignore = "needs a large download: make test-all"]
 fn tollgate_gets_its_own_profile_for_system_calls_and_envoy_does_not() {
     for name in ["vllm.yaml", "service.yaml"] {
-        let set = "seccomp.localhostProfile=profiles/tollgate.json";
+        let set = "hold.enabled=true,seccomp.localhostProfile=profiles/tollgate.json";
         let rendered = documents(&template("helm-4", &["-f", &example(name), "--set", set]));
         for container in gate(&rendered).1 {
             let profile = &container["securityContext"]["seccompProfile"];
             let expected = match container["name"].as_str().unwrap() {
                 "inference" => continue,
-                "tollgate" | "tollgate-check-config" => serde_json::json!(
+                "tollgate" | "tollgate-check-config" | "tollgate-hold" => serde_json::json!(
                     { "type": "Localhost", "localhostProfile": "profiles/tollgate.json" }
                 ),
                 _ => serde_json::json!({ "type": "RuntimeDefault" }),
@@ -310,6 +311,36 @@ fn tollgate_and_envoy_are_native_sidecars_in_this_order() {
     assert_eq!((check.0.as_str(), check.1), (Some("tollgate-check-config"), &Value::Null));
     assert_eq!((tollgate.0.as_str(), tollgate.1), (Some("tollgate"), always));
     assert_eq!((envoy.0.as_str(), envoy.1), (Some("tollgate-envoy"), always));
+}
+
+#[test]
+#[ignore = "needs a large download: make test-all"]
+fn a_container_holds_the_sockets_of_tollgate_s_before_it_starts() {
+    for (name, before) in [("vllm.yaml", 2), ("service.yaml", 1)] {
+        let values = ["-f", &example(name), "--set", "hold.enabled=true"];
+        let rendered = documents(&template("helm-4", &values));
+        let (pod, containers) = gate(&rendered);
+        let holder = &pod["initContainers"][1];
+        assert_eq!(
+            (holder["name"].as_str(), holder["restartPolicy"].as_str()),
+            (Some("tollgate-hold"), Some("Always"))
+        );
+        let tollgate = containers.iter().position(|one| one["name"] == "tollgate").unwrap();
+        assert!(tollgate >= before, "{name}");
+        let socket = |container: &Value| {
+            let arguments = strings(&container["args"]).join(" ");
+            arguments.split_once("--hand-over ").map(|(_, socket)| socket.to_owned())
+        };
+        assert_eq!(socket(holder).as_deref(), Some("/run/tollgate/hand-over.sock"), "{name}");
+        assert_eq!(socket(holder), socket(containers[tollgate]), "{name}");
+        // Both see the socket.
+        for container in [holder, containers[tollgate]] {
+            let mounts = container["volumeMounts"].to_string();
+            assert!(mounts.contains("\"mountPath\":\"/run/tollgate\""), "{name}: {mounts}");
+        }
+    }
+    let embedded = ["-f", &example("embedded.yaml"), "--set", "hold.enabled=true"];
+    assert!(refused("helm-4", &embedded).contains("hold.enabled=false"));
 }
 
 #[test]

@@ -1,10 +1,7 @@
 //! deploy/envoy/envoy-metered.yaml is deploy/envoy/envoy.yaml with the filters that read the usage
 //! of responses, and the access log that reports it to Tollgate.
 
-use super::{
-    HELMS, chart::PLACES, check_config, documents, example, is_generated, only, read, refused,
-    template, validate_envoy,
-};
+use super::{chart::PLACES, is_generated, read, validate_envoy};
 use crate::rig::replace_once;
 
 const HOW: &str = "cargo test --test main deploy::metered";
@@ -332,10 +329,19 @@ fn the_file_that_cuts_streams_is_the_metered_one_with_a_processor_and_a_route() 
 /// Envoy opens another connection above the streams of one, as it does for checks.
 const BREAKERS: &str = "      circuit_breakers: { thresholds: [{ max_requests: 2000000, max_pending_requests: 2000000 }] }\n";
 
+/// The first of the filters that read usage, after the processor.
+const TRANSFORM: &str = "                  # Writes the cap of the output, and";
+
 /// A metered configuration with a processor before the filters that read usage, and its cluster.
 fn with_processor(metered: &str, processor: &str) -> String {
-    let transform = "                  # Writes the cap of the output, and";
-    let (before, after) = metered.split_once(transform).unwrap();
+    let (before, after) = metered.split_once(TRANSFORM).unwrap();
+    let body = [before, processor, TRANSFORM, after].concat();
+    let clusters = "  clusters:\n";
+    replace_once(body, clusters, &format!("{clusters}{}", processor_cluster()))
+}
+
+/// The cluster of Tollgate's listener for external processing.
+fn processor_cluster() -> String {
     let log =
         "Tollgate's listener for the access log. Each worker thread of Envoy opens one stream.";
     assert!(CLUSTER.contains(log));
@@ -348,10 +354,7 @@ fn with_processor(metered: &str, processor: &str) -> String {
         ("http2_protocol_options: {}", "http2_protocol_options: { max_concurrent_streams: 200 }");
     let cluster = replace_once(cluster, unbounded, bounded);
     let load = "      load_assignment:\n";
-    let cluster = replace_once(cluster, load, &format!("{BREAKERS}{load}"));
-    let clusters = "  clusters:\n";
-    let body = [before, processor, transform, after].concat();
-    replace_once(body, clusters, &format!("{clusters}{cluster}"))
+    replace_once(cluster, load, &format!("{BREAKERS}{load}"))
 }
 
 /// The beginning of the file for a Tollgate that several proxies share.
@@ -443,63 +446,32 @@ fn the_chart_s_file_for_metered_requests_is_the_shipped_one() {
     );
     let places = PLACES.into_iter().chain([buffer]);
     let body = places.fold(body, |body, (old, new)| replace_once(body, old, new));
+    // What the values choose of external processing.
+    let when = |condition: &str, text: &str| format!("{{{{- {condition} }}}}\n{text}");
+    let acknowledged = "if eq .Values.extProc.responses \"acknowledged\"";
+    let cut = "if eq .Values.extProc.responses \"cut\"";
+    let end = when("end", "");
+    let paths = "\"/v1/(chat/completions|completions|messages|responses)\"";
+    let cut_route =
+        replace_once(CUT_ROUTE.to_owned(), paths, "{{ .Values.extProc.cutPaths | quote }}");
+    let processor = when(acknowledged, PROCESSOR) + &when(&format!("else {cut}"), CUTTER) + &end;
+    let cluster = when("if ne .Values.extProc.responses \"none\"", &processor_cluster()) + &end;
+    let body = [
+        ("                        - match: { prefix: / }\n", when(cut, &cut_route) + &end, true),
+        (TRANSFORM, processor, true),
+        (
+            "                  - name: envoy.filters.http.router\n",
+            when(acknowledged, TRAILERS) + &end,
+            true,
+        ),
+        ("  clusters:\n", cluster, false),
+    ]
+    .into_iter()
+    .fold(body, |body, (place, text, is_before)| {
+        let (before, after) = body.split_once(place).unwrap();
+        let [first, second] = if is_before { [&*text, place] } else { [place, &*text] };
+        [before, first, second, after].concat()
+    });
     let path = "deploy/helm/tollgate/templates/_envoy_metered.tpl";
     is_generated(path, &format!("{HEAD}{body}{{{{- end -}}}}\n"), HOW);
-}
-
-#[test]
-#[ignore = "needs a large download: make test-all"]
-fn the_chart_reports_usage_where_the_configuration_meters() {
-    for version in HELMS {
-        let values = example("vllm.yaml");
-        let metering = r#"config.metering={"secrets":["file:/run/secrets/tollgate/metering/key"]}"#;
-        let secrets = r#"secrets=[{"name":"metering","secretName":"tollgate-metering"}]"#;
-        let arguments = ["-f", &values, "--set-json", metering, "--set-json", secrets];
-        let rendered = documents(&template(version, &arguments));
-        let data = &only(&rendered, "ConfigMap")["data"];
-        let (envoy, config) = (&data["envoy.yaml"], data["tollgate.yaml"].as_str().unwrap());
-        assert!(config.contains("access_log: unix:/run/tollgate/access-log.sock"), "{config}");
-        check_config(version, config);
-        assert!(envoy.as_str().unwrap().contains("path: /run/tollgate/access-log.sock"));
-        validate_envoy(version, envoy.as_str().unwrap());
-        let rendered = template(version, &["-f", &values]);
-        assert!(!rendered.contains("access-log.sock"), "{version}");
-    }
-}
-
-#[test]
-#[ignore = "needs a large download: make test-all"]
-fn the_chart_s_service_takes_the_access_log_of_proxies_with_certificates() {
-    for version in HELMS {
-        let values = example("service.yaml");
-        let metering = r#"config.metering={"secrets":["file:/run/secrets/tollgate/metering/key"]}"#;
-        let secrets = r#"secrets=[{"name":"metering","secretName":"tollgate-metering"},{"name":"redis","secretName":"tollgate-redis"}]"#;
-        let plain = ["-f", &values, "--set-json", metering, "--set-json", secrets];
-        let refused = refused(version, &plain);
-        assert!(refused.contains("accessLog.tlsSecretName"), "{refused}");
-        let tls = [&plain[..], &["--set", "accessLog.tlsSecretName=tollgate-access-log"]].concat();
-        let text = template(version, &tls);
-        let rendered = documents(&text);
-        let config = only(&rendered, "ConfigMap")["data"]["tollgate.yaml"].as_str().unwrap();
-        for line in [
-            "access_log:",
-            "address: 0.0.0.0:9003",
-            "client_ca: /run/secrets/tollgate-access-log-tls/ca.crt",
-        ] {
-            assert!(config.contains(line), "{line}: {config}");
-        }
-        check_config(version, config);
-        let deployment = only(&rendered, "Deployment").to_string();
-        for part in ["/run/secrets/tollgate-access-log-tls", "\"containerPort\":9003"] {
-            assert!(deployment.contains(part), "{part}: {deployment}");
-        }
-        let ports = |kind: &str| {
-            let of_kind = rendered.iter().filter(|one| one["kind"] == kind);
-            of_kind.map(ToString::to_string).collect::<String>()
-        };
-        assert!(ports("Service").contains("\"port\":9003"), "{text}");
-        assert!(ports("NetworkPolicy").contains("\"port\":9003"), "{text}");
-        let without = template(version, &["-f", &values]);
-        assert!(!without.contains("9003"), "{version}");
-    }
 }

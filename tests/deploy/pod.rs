@@ -158,6 +158,7 @@ fn the_sidecar_pod_answers_a_completion_and_nothing_without_a_token() {
     let values = json!({
         "bind": "127.0.0.1",
         "ops": { "port": ops },
+        "hold": { "enabled": true },
         "envoy": { "port": envoy, "concurrency": 1 },
         "inference": {
             "image": "llama",
@@ -209,7 +210,7 @@ fn the_sidecar_pod_answers_a_completion_and_nothing_without_a_token() {
         &given,
     );
     let running = kubelet.start();
-    assert_eq!(running.len(), 3, "Tollgate, Envoy and the model");
+    assert_eq!(running.len(), 4, "the holder of sockets, Tollgate, Envoy and the model");
     for container in kubelet.containers().filter(|container| !container["readinessProbe"].is_null())
     {
         crate::rig::until("readiness", || {

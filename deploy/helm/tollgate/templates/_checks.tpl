@@ -58,9 +58,13 @@
 {{- $ports := list (list "ops.port" (int .Values.ops.port)) -}}
 {{- if ne .Values.mode "service" -}}
 {{- $ports = concat $ports (list (list "envoy.port" (int .Values.envoy.port)) (list "inference.port" (int .Values.inference.port))) -}}
+{{- if .Values.settle.enabled -}}{{- $ports = append $ports (list "settle.port" (int .Values.settle.port)) -}}{{- end -}}
 {{- else -}}
 {{- $ports = append $ports (list "grpc.port" (int .Values.grpc.port)) -}}
-{{- if .Values.config.metering -}}{{- $ports = append $ports (list "accessLog.port" (int .Values.accessLog.port)) -}}{{- end -}}
+{{- $values := dict "access-log" "accessLog.port" "ext-proc" "extProc.port" "settle" "settle.port" -}}
+{{- range fromYamlArray (include "tollgate.reportPorts" .) -}}
+{{- $ports = append $ports (list (get $values .name) (int .port)) -}}
+{{- end -}}
 {{- $names := dict -}}
 {{- range $index, $listener := .Values.http -}}
 {{- $ports = append $ports (list (printf "http[%d].port" $index) (int $listener.port)) -}}
@@ -85,8 +89,40 @@
 {{- end -}}
 {{- end -}}
 
+{{/* Listeners for reports of usage: each with what it needs to know its peers. */}}
+{{- define "tollgate.checkReports" -}}
+{{- $responses := .Values.extProc.responses -}}
+{{- if and (eq .Values.mode "embedded") (or .Values.settle.enabled (ne $responses "none")) -}}
+{{- fail "settle and extProc have no place in mode embedded, which settles requests in Envoy's own process: set settle.enabled=false and extProc.responses=none" -}}
+{{- end -}}
+{{- if and (not .Values.config.metering) (or .Values.settle.enabled (ne $responses "none")) -}}
+{{- fail "settle and extProc need config.metering, whose secrets authenticate what is reported: add `metering: { secrets: [\"file:/run/secrets/tollgate/metering/key\"] }` to config" -}}
+{{- end -}}
+{{- if and .Values.settle.enabled (eq .Values.mode "sidecar") (not .Values.settle.reporters) -}}
+{{- fail "settle.reporters is empty: every container of the pod reaches 127.0.0.1, so list those that may report, each with the digest of its token" -}}
+{{- end -}}
+{{- if eq .Values.mode "service" -}}
+{{- if and .Values.config.metering (not .Values.accessLog.tlsSecretName) (or (not .Values.settle.enabled) (ne $responses "none")) -}}
+{{- fail "config.metering in mode service needs accessLog.tlsSecretName, as any pod could report the usage of requests: name a Secret with tls.crt, tls.key and ca.crt, the authority of your proxies' certificates; proxies and servers that report over HTTP use settle.enabled in its place" -}}
+{{- end -}}
+{{- if and .Values.settle.enabled (not .Values.settle.tlsSecretName) -}}
+{{- fail "settle.enabled in mode service needs settle.tlsSecretName, as tokens would be sent in clear: name a Secret with tls.crt and tls.key, and without settle.reporters also ca.crt" -}}
+{{- end -}}
+{{- if and (ne $responses "none") (not .Values.extProc.tlsSecretName) -}}
+{{- fail "extProc.responses in mode service needs extProc.tlsSecretName, as any pod could settle requests: name a Secret with tls.crt, tls.key and ca.crt, the authority of your proxies' certificates" -}}
+{{- end -}}
+{{- if and (eq $responses "cut") (or .Values.autoscaling.enabled (gt (int .Values.replicaCount) 1)) -}}
+{{- fail "extProc.responses is `cut`, and a stream is cut only by the pod that answered its check: set autoscaling.enabled=false and replicaCount=1, or use mode sidecar" -}}
+{{- end -}}
+{{- end -}}
+{{- end -}}
+
 {{/* Everything above, and who may connect. */}}
 {{- define "tollgate.check" -}}
+{{- if and .Values.hold.enabled (eq .Values.mode "embedded") -}}
+{{- fail "hold.enabled has no place in mode embedded, where Envoy's container has the sockets: set hold.enabled=false" -}}
+{{- end -}}
+{{- include "tollgate.checkReports" . -}}
 {{- include "tollgate.checkSecrets" (dict "value" .Values.config "at" "config" "root" .) -}}
 {{- include "tollgate.checkSecrets" (dict "value" .Values.extraListen "at" "extraListen" "root" .) -}}
 {{- include "tollgate.checkPorts" . -}}

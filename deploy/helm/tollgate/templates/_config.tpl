@@ -6,6 +6,42 @@
 {{- if contains ":" $bind -}}[{{ $bind }}]:{{ .port }}{{- else -}}{{ $bind }}:{{ .port }}{{- end -}}
 {{- end -}}
 
+{{/* A listener whose peers have certificates, with the files of the mounted Secret `tollgate-FILES-tls`. */}}
+{{- define "tollgate.mutualListener" -}}
+{{- $files := printf "/run/secrets/tollgate-%s-tls" .files -}}
+address: {{ include "tollgate.address" (dict "root" .root "port" (int .port)) | quote }}
+tls: { cert: {{ $files }}/tls.crt, key: {{ $files }}/tls.key, client_ca: {{ $files }}/ca.crt }
+{{- end -}}
+
+{{/* The listeners of mode service with TLS of their own, and the Secrets with its files. */}}
+{{- define "tollgate.tlsSecrets" -}}
+{{- with .Values.grpc.tlsSecretName }}
+- { name: tollgate-tls, secretName: {{ . }} }
+{{- end }}
+{{- if and .Values.config.metering .Values.accessLog.tlsSecretName }}
+- { name: tollgate-access-log-tls, secretName: {{ .Values.accessLog.tlsSecretName }} }
+{{- end }}
+{{- if ne .Values.extProc.responses "none" }}
+- { name: tollgate-ext-proc-tls, secretName: {{ .Values.extProc.tlsSecretName }} }
+{{- end }}
+{{- if .Values.settle.enabled }}
+- { name: tollgate-settle-tls, secretName: {{ .Values.settle.tlsSecretName }} }
+{{- end }}
+{{- end -}}
+
+{{/* The ports of mode service beside `grpc` and `http`, by name. */}}
+{{- define "tollgate.reportPorts" -}}
+{{- if and .Values.config.metering .Values.accessLog.tlsSecretName }}
+- { name: access-log, port: {{ int .Values.accessLog.port }} }
+{{- end }}
+{{- if ne .Values.extProc.responses "none" }}
+- { name: ext-proc, port: {{ int .Values.extProc.port }} }
+{{- end }}
+{{- if .Values.settle.enabled }}
+- { name: settle, port: {{ int .Values.settle.port }} }
+{{- end }}
+{{- end -}}
+
 {{- define "tollgate.listen" -}}
 {{- $listen := deepCopy .Values.extraListen -}}
 {{- $_ := set $listen "ops" (include "tollgate.address" (dict "root" . "port" (int .Values.ops.port))) -}}
@@ -16,6 +52,12 @@
 {{- if .Values.config.metering -}}
 {{- $_ := set $listen "access_log" "unix:/run/tollgate/access-log.sock" -}}
 {{- end -}}
+{{- if ne .Values.extProc.responses "none" -}}
+{{- $_ := set $listen "ext_proc" "unix:/run/tollgate/ext-proc.sock" -}}
+{{- end -}}
+{{- if .Values.settle.enabled -}}
+{{- $_ := set $listen "settle" (dict "address" (printf "127.0.0.1:%d" (int .Values.settle.port)) "reporters" .Values.settle.reporters) -}}
+{{- end -}}
 {{- else -}}
 {{- $address := include "tollgate.address" (dict "root" . "port" (int .Values.grpc.port)) -}}
 {{- if .Values.grpc.tlsSecretName -}}
@@ -24,13 +66,19 @@
 {{- else -}}
 {{- $_ := set $listen "grpc" $address -}}
 {{- end -}}
-{{- if .Values.config.metering -}}
-{{- if not .Values.accessLog.tlsSecretName -}}
-{{- fail "config.metering in mode service needs accessLog.tlsSecretName, as any pod could report the usage of requests: name a Secret with tls.crt, tls.key and ca.crt, the authority of your proxies' certificates" -}}
+{{- if and .Values.config.metering .Values.accessLog.tlsSecretName -}}
+{{- $_ := set $listen "access_log" (fromYaml (include "tollgate.mutualListener" (dict "root" . "port" .Values.accessLog.port "files" "access-log"))) -}}
 {{- end -}}
-{{- $files := "/run/secrets/tollgate-access-log-tls" -}}
-{{- $tls := dict "cert" (printf "%s/tls.crt" $files) "key" (printf "%s/tls.key" $files) "client_ca" (printf "%s/ca.crt" $files) -}}
-{{- $_ := set $listen "access_log" (dict "address" (include "tollgate.address" (dict "root" . "port" (int .Values.accessLog.port))) "tls" $tls) -}}
+{{- if ne .Values.extProc.responses "none" -}}
+{{- $_ := set $listen "ext_proc" (fromYaml (include "tollgate.mutualListener" (dict "root" . "port" .Values.extProc.port "files" "ext-proc"))) -}}
+{{- end -}}
+{{- if .Values.settle.enabled -}}
+{{- $settle := fromYaml (include "tollgate.mutualListener" (dict "root" . "port" .Values.settle.port "files" "settle")) -}}
+{{- if .Values.settle.reporters -}}
+{{- $_ := unset $settle.tls "client_ca" -}}
+{{- $_ := set $settle "reporters" .Values.settle.reporters -}}
+{{- end -}}
+{{- $_ := set $listen "settle" $settle -}}
 {{- end -}}
 {{- if .Values.http -}}
 {{- $root := . -}}
@@ -96,6 +144,7 @@
 {{- define "tollgate.checksum" -}}
 {{- $config := fromYaml (include "tollgate.config" .) -}}
 {{- if eq .Values.rollOn "needed" -}}
+{{- if .Values.settle.enabled -}}{{- $_ := unset $config.listen.settle "reporters" -}}{{- end -}}
 {{- $config = omit $config "issuers" "api_keys" "client_certificates" "cookies" "dpop" "automatic_bans" "models" "tiers" "categories" "routes" "limits" "metering" "ledger" "revocation" "require_https" "identity_headers" "dynamic_metadata" -}}
 {{- end -}}
 {{- $envoy := "" -}}

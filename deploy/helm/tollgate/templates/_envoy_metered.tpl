@@ -180,6 +180,22 @@ static_resources:
                         - match: { prefix: /grpc.reflection., grpc: {} }
                           route: { cluster: inference-grpc, timeout: 0s, idle_timeout: 600s }
                           typed_per_filter_config: *without_body
+{{- if eq .Values.extProc.responses "cut" }}
+                        # The responses of these paths go through Tollgate, piece by piece, and fail without it.
+                        - match: { safe_regex: { regex: {{ .Values.extProc.cutPaths | quote }} } }
+                          route: { cluster: inference, timeout: 0s, idle_timeout: 600s }
+                          typed_per_filter_config:
+                            envoy.filters.http.ext_proc:
+                              "@type": type.googleapis.com/envoy.extensions.filters.http.ext_proc.v3.ExtProcPerRoute
+                              overrides:
+                                processing_mode:
+                                  request_header_mode: SKIP
+                                  response_header_mode: SEND
+                                  request_body_mode: NONE
+                                  response_body_mode: FULL_DUPLEX_STREAMED
+                                  request_trailer_mode: SKIP
+                                  response_trailer_mode: SEND
+{{- end }}
                         - match: { prefix: / }
                           route:
                             cluster: inference
@@ -220,6 +236,39 @@ static_resources:
                         # The one header of Envoy's own: how long a WebSocket may live.
                         allow_expression: { regex: x-envoy-upstream-stream-duration-ms }
                         disallow_is_error: true
+{{- if eq .Values.extProc.responses "acknowledged" }}
+                  # Sends the end of a response whose usage is known to Tollgate, which settles the request before its client sees the
+                  # end. Without an answer the response ends all the same, and the access log settles the request.
+                  - name: envoy.filters.http.ext_proc
+                    typed_config:
+                      "@type": type.googleapis.com/envoy.extensions.filters.http.ext_proc.v3.ExternalProcessor
+                      grpc_service: { envoy_grpc: { cluster_name: tollgate-ext-proc } }
+                      failure_mode_allow: true
+                      # Above the time in which the store answers.
+                      message_timeout: 1s
+                      processing_mode:
+                        request_header_mode: SKIP
+                        response_header_mode: SKIP
+                        request_body_mode: NONE
+                        response_body_mode: NONE
+                        request_trailer_mode: SKIP
+                        response_trailer_mode: SEND
+                      metadata_options:
+                        forwarding_namespaces:
+                          untyped: [envoy.filters.http.ext_authz, tollgate.usage]
+                          typed: [envoy.ai.token_usage]
+{{- else if eq .Values.extProc.responses "cut" }}
+                  # Forwards the responses of some routes. They end with an error when it is gone.
+                  - name: envoy.filters.http.ext_proc
+                    typed_config:
+                      "@type": type.googleapis.com/envoy.extensions.filters.http.ext_proc.v3.ExternalProcessor
+                      grpc_service: { envoy_grpc: { cluster_name: tollgate-ext-proc } }
+                      message_timeout: 10s
+                      processing_mode: { request_header_mode: SKIP, response_header_mode: SKIP }
+                      metadata_options:
+                        forwarding_namespaces: { untyped: [envoy.filters.http.ext_authz, tollgate.usage] }
+                        receiving_namespaces: { untyped: [tollgate.usage] }
+{{- end }}
                   # Writes the cap of the output, and the wish for usage in a stream, into a body for which the check returned
                   # one of them. Any other body is not touched: the filter writes the whole body again, and changes numbers
                   # beyond 2^53.
@@ -461,11 +510,35 @@ static_resources:
                               - rule: { selectors: [{ key: index }], on_present: { metadata_namespace: tollgate.usage, key: index } }
                               # llama.cpp /completion.
                               - rule: { selectors: [{ key: timings }], on_present: { metadata_namespace: tollgate.usage, key: timings } }
+{{- if eq .Values.extProc.responses "acknowledged" }}
+                  # Adds empty trailers to a response whose usage it has found, which ends with them for the filters above.
+                  - name: envoy.filters.http.ai_protocol_manager
+                    typed_config:
+                      "@type": type.googleapis.com/envoy.extensions.filters.http.ai_protocol_manager.v3.AiProtocolManager
+                      response_handling: { token_usage: { include_unconfigured_routes: true, usage_signal: SYNTHESIZE_TRAILERS } }
+{{- end }}
                   - name: envoy.filters.http.router
                     typed_config:
                       "@type": type.googleapis.com/envoy.extensions.filters.http.router.v3.Router
 
   clusters:
+{{- if ne .Values.extProc.responses "none" }}
+    # Tollgate's listener for external processing: a stream for each response.
+    - name: tollgate-ext-proc
+      type: STATIC
+      connect_timeout: 10s
+      typed_extension_protocol_options:
+        envoy.extensions.upstreams.http.v3.HttpProtocolOptions:
+          "@type": type.googleapis.com/envoy.extensions.upstreams.http.v3.HttpProtocolOptions
+          explicit_http_config: { http2_protocol_options: { max_concurrent_streams: 200 } }
+      circuit_breakers: { thresholds: [{ max_requests: 2000000, max_pending_requests: 2000000 }] }
+      load_assignment:
+        cluster_name: tollgate-ext-proc
+        endpoints:
+          - lb_endpoints:
+              - endpoint: { address: { pipe: { path: /run/tollgate/ext-proc.sock } } }
+
+{{- end }}
     # Tollgate's listener for the access log. Each worker thread of Envoy opens one stream.
     - name: tollgate-access-log
       type: STATIC

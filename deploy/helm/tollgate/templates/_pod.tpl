@@ -8,14 +8,12 @@ The parts of a pod, for the chart's own Deployments and for yours:
 {{- define "tollgate.mounts" -}}
 - { name: tollgate-config, mountPath: /etc/tollgate, readOnly: true }
 - { name: tollgate-cache, mountPath: /var/cache/tollgate }
-{{- if ne .Values.mode "service" }}
+{{- if or (ne .Values.mode "service") .Values.hold.enabled }}
 - { name: tollgate-run, mountPath: /run/tollgate }
-{{- else }}
-{{- if .Values.grpc.tlsSecretName }}
-- { name: tollgate-tls, mountPath: /run/secrets/tollgate-tls, readOnly: true }
 {{- end }}
-{{- if .Values.config.metering }}
-- { name: tollgate-access-log-tls, mountPath: /run/secrets/tollgate-access-log-tls, readOnly: true }
+{{- if eq .Values.mode "service" }}
+{{- range fromYamlArray (include "tollgate.tlsSecrets" .) }}
+- { name: {{ .name }}, mountPath: /run/secrets/{{ .name }}, readOnly: true }
 {{- end }}
 {{- end }}
 {{- range .Values.secrets }}
@@ -36,17 +34,16 @@ The parts of a pod, for the chart's own Deployments and for yours:
 {{- if ne .Values.mode "service" }}
 - name: tollgate-envoy
   configMap: { name: {{ include "tollgate.fullname" . }}, items: [{ key: envoy.yaml, path: envoy.yaml }] }
-# The socket between Envoy and Tollgate; no other container mounts it.
+{{- end }}
+{{- if or (ne .Values.mode "service") .Values.hold.enabled }}
+# The sockets between Envoy and Tollgate; no other container mounts it.
 - name: tollgate-run
   emptyDir: { medium: Memory, sizeLimit: 1Mi }
-{{- else }}
-{{- if .Values.grpc.tlsSecretName }}
-- name: tollgate-tls
-  secret: { secretName: {{ .Values.grpc.tlsSecretName }}, defaultMode: 292 } # 0444
 {{- end }}
-{{- if .Values.config.metering }}
-- name: tollgate-access-log-tls
-  secret: { secretName: {{ .Values.accessLog.tlsSecretName }}, defaultMode: 292 }
+{{- if eq .Values.mode "service" }}
+{{- range fromYamlArray (include "tollgate.tlsSecrets" .) }}
+- name: {{ .name }}
+  secret: { secretName: {{ .secretName }}, defaultMode: 292 } # 0444
 {{- end }}
 {{- end }}
 {{- range .Values.secrets }}
@@ -85,13 +82,34 @@ The parts of a pod, for the chart's own Deployments and for yours:
     - { name: tollgate-config, mountPath: /etc/tollgate, readOnly: true }
 {{- end -}}
 
+{{/* Keeps the listening sockets while Tollgate's container is restarted. It starts before Tollgate and ends after it. */}}
+{{- define "tollgate.holdContainer" -}}
+- name: tollgate-hold
+  image: {{ include "tollgate.image" . }}
+  imagePullPolicy: {{ .Values.image.pullPolicy }}
+  command: [/usr/local/bin/tollgate]
+  args: [hold, /etc/tollgate/tollgate.yaml, --hand-over, /run/tollgate/hand-over.sock]
+  restartPolicy: Always
+  {{- with .Values.env }}
+  env: {{- toYaml . | nindent 4 }}
+  {{- end }}
+  # It listens, and passes its sockets to the container that starts next. Later the port is answered by that one.
+  startupProbe:
+    tcpSocket: { port: {{ int .Values.ops.port }} }
+    periodSeconds: 1
+    failureThreshold: 60
+  securityContext: {{- include "tollgate.securityContext" . | nindent 4 }}
+  resources: {{- toYaml .Values.hold.resources | nindent 4 }}
+  volumeMounts: {{- include "tollgate.mounts" . | nindent 4 }}
+{{- end -}}
+
 {{/* Tollgate itself. */}}
 {{- define "tollgate.container" -}}
 - name: tollgate
   image: {{ include "tollgate.image" . }}
   imagePullPolicy: {{ .Values.image.pullPolicy }}
   command: [/usr/local/bin/tollgate]
-  args: [serve, --config, /etc/tollgate/tollgate.yaml]
+  args: [serve, --config, /etc/tollgate/tollgate.yaml{{ if .Values.hold.enabled }}, --hand-over, /run/tollgate/hand-over.sock{{ end }}]
   {{- if ne .Values.mode "service" }}
   # A native sidecar: started before the inference server, ended after it.
   restartPolicy: Always
@@ -103,8 +121,8 @@ The parts of a pod, for the chart's own Deployments and for yours:
     - { name: tollgate-ops, containerPort: {{ int .Values.ops.port }} }
     {{- if eq .Values.mode "service" }}
     - { name: grpc, containerPort: {{ int .Values.grpc.port }} }
-    {{- if .Values.config.metering }}
-    - { name: access-log, containerPort: {{ int .Values.accessLog.port }} }
+    {{- range fromYamlArray (include "tollgate.reportPorts" .) }}
+    - { name: {{ .name }}, containerPort: {{ int .port }} }
     {{- end }}
     {{- range .Values.http }}
     - { name: {{ .name }}, containerPort: {{ int .port }} }
@@ -186,6 +204,9 @@ The parts of a pod, for the chart's own Deployments and for yours:
 {{- end -}}
 {{ include "tollgate.checkContainer" . }}
 {{- if eq .Values.mode "sidecar" }}
+{{- if .Values.hold.enabled }}
+{{ include "tollgate.holdContainer" . }}
+{{- end }}
 {{ include "tollgate.container" . }}
 {{- end }}
 {{ include "tollgate.envoyContainer" . }}
