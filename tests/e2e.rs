@@ -31,6 +31,7 @@ mod oldest_envoy;
 mod openai_client;
 mod previous_version;
 mod python_upstream;
+mod reconciliation;
 mod redis_outage;
 mod reload;
 mod reloads;

@@ -12,6 +12,7 @@ pub(crate) mod issuer;
 pub(crate) mod model_server;
 pub(crate) mod oidc;
 pub(crate) mod process;
+pub(crate) mod prometheus;
 pub(crate) mod python;
 pub(crate) mod redis;
 pub(crate) mod tollgate;

@@ -7,6 +7,7 @@ Starts Redis, two Tollgates, Envoy and Prometheus, sends requests, stops Redis i
 Prometheus for every expression of deploy/grafana/tollgate.json, and draws the panels. Logs are in .dashboard/.
 """
 
+import collections
 import datetime
 import http.client
 import http.server
@@ -107,16 +108,28 @@ def certificate():
 
 
 class Upstream(http.server.BaseHTTPRequestHandler):
-    """An inference server that answers every request at once."""
+    """An inference server that answers every request at once, and counts its tokens as vLLM does."""
 
     protocol_version = "HTTP/1.1"
-    numbers = itertools.count()
+    numbers, served = itertools.count(), collections.Counter()
+
+    def counters(self):
+        kinds = {"prompt": 30, "generation": 70}
+        lines = [f'vllm:{kind}_tokens_total{{model_name="{model}"}} {tokens * requests}\n'
+                 for kind, tokens in kinds.items() for model, requests in self.served.items()]
+        return "".join(lines).encode()
 
     def do_GET(self):
-        self.rfile.read(int(self.headers.get("content-length", 0)))
-        # One answer in twenty has no usage.
-        number = next(self.numbers)
-        body = b"{}" if number % 20 == 0 else b'{"usage": {"prompt_tokens": 30, "completion_tokens": 70, "total_tokens": 100}}'
+        sent = self.rfile.read(int(self.headers.get("content-length", 0)))
+        if self.path == "/metrics":
+            body = self.counters()
+        else:
+            model = json.loads(sent or b"{}").get("model")
+            if model:
+                self.served[model] += 1
+            # One answer in twenty has no usage.
+            usage = b'{"usage": {"prompt_tokens": 30, "completion_tokens": 70, "total_tokens": 100}}'
+            body = b"{}" if next(self.numbers) % 20 == 0 else usage
         self.send_response(200)
         self.send_header("content-type", "application/json")
         self.send_header("content-length", str(len(body)))
@@ -183,8 +196,8 @@ def direct(port, stop, bearer):
         connection.close()
 
 
-def start_prometheus(running, ops, counters):
-    """Prometheus, ready, that scrapes the Tollgates (ports by name) and Envoy; returns its port."""
+def start_prometheus(running, ops, counters, upstream):
+    """Prometheus, ready, that scrapes the Tollgates (ports by name), Envoy and the server; returns its port."""
     port = servers.free_port()
     shipped = (ROOT / "deploy/prometheus/prometheus.yaml").read_text()
     labels = "labels: {{ cluster: demo, namespace: inference, instance: {} }}"
@@ -193,6 +206,7 @@ def start_prometheus(running, ops, counters):
     config = config.replace('- targets: ["127.0.0.1:9002"] # `listen.ops`', targets)
     envoy = f'- targets: ["127.0.0.1:{counters}"]\n        {labels.format("envoy")}'
     config = config.replace('- targets: ["127.0.0.1:9101"]', envoy)
+    config = config.replace("127.0.0.1:8000", f"127.0.0.1:{upstream}")
     (DIR / "prometheus.yaml").write_text(config)
     command = [BIN / "prometheus", f"--config.file={DIR}/prometheus.yaml", f"--storage.tsdb.path={DIR}/tsdb",
                f"--web.listen-address=127.0.0.1:{port}", "--log.level=warn"]
@@ -289,7 +303,7 @@ def run(program):
                    "DASHBOARD_HTTP": str(http_port)}
             running.tollgate(program, DIR / f"{name}.yaml", ops[name], env)
         port, counters = start_envoy(running, upstream.server_address[1])
-        prometheus = start_prometheus(running, ops, counters)
+        prometheus = start_prometheus(running, ops, counters, upstream.server_address[1])
         stop = threading.Event()
         clients = [(0.15, "POST", "/v1/chat/completions", alice, chat), (0.3, "POST", "/v1/chat/completions", bob, chat),
                    (0.08, "POST", "/v1/chat/completions", carol, chat[:1]), (0.5, "GET", "/v1/models", dave, [None]),

@@ -1,7 +1,7 @@
 //! What the chart ships for Prometheus and Grafana, together: the labels that the rendered
 //! ServiceMonitor gives to metrics are those that the rendered rules and the dashboard select.
 
-use std::{collections::BTreeMap, process::Command};
+use std::collections::BTreeMap;
 
 use serde_json::Value;
 
@@ -9,8 +9,7 @@ use super::{
     documents, example, is_generated, only, read, strings, template, validate_manifests, written,
 };
 use crate::rig::{
-    POLICY, chat, free_port, grpc::Peer, http::Request, issuer::Issuer, part, process::Process,
-    tollgate::Tollgate, until,
+    POLICY, chat, grpc::Peer, issuer::Issuer, prometheus::Prometheus, tollgate::Tollgate, until,
 };
 
 const HOW: &str = "cargo test --test main deploy::monitoring";
@@ -160,19 +159,8 @@ fn rules_and_dashboard_select_what_the_rendered_chart_scrapes() {
             "relabel_configs": relabel,
         }],
     });
-    std::fs::write(dir.path().join("prometheus.yaml"), config.to_string()).unwrap();
-    let port = free_port();
-    let mut command = Command::new(part("prometheus", "prometheus"));
-    command.arg(format!("--config.file={}", dir.path().join("prometheus.yaml").display()));
-    command.arg(format!("--storage.tsdb.path={}", dir.path().join("tsdb").display()));
-    command.arg(format!("--web.listen-address=127.0.0.1:{port}")).arg("--log.level=warn");
-    let _prometheus = Process::start(dir.path(), "prometheus", &mut command);
-    let ask = |query: &str| -> Option<Vec<Value>> {
-        let query: String = query.bytes().map(|byte| format!("%{byte:02x}")).collect();
-        let answer = Request::get(&format!("/api/v1/query?query={query}")).try_send(port)?;
-        (answer.status == 200).then(|| answer.json()["data"]["result"].as_array().unwrap().clone())
-    };
-    let some = |query: &str| ask(query).filter(|found| !found.is_empty());
+    let prometheus = Prometheus::start(dir.path(), &config.to_string());
+    let some = |query: &str| prometheus.some(query);
 
     until("the target", || some("up{job=\"gate-tollgate\"} == 1"));
     // The alert on a missing Tollgate knows the job: nothing is pending.
@@ -185,7 +173,8 @@ fn rules_and_dashboard_select_what_the_rendered_chart_scrapes() {
         some("job:tollgate_checks:rate5m{job=\"gate-tollgate\"}")
     });
     until("no alert is pending", || {
-        ask("ALERTS{alertname=~\"TollgateAbsent|TollgateDown\"}").filter(Vec::is_empty)
+        let pending = prometheus.ask("ALERTS{alertname=~\"TollgateAbsent|TollgateDown\"}");
+        pending.is_empty().then_some(())
     });
     // The dashboard's variables have values, in the order in which they depend on each other.
     let board = rendered

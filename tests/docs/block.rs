@@ -29,6 +29,8 @@ pub(super) enum Kind {
     Template,
     /// `yaml manifest`: Kubernetes objects.
     Manifest,
+    /// `yaml prometheus`: a configuration of Prometheus, through `promtool check config`.
+    Prometheus,
     /// `sh`: commands that are run, one after the other, and succeed.
     Commands,
     /// `console`: commands after `$ `, which are run, and what they print.
@@ -118,6 +120,7 @@ impl Block {
             ["yaml", "values", _file] => Kind::Values,
             ["yaml", "template"] => Kind::Template,
             ["yaml", "manifest"] => Kind::Manifest,
+            ["yaml", "prometheus"] => Kind::Prometheus,
             ["sh"] => Kind::Commands,
             ["console"] => Kind::Console,
             ["python"] => Kind::Python,

@@ -136,6 +136,22 @@ fn every_case_comes_out_as_written() {
 }
 
 #[test]
+fn every_configuration_of_prometheus_passes() {
+    let blocks = of(|kind| *kind == Kind::Prometheus);
+    assert!(!blocks.is_empty());
+    let dir = tempfile::tempdir().unwrap();
+    let refused = |block: Block| {
+        let file = dir.path().join("prometheus.yaml");
+        std::fs::write(&file, &block.text).unwrap();
+        let mut promtool = Command::new(part("promtool", "prometheus"));
+        let output = promtool.args(["check", "config"]).arg(file).output().unwrap();
+        let printed = String::from_utf8_lossy(&output.stderr).into_owned();
+        (!output.status.success()).then(|| format!("{}: {printed}", block.place))
+    };
+    none(blocks.into_iter().filter_map(refused).collect());
+}
+
+#[test]
 fn lines_of_templates_stand_in_one() {
     let mut templates = String::new();
     let mut waiting = vec![root().join("deploy/helm")];

@@ -14,7 +14,16 @@ use tollgate_core::config::Document;
 use super::metrics::Everything;
 use crate::{
     docs::envoy_of_page,
-    rig::{chat, envoy::CURRENT, free_port, http::Request, part, process::Process, until, within},
+    rig::{
+        chat,
+        envoy::CURRENT,
+        free_port,
+        http::{Answer, Reply, Request, Server},
+        part,
+        process::Process,
+        prometheus::Prometheus,
+        until, within,
+    },
 };
 
 fn deploy(file: &str) -> PathBuf {
@@ -189,6 +198,13 @@ fn envoy_with_counters(dir: &Path) -> EnvoyWithCounters {
 fn a_real_prometheus_scrapes_and_every_panel_has_data() {
     let everything = Everything::start();
     let envoy = envoy_with_counters(everything.dir.path());
+    // A server of the model, which has counted tokens that Tollgate did not settle.
+    let counted = std::sync::atomic::AtomicU64::new(0);
+    let inference = Server::start(move |_| {
+        let tokens = 100 * counted.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+        let counters = format!("vllm:generation_tokens_total{{model_name=\"qwen\"}} {tokens}\n");
+        Answer::Whole(Reply::new(200, counters).header("content-type", "text/plain; version=0.0.4"))
+    });
     let targets =
         everything.tollgates.iter().map(|tollgate| format!("\"127.0.0.1:{}\"", tollgate.ops));
     let targets = targets.collect::<Vec<_>>().join(", ");
@@ -197,29 +213,16 @@ fn a_real_prometheus_scrapes_and_every_panel_has_data() {
         .replace("15s", "1s")
         .replace("\"127.0.0.1:9002\"", &targets)
         .replace("127.0.0.1:9101", &format!("127.0.0.1:{}", envoy.counters))
+        .replace("127.0.0.1:8000", &format!("127.0.0.1:{}", inference.port))
         .replace("[rules.yaml]", &format!("[\"{}\"]", deploy("prometheus/rules.yaml").display()));
-    std::fs::write(dir.join("prometheus.yaml"), config).unwrap();
-    let port = free_port();
-    let mut command = Command::new(part("prometheus", "prometheus"));
-    command.arg(format!("--config.file={}", dir.join("prometheus.yaml").display()));
-    command.arg(format!("--storage.tsdb.path={}", dir.join("tsdb").display()));
-    command.arg(format!("--web.listen-address=127.0.0.1:{port}")).arg("--log.level=warn");
-    let mut prometheus = Process::start(dir, "prometheus", &mut command);
-    prometheus.until("readiness", |_| {
-        (Request::get("/-/ready").try_send(port)?.status == 200).then_some(())
-    });
-    let ask = |query: &str| -> Vec<Value> {
-        let query: String = query.bytes().map(|byte| format!("%{byte:02x}")).collect();
-        let answer = Request::get(&format!("/api/v1/query?query={query}")).send(port).json();
-        assert_eq!(answer["status"], "success", "{answer}");
-        answer["data"]["result"].as_array().unwrap().clone()
-    };
+    let prometheus = Prometheus::start(dir, &config);
+    let (port, ask) = (prometheus.port, |query: &str| prometheus.ask(query));
 
     // Prometheus parses the whole exposition.
     let health = until("all targets", || {
         let targets = Request::get("/api/v1/targets").send(port).json();
         let targets = targets["data"]["activeTargets"].as_array().unwrap().clone();
-        (targets.len() == 3 && targets.iter().all(|target| target["health"] != "unknown"))
+        (targets.len() == 4 && targets.iter().all(|target| target["health"] != "unknown"))
             .then_some(targets)
     });
     assert!(health.iter().all(|target| target["health"] == "up"), "{health:?}");
@@ -276,6 +279,9 @@ fn a_real_prometheus_scrapes_and_every_panel_has_data() {
     });
     assert!(rules.iter().all(|rule| rule["health"] == "ok"), "{rules:?}");
     until("a recorded series", || (!ask("job:tollgate_checks:rate5m").is_empty()).then_some(()));
+    until("a drift of tokens", || {
+        (!ask("model:tollgate_token_drift:ratio_increase1h == 1").is_empty()).then_some(())
+    });
     let counted =
         ask("sum(tollgate_checks_total)")[0]["value"][1].as_str().unwrap().parse::<f64>().unwrap();
     assert!(counted >= 2.0, "{counted}");
