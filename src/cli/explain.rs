@@ -1,7 +1,9 @@
 //! `tollgate explain`: every step of one decision, offline.
 
 mod cases;
+mod facts;
 mod keys;
+mod record;
 mod show;
 mod steps;
 
