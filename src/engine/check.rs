@@ -1,7 +1,10 @@
 //! One check around the core: the snapshot, [`prepare`], one call to the store,
-//! [`conclude`](Pending::conclude), the encoded answer, and one record.
+//! [`conclude`](tollgate_core::check::Pending::conclude), the encoded answer, and one record.
 
+mod admit;
+mod answer;
 mod client_shares;
+mod hooks;
 mod large;
 mod lookup;
 mod stream_guards;
@@ -9,50 +12,32 @@ mod unanswered;
 
 use std::{
     borrow::Cow,
-    net::IpAddr,
     panic::AssertUnwindSafe,
-    sync::{
-        Arc,
-        atomic::{AtomicU64, Ordering},
-    },
+    sync::{Arc, atomic::AtomicU64},
     time::{Duration, Instant},
 };
 
 use futures_util::FutureExt as _;
 use http::HeaderMap;
-use tokio::time::timeout;
 use tollgate_core::{
-    admission::{AdmitResponse, Outage, Settlement, Usage},
-    authenticate::Verified,
-    ban::Ban,
-    check::{CheckHooks, Pending, Prepared, PreparedHead, prepare, prepare_head},
-    credential::Credential,
-    decision::{
-        Decision, Failure, Grant, Missing, Outcome,
-        answer::{self, AllowedAnswer, DeniedAnswer},
-    },
+    admission::{Settlement, Usage},
+    check::{Prepared, PreparedHead, prepare, prepare_head},
+    decision::{Decision, Missing, Outcome},
     denial::{Denial, Reason},
-    identity::MetadataFact,
-    limit::{
-        BucketId, Charge,
-        refusal::Refusal,
-        reservation::{Reservation, ReservationId},
-        usage_history::LearntUsage,
-    },
+    limit::reservation::Reservation,
     request::{Headers, RawBody, RawRequest},
-    route::OnOutage,
-    rule::size::BodyChanges,
-    snapshot::Snapshot,
-    stage::Stage,
     time::{Span, Timestamp},
 };
 
 use self::{
-    client_shares::{ClientShares, owner},
-    stream_guards::StreamGuards,
+    answer::shape, client_shares::ClientShares, hooks::Hooks, stream_guards::StreamGuards,
     unanswered::Unanswered,
 };
-pub use self::{large::LargeRequest, stream_guards::StreamGuard};
+pub use self::{
+    answer::{Answer, CheckAnswer, Metadata},
+    large::LargeRequest,
+    stream_guards::StreamGuard,
+};
 pub use super::body_pool::INLINE;
 pub(crate) use super::deadline::CHECK_WITHIN;
 use super::{
@@ -61,7 +46,7 @@ use super::{
     live::{Live, State},
 };
 use crate::{
-    observe::{CheckRecord, Observer, trace::Trace},
+    observe::{CheckRecord, Observer},
     store::{LocalFallback, Store},
 };
 
@@ -177,55 +162,6 @@ impl PassedHead {
 
 /// Returns the time that a check is decided at.
 pub type Clock = Arc<dyn Fn() -> Timestamp + Send + Sync>;
-
-/// The answer that an adapter encodes.
-#[derive(Debug)]
-pub struct CheckAnswer<'a> {
-    /// The id of the decision, as in the audit line.
-    pub decision_id: &'a str,
-    /// The decision with its headers and body.
-    pub answer: Answer<'a>,
-    /// Values that the proxy may log and later filters may read.
-    pub metadata: Metadata<'a>,
-}
-
-/// A decision with its headers and body.
-#[derive(Debug)]
-pub enum Answer<'a> {
-    /// The request is forwarded, with these changes.
-    Allow(AllowedAnswer<'a>),
-    /// The request is denied, with this response.
-    Deny(DeniedAnswer),
-    /// The check fails, and the proxy decides.
-    Fail(&'a Failure),
-}
-
-/// The facts of a check that the policy selects; the reservation, and what the proxy writes into the
-/// body.
-#[derive(Clone, Copy, Debug)]
-pub struct Metadata<'a> {
-    pub(crate) facts: [(&'static str, Option<&'a str>); MetadataFact::ALL.len()],
-    /// The text of the reservation that an allowed request has.
-    pub reservation: Option<&'a str>,
-    /// What the proxy writes into the body.
-    pub changes: Option<&'a BodyChanges>,
-    /// The name of the guard of a stream that may be cut.
-    pub guard: Option<&'a str>,
-}
-
-impl<'a> Metadata<'a> {
-    /// Returns the known facts, the reservation and the guard by name.
-    pub fn iter(&self) -> impl Iterator<Item = (&'static str, &'a str)> {
-        let facts = self.facts.iter().filter_map(|(name, value)| Some((*name, (*value)?)));
-        let facts = facts.chain(self.reservation.map(|text| ("reservation", text)));
-        facts.chain(self.guard.map(|id| ("guard", id)))
-    }
-
-    /// Whether the proxy gets no metadata.
-    pub fn is_empty(&self) -> bool {
-        self.changes.is_none() && self.iter().next().is_none()
-    }
-}
 
 impl std::fmt::Debug for Checker {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -480,155 +416,6 @@ impl Checker {
         }
         Ok(())
     }
-
-    /// Decides a prepared check of a call, and calls the store: at most once, not when there is
-    /// nothing to admit, and at `now`.
-    async fn admit(
-        &self,
-        mut pending: Pending,
-        state: &State,
-        record: &mut CheckRecord<'_>,
-        (call, now): (Option<ProxyCall<'_>>, Instant),
-    ) -> Outcome {
-        if pending.admit_request().is_empty() {
-            return conclude(pending, Ok(AdmitResponse::Counted(Vec::new())), state, record.now());
-        }
-        pending.set_decision_id(record.id());
-        if !self.remote {
-            let answers = self.store.admit(pending.admit_request()).await;
-            record.store_call_finished(answers.as_ref().err().copied());
-            return conclude(pending, answers, state, record.now());
-        }
-        let Some(share) = self.shares.call(owner(pending.principal(), record)) else {
-            return pending.refuse(overloaded("the client has too many checks that wait"));
-        };
-        record.store_call_started();
-        let since = call.map_or(record.started(), |call| call.since);
-        let unanswered = Unanswered::of(&self.store, &pending);
-        let answers =
-            self.ask(&pending, Deadline::of(call.map(|call| call.headers)), since, now).await;
-        let is_stale = has_stale_key(&pending, state);
-        let answers = if is_stale { unless_admitted(&pending, answers) } else { answers };
-        record.store_call_finished(answers.as_ref().err().copied());
-        drop(share);
-        self.conclude_remote(pending, answers, unanswered, (state, record.now()))
-    }
-
-    /// Logs that the proxy may not wait as long as the store may take, at powers of two.
-    fn note_short_time(&self, deadline: Deadline) {
-        if deadline.allows(self.longest_wait) {
-            return;
-        }
-        let count = self.short_times.fetch_add(1, Ordering::Relaxed) + 1;
-        if count.is_power_of_two() {
-            let within = deadline.within().as_millis();
-            let store = self.longest_wait.as_millis();
-            tracing::warn!(
-                count,
-                "the proxy's timeout for checks leaves {within} ms, and with `store.redis.deadline` \
-                 the store may take {store} ms: a check that takes longer is answered with 503 \
-                 overloaded; raise the timeout (2s), or lower the deadline"
-            );
-        }
-    }
-
-    /// Calls the remote store at `now`, for as long as a check may take that began at `since`.
-    async fn ask(
-        &self,
-        pending: &Pending,
-        deadline: Deadline,
-        since: Instant,
-        now: Instant,
-    ) -> Result<AdmitResponse, Outage> {
-        let admitted = self.store.admit(pending.admit_request());
-        // A usual check needs no timer of its own.
-        if deadline.allows(now.saturating_duration_since(since) + self.longest_wait) {
-            return admitted.await;
-        }
-        self.note_short_time(deadline);
-        // INVARIANT: the call is not repeated, and what was charged stays charged. How long the
-        // store would have taken is not known, so this is no outage of the store.
-        let Some(left) = deadline.left(since) else { return Err(Outage::Starved) };
-        Box::pin(timeout(left, admitted)).await.unwrap_or(Err(Outage::Starved))
-    }
-
-    /// Decides with what the remote store answered, or without it.
-    fn conclude_remote(
-        &self,
-        pending: Pending,
-        answers: Result<AdmitResponse, Outage>,
-        unanswered: Option<Unanswered>,
-        (state, now): (&State, Timestamp),
-    ) -> Outcome {
-        match (answers, &self.local) {
-            (Err(outage), Some(local)) if pending.counts_locally(outage) => {
-                let answers = local.admit(pending.admit_request());
-                // INVARIANT: a request that is admitted in an outage is settled under the identity
-                // that the store may hold, so that this is not released.
-                if is_admitted(&pending, &answers)
-                    && let Some(unanswered) = unanswered
-                {
-                    unanswered.answered();
-                }
-                remember(&pending, &answers, state, now);
-                pending.conclude_locally(outage, answers)
-            }
-            (answers, local) => {
-                if let Ok(response) = &answers
-                    && let Some(unanswered) = unanswered
-                {
-                    if let Some(local) = local
-                        && pending.route().on_outage == OnOutage::Local
-                    {
-                        local.note(pending.admit_request(), response);
-                    }
-                    unanswered.answered();
-                }
-                conclude(pending, answers, state, now)
-            }
-        }
-    }
-}
-
-/// Decides with the response of the store, or without one.
-fn conclude(
-    pending: Pending,
-    answers: Result<AdmitResponse, Outage>,
-    state: &State,
-    now: Timestamp,
-) -> Outcome {
-    remember(&pending, &answers, state, now);
-    pending.conclude(answers)
-}
-
-fn is_admitted(pending: &Pending, answers: &Result<AdmitResponse, Outage>) -> bool {
-    let Ok(AdmitResponse::Counted(verdicts)) = answers else { return false };
-    pending.admit_request().is_admitted_by(verdicts)
-}
-
-/// Whether the record of a check's key is in a copy that Redis has not confirmed in time: the key may
-/// be revoked.
-fn has_stale_key(pending: &Pending, state: &State) -> bool {
-    let Some(replica) = &state.api_keys.redis else { return false };
-    let keys = state.snapshot.policy.api_keys.as_ref();
-    let Some((keys, bounds)) = keys.and_then(|keys| Some((keys, keys.redis?))) else {
-        return false;
-    };
-    pending.principal().is_some_and(|principal| {
-        principal.key().is_some()
-            && keys.redis_source() == Some(principal.validity().keys.source)
-            && replica.is_stale(bounds.max_staleness.std())
-    })
-}
-
-/// Turns an answer that admits a check into an outage.
-///
-/// INVARIANT: a revocation, a ban and a limit that the store knows hold in an outage, too.
-fn unless_admitted(
-    pending: &Pending,
-    answers: Result<AdmitResponse, Outage>,
-) -> Result<AdmitResponse, Outage> {
-    if is_admitted(pending, &answers) { Err(Outage::Stale) } else { answers }
 }
 
 /// Counts the credential of a denied request against the network of its client, where no honest client
@@ -652,118 +439,4 @@ fn note_failure(outcome: &Outcome, state: &State, record: &CheckRecord<'_>) {
 
 fn refused(denial: Denial) -> Prepared {
     Prepared::Decided(Outcome::refused(denial))
-}
-
-/// Remembers the limits that refused a check, from the moment that it was decided at: the store
-/// refused it later, so that what is remembered ends a little early.
-fn remember(
-    pending: &Pending,
-    answers: &Result<AdmitResponse, Outage>,
-    state: &State,
-    now: Timestamp,
-) {
-    let Ok(AdmitResponse::Counted(verdicts)) = answers else { return };
-    if verdicts.iter().all(|verdict| verdict.admitted) {
-        return;
-    }
-    let owner = pending.principal().map(|principal| principal.revocation().subject().fingerprint());
-    for (charge, refusal) in pending.refusals(verdicts, now) {
-        state.refusals.remember(charge, owner, refusal, now);
-    }
-}
-
-/// The hooks of a check: verified tokens are cached, refusals are remembered, and stages are
-/// traced.
-struct Hooks<'h> {
-    state: &'h State,
-    store: &'h dyn Store,
-    trace: Option<&'h mut Trace>,
-}
-
-impl CheckHooks for Hooks<'_> {
-    // The store has a clock that never steps.
-    fn network_ban(&self, address: IpAddr, _now: Timestamp) -> Option<Ban> {
-        self.store.network_ban(address)
-    }
-
-    fn verify_from_banned(
-        &mut self,
-        _snapshot: &Snapshot,
-        credential: Credential<'_>,
-        address: IpAddr,
-        now: Timestamp,
-    ) -> Option<Verified> {
-        self.state.verify_from_banned(credential, address, now)
-    }
-
-    fn verify(
-        &mut self,
-        _snapshot: &Snapshot,
-        credential: Credential<'_>,
-        now: Timestamp,
-    ) -> Verified {
-        self.state.verify(credential, now)
-    }
-
-    fn has_refusals(&self, now: Timestamp) -> bool {
-        self.state.refusals.any(now)
-    }
-
-    fn refusal(&self, charge: &Charge) -> Option<Refusal> {
-        self.state.refusals.get(charge)
-    }
-
-    fn reservation_id(&mut self) -> Option<ReservationId> {
-        Some(ReservationId(rand::random()))
-    }
-
-    fn learnt_usage(&self, history: BucketId) -> Option<LearntUsage> {
-        self.state.histories.learnt(history)
-    }
-
-    fn passed(&mut self, stage: Stage) {
-        if let Some(trace) = &mut self.trace {
-            trace.passed(stage);
-        }
-    }
-}
-
-fn shape<'a>(
-    outcome: &'a Outcome,
-    snapshot: &'a Snapshot,
-    decision_id: &'a str,
-    guard: Option<&'a str>,
-) -> CheckAnswer<'a> {
-    let evidence = &outcome.evidence;
-    let principal = evidence.principal.as_ref();
-    let (answer, reason) = match &outcome.decision {
-        Decision::Allow(grant) => {
-            (Answer::Allow(answer::allowed(grant, evidence, snapshot, decision_id)), None)
-        }
-        Decision::Deny(denial) => {
-            (Answer::Deny(answer::denied(denial, evidence, decision_id)), Some(denial.reason))
-        }
-        Decision::Fail(failure) => (Answer::Fail(failure), Some(failure.reason)),
-    };
-    let grant = match &outcome.decision {
-        Decision::Allow(grant) => Some(grant),
-        Decision::Deny(_) | Decision::Fail(_) => None,
-    };
-    let sent = &snapshot.policy.dynamic_metadata;
-    let fact = |fact: MetadataFact, value: Option<&'a str>| {
-        (fact.name(), if sent.sends(fact) { value } else { None })
-    };
-    let route = evidence.route.as_ref().map(|route| route.name.as_str());
-    let facts = [
-        fact(MetadataFact::DecisionId, Some(decision_id)),
-        fact(MetadataFact::Route, route),
-        fact(MetadataFact::Subject, principal.map(|principal| principal.subject())),
-        fact(MetadataFact::Tenant, principal.and_then(|principal| principal.tenant())),
-        fact(MetadataFact::Model, evidence.model.as_deref()),
-        fact(MetadataFact::Reason, reason.map(Reason::code)),
-    ];
-    let reservation = grant.and_then(Grant::reservation);
-    let changes = grant.and_then(Grant::changes);
-    let metadata = Metadata { facts, reservation, changes, guard };
-    CheckAnswer { decision_id, answer, metadata }
 }

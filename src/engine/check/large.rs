@@ -20,8 +20,8 @@ use tollgate_core::{
 };
 
 use super::{
-    CheckAnswer, Checker, Hooks, ProxyCall, lookup::keep_proven, note_failure, overloaded, owner,
-    refused,
+    CheckAnswer, Checker, Hooks, ProxyCall, client_shares::owner, lookup::keep_proven,
+    note_failure, overloaded, refused,
 };
 use crate::{
     engine::{
