@@ -61,14 +61,13 @@ mod key_watch;
 pub mod ledger;
 pub mod live;
 mod network_bans;
-mod nonce_keys;
 mod policy_worker;
 pub mod readiness;
 mod redis_keys;
 mod refusals;
 pub mod reload;
-mod reservation_keys;
 mod secret_list;
+mod section_secrets;
 pub mod settler;
 mod shares;
 mod status;
@@ -104,11 +103,10 @@ use self::{
     key_watch::KeyWatch,
     ledger::{LedgerSecrets, LedgerTask},
     live::{ApiKeySources, FileCredentials, Live},
-    nonce_keys::NonceSecrets,
     readiness::Readiness,
     redis_keys::RedisKeys,
     reload::{FileSecrets, ReloadError, Reloader},
-    reservation_keys::ReservationSecrets,
+    section_secrets::{NONCES, RESERVATIONS, SectionSecrets},
     settler::Settler,
     status::Misfits,
     upstream_keys::UpstreamKeys,
@@ -222,11 +220,12 @@ impl Engine {
         check_issuer_secrets(&policy)?;
         let upstream_keys = UpstreamKeys::start(&policy.upstream_keys, max_stale)
             .map_err(StartError::UpstreamKey)?;
-        let reservation_secrets =
-            ReservationSecrets::start(&policy, max_stale).map_err(StartError::Metering)?;
+        let reservation_secrets = SectionSecrets::start(RESERVATIONS, &policy, max_stale)
+            .map_err(StartError::Metering)?;
         let authorities =
             ClientAuthorities::start(&policy, max_stale).map_err(StartError::Authorities)?;
-        let nonce_secrets = NonceSecrets::start(&policy, max_stale).map_err(StartError::Nonce)?;
+        let nonce_secrets =
+            SectionSecrets::start(NONCES, &policy, max_stale).map_err(StartError::Nonce)?;
         let ledger = LedgerSecrets::start(&policy, max_stale).map_err(StartError::Ledger)?;
         let policy = Arc::new(policy);
         let api_keys = ApiKeyFile::start(&policy, max_stale).map_err(StartError::ApiKeys)?;

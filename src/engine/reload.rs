@@ -8,16 +8,17 @@ use std::{collections::BTreeSet, path::Path, sync::Arc, time::Duration};
 use arc_swap::ArcSwap;
 use thiserror::Error;
 use tokio::time::timeout;
-use tollgate_core::policy::Policy;
+use tollgate_core::{
+    credential::dpop::NonceKeys, limit::reservation::ReservationKeys, policy::Policy,
+};
 
 use super::{
     api_keys::ApiKeyFile,
     authorities::ClientAuthorities,
     ledger::LedgerSecrets,
     live::{ApiKeySources, FileCredentials, Live},
-    nonce_keys::NonceSecrets,
     redis_keys::RedisKeys,
-    reservation_keys::ReservationSecrets,
+    section_secrets::SectionSecrets,
     upstream_keys::UpstreamKeys,
 };
 use crate::{
@@ -66,8 +67,8 @@ impl ReloadError {
 /// The secrets of the policy in force that have files.
 pub(super) struct FileSecrets {
     pub(super) upstream_keys: UpstreamKeys,
-    pub(super) reservation_secrets: ReservationSecrets,
-    pub(super) nonce_secrets: NonceSecrets,
+    pub(super) reservation_secrets: SectionSecrets<ReservationKeys>,
+    pub(super) nonce_secrets: SectionSecrets<NonceKeys>,
     pub(super) authorities: ClientAuthorities,
     pub(super) ledger: LedgerSecrets,
 }
