@@ -32,3 +32,4 @@ pub mod secrets;
 pub mod store;
 mod sync;
 pub mod tls_roots;
+mod waiting_list;

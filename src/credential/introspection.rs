@@ -14,7 +14,6 @@
 mod endpoint;
 
 use std::{
-    collections::{HashMap, hash_map::Entry},
     fmt,
     net::IpAddr,
     sync::{
@@ -26,7 +25,6 @@ use std::{
 
 use quick_cache::{Weighter, sync::Cache};
 use thiserror::Error;
-use tokio::sync::oneshot;
 use tollgate_core::{
     authenticate::{self, Verified},
     credential::{
@@ -40,7 +38,10 @@ use tollgate_core::{
 };
 
 use self::endpoint::Endpoint;
-use crate::network_budget::NetworkBudget;
+use crate::{
+    network_budget::NetworkBudget,
+    waiting_list::{AddedCheck, WaitingList},
+};
 
 /// How long a token that was refused is stored.
 pub const REJECTED_FOR: Span = Span::from_secs(5);
@@ -53,8 +54,6 @@ const REJECTED_BYTES: u64 = 1 << 20;
 const OVERHEAD: usize = 160;
 /// The most tokens that wait for an answer.
 const MOST_WAITING: usize = 1024;
-/// The most checks that wait for one token.
-const MOST_FOR_ONE: usize = 256;
 /// The new tokens of a client network in a second.
 const PER_SECOND: u64 = 50;
 /// The new tokens that a client network may send at once.
@@ -86,14 +85,11 @@ struct State {
     accepted: Cache<TokenDigest, Arc<Accepted>, Size>,
     rejected: Cache<TokenDigest, Arc<Rejected>, Size>,
     /// The tokens that wait for an answer, with their checks.
-    waiting: Mutex<HashMap<TokenDigest, Vec<Waiting>>>,
+    waiting: Mutex<WaitingList<TokenDigest, Result<(), IntrospectionError>>>,
     budget: NetworkBudget,
     started: Instant,
     failures: AtomicU64,
 }
-
-/// A check that waits for an answer.
-type Waiting = oneshot::Sender<Result<(), IntrospectionError>>;
 
 /// A token that its issuer vouches for.
 struct Accepted {
@@ -179,7 +175,8 @@ impl Introspection {
         if !state.budget.take(client, state.started.elapsed()) {
             return Err(IntrospectionError::NoBudget);
         }
-        let (answer, is_first) = state.wait_for(digest).ok_or(IntrospectionError::Full)?;
+        let AddedCheck { answer, is_first } =
+            state.wait_for(digest).ok_or(IntrospectionError::Full)?;
         if is_first {
             let (owner, policy, unknown) = (Arc::clone(self), Arc::clone(policy), unknown.clone());
             // A task of its own: a check that is given up must not end the call for the others.
@@ -205,9 +202,8 @@ struct Ending<'s> {
 impl Drop for Ending<'_> {
     fn drop(&mut self) {
         let checks = self.state.waiting().remove(&self.digest);
-        for check in checks.into_iter().flatten() {
-            // A check that was given up does not wait any more.
-            let _ = check.send(self.result);
+        if let Some(checks) = checks {
+            checks.answer(self.result);
         }
     }
 }
@@ -226,28 +222,11 @@ impl State {
         is_recent.then(|| Err(rejected.rejection.clone()))
     }
 
-    /// Adds a check that waits for a token; returns whether it is the first one, which makes the call.
-    fn wait_for(
-        &self,
-        digest: TokenDigest,
-    ) -> Option<(oneshot::Receiver<Result<(), IntrospectionError>>, bool)> {
+    /// Adds a check that waits for a token; the first one makes the call.
+    fn wait_for(&self, digest: TokenDigest) -> Option<AddedCheck<Result<(), IntrospectionError>>> {
         let mut waiting = self.waiting();
-        let is_full = waiting.len() >= MOST_WAITING;
-        let (checks, is_first) = match waiting.entry(digest) {
-            Entry::Occupied(known) => (known.into_mut(), false),
-            Entry::Vacant(_) if is_full => return None,
-            Entry::Vacant(place) => (place.insert(Vec::new()), true),
-        };
-        if checks.len() >= MOST_FOR_ONE {
-            // Checks that were given up make room.
-            checks.retain(|check| !check.is_closed());
-            if checks.len() >= MOST_FOR_ONE {
-                return None;
-            }
-        }
-        let (sender, receiver) = oneshot::channel();
-        checks.push(sender);
-        Some((receiver, is_first))
+        let has_room = waiting.len() < MOST_WAITING;
+        waiting.add(digest, has_room)
     }
 
     /// Calls the endpoint of a token, and stores the result.
@@ -294,7 +273,7 @@ impl State {
         Ok(())
     }
 
-    fn waiting(&self) -> MutexGuard<'_, HashMap<TokenDigest, Vec<Waiting>>> {
+    fn waiting(&self) -> MutexGuard<'_, WaitingList<TokenDigest, Result<(), IntrospectionError>>> {
         self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -5,7 +5,7 @@
 //! budget, and the ids that wait are bounded.
 
 use std::{
-    collections::{HashMap, VecDeque, hash_map::Entry},
+    collections::VecDeque,
     net::IpAddr,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError, Weak,
@@ -19,7 +19,7 @@ use tokio::sync::{Notify, oneshot};
 use tollgate_core::{admission::Outage, identity::KeyId};
 
 use super::{FinishedLookups, KeyReplica};
-use crate::{network_budget::NetworkBudget, store::Redis};
+use crate::{network_budget::NetworkBudget, store::Redis, waiting_list::WaitingList};
 
 /// The most ids in one call.
 const BATCH: usize = 256;
@@ -29,8 +29,6 @@ const MOST_WAITING: usize = 4096;
 const PER_SECOND: u64 = 500;
 /// The lookups that a network may make at once.
 const BURST: u64 = 1000;
-/// The most checks that wait for one id.
-const MOST_FOR_ONE: usize = 256;
 
 /// The reason why a record was not looked up.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
@@ -67,14 +65,11 @@ impl LookupResult {
     ];
 }
 
-/// A check that waits for a lookup.
-type Waiting = oneshot::Sender<Result<(), Outage>>;
-
 /// The ids that wait, each once, and their checks.
 #[derive(Debug, Default)]
 struct Queue {
     ids: VecDeque<KeyId>,
-    checks: HashMap<KeyId, Vec<Waiting>>,
+    checks: WaitingList<KeyId, Result<(), Outage>>,
 }
 
 /// The lookups of a copy.
@@ -120,24 +115,11 @@ impl RecordLookups {
     fn enqueue(&self, id: KeyId) -> Option<oneshot::Receiver<Result<(), Outage>>> {
         let mut queue = self.queue();
         let Queue { ids, checks } = &mut *queue;
-        let checks = match checks.entry(id) {
-            Entry::Occupied(known) => known.into_mut(),
-            Entry::Vacant(_) if ids.len() >= MOST_WAITING => return None,
-            Entry::Vacant(place) => {
-                ids.push_back(id);
-                place.insert(Vec::new())
-            }
-        };
-        if checks.len() >= MOST_FOR_ONE {
-            // Checks that were given up make room.
-            checks.retain(|check| !check.is_closed());
-            if checks.len() >= MOST_FOR_ONE {
-                return None;
-            }
+        let check = checks.add(id, ids.len() < MOST_WAITING)?;
+        if check.is_first {
+            ids.push_back(id);
         }
-        let (sender, receiver) = oneshot::channel();
-        checks.push(sender);
-        Some(receiver)
+        Some(check.answer)
     }
 
     /// Takes the ids that have waited for longest; empty where none waits. Checks that ask for one of
@@ -161,10 +143,7 @@ impl RecordLookups {
         let mut queue = self.queue();
         let checks: Vec<_> = ids.iter().filter_map(|id| queue.checks.remove(id)).collect();
         drop(queue);
-        for check in checks.into_iter().flatten() {
-            // A check that was given up does not wait any more.
-            let _ = check.send(result);
-        }
+        checks.into_iter().for_each(|checks| checks.answer(result));
     }
 
     pub(super) fn count(&self, result: LookupResult, number: u64) {
@@ -225,6 +204,7 @@ mod tests {
     use futures_util::FutureExt as _;
 
     use super::*;
+    use crate::waiting_list::MOST_FOR_ONE;
 
     fn id(number: usize) -> KeyId {
         format!("key{number:09}").parse().unwrap()
