@@ -63,12 +63,8 @@ impl AdmitRequest {
     /// except those of limits in shadow.
     pub fn is_admitted_by(&self, verdicts: &[Verdict]) -> bool {
         let holds = self.reservation.iter().flat_map(|reservation| &reservation.holds);
-        let mut in_shadow = self
-            .charges
-            .iter()
-            .map(|charge| charge.is_shadow)
-            .chain(holds.map(|hold| hold.is_shadow));
-        verdicts.iter().all(|verdict| in_shadow.next().unwrap_or(false) || verdict.admitted)
+        let charges = self.charges.iter().map(|charge| charge.is_shadow);
+        Verdict::all_admit(verdicts, charges.chain(holds.map(|hold| hold.is_shadow)))
     }
 }
 

@@ -293,7 +293,7 @@ impl Buckets {
 
 /// Whether the request may pass: every charge of a limit that is enforced is admitted.
 fn is_admitted(charges: &[Charge], verdicts: &[Verdict]) -> bool {
-    verdicts.iter().zip(charges).all(|(verdict, charge)| verdict.admitted || charge.is_shadow)
+    Verdict::all_admit(verdicts, charges.iter().map(|charge| charge.is_shadow))
 }
 
 /// Replaces the verdicts that admit, after another one refused.

@@ -178,8 +178,7 @@ impl Reservation {
 
     /// Whether the request may pass: every hold of a limit that is enforced is admitted.
     pub fn is_admitted(&self, verdicts: &[Verdict]) -> bool {
-        let admits = |(hold, verdict): (&Hold, &Verdict)| verdict.admitted || hold.is_shadow;
-        self.holds.iter().zip(verdicts).all(admits)
+        Verdict::all_admit(verdicts, self.holds.iter().map(|hold| hold.is_shadow))
     }
 
     /// Returns the text that names the reservation: `CONTENT.TAG`, in base64url.

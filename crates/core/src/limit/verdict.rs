@@ -16,4 +16,11 @@ pub struct Verdict {
 impl Verdict {
     /// The verdict of a limit that is not counted and refuses nothing. What is left of it is not known.
     pub const UNCOUNTED: Self = Self { admitted: true, remaining: 0, retry_after: 0, reset: 0 };
+
+    /// Whether the verdicts on a request admit it: each one does, except those of limits in shadow.
+    /// `in_shadow` is whether the limit of each verdict is, in their order.
+    pub fn all_admit(verdicts: &[Self], in_shadow: impl IntoIterator<Item = bool>) -> bool {
+        let mut in_shadow = in_shadow.into_iter();
+        verdicts.iter().all(|verdict| in_shadow.next().unwrap_or(false) || verdict.admitted)
+    }
 }

@@ -111,7 +111,7 @@ impl Escrows {
         group: Option<Group>,
         now: Timestamp,
     ) -> bool {
-        let is_admitted = holds.iter().zip(verdicts).all(|(hold, v)| v.admitted || hold.is_shadow);
+        let is_admitted = Verdict::all_admit(verdicts, holds.iter().map(|hold| hold.is_shadow));
         let mut leaves = false;
         for (hold, verdict) in holds.iter().zip(verdicts) {
             if hold.is_shadow || self.terms.most(hold.counter) == 0 {
