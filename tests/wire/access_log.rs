@@ -10,12 +10,11 @@ use envoy_types::pb::envoy::{
         stream_access_logs_message::{HttpAccessLogEntries, LogEntries},
     },
 };
-use hyper_util::rt::TokioIo;
-use tokio::net::UnixStream;
 use tokio_stream::wrappers::ReceiverStream;
-use tollgate::{app::App, config, observe};
+use tollgate::{app::App, config, listener::Address, observe};
 use tollgate_testkit::wait::until_async;
-use tonic::transport::Endpoint;
+
+use super::clients::channel;
 
 const CONFIG: &str = r#"
 audit: { to: none }
@@ -30,14 +29,9 @@ async fn a_stream_is_read_to_its_end_and_ends_with_tollgate() {
     let path = dir.path().display().to_string();
     let env = |name: &str| (name == "DIR").then(|| path.clone());
     let loaded = config::compile(CONFIG, &env).unwrap();
-    let socket = dir.path().join("access-log.sock");
+    let socket = Address::Unix(dir.path().join("access-log.sock"));
     let app = App::start(loaded, Arc::new(observe::now)).await.unwrap();
-    let connector = tower::service_fn(move |_| {
-        let socket = socket.clone();
-        async move { UnixStream::connect(socket).await.map(TokioIo::new) }
-    });
-    let endpoint = Endpoint::from_static("http://tollgate");
-    let channel = endpoint.connect_with_connector(connector).await.unwrap();
+    let channel = channel(&socket).await;
     let mut client = AccessLogServiceClient::new(channel);
     let message = |entries| pb::StreamAccessLogsMessage {
         log_entries: Some(LogEntries::HttpLogs(HttpAccessLogEntries { log_entry: entries })),

@@ -12,6 +12,7 @@ use prost::Message as _;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpStream, UnixStream};
 use tollgate::listener::Address;
+use tonic::transport::{Channel, Endpoint};
 
 pub(crate) const CHECK: &str = "http://tollgate/envoy.service.auth.v3.Authorization/Check";
 
@@ -23,6 +24,16 @@ pub(crate) async fn connect(address: &Address) -> std::io::Result<Pin<Box<dyn St
         Address::Tcp(address) => Box::pin(TcpStream::connect(address).await?),
         Address::Unix(path) => Box::pin(UnixStream::connect(path).await?),
     })
+}
+
+/// A channel to the server at `address`, for generated clients.
+pub(crate) async fn channel(address: &Address) -> Channel {
+    let address = address.clone();
+    let connector = tower::service_fn(move |_| {
+        let address = address.clone();
+        async move { connect(&address).await.map(TokioIo::new) }
+    });
+    Endpoint::from_static("http://tollgate").connect_with_connector(connector).await.unwrap()
 }
 
 pub(crate) type Http2 = SendRequest<Full<Bytes>>;

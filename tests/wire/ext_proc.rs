@@ -8,11 +8,10 @@ use envoy_types::pb::envoy::service::ext_proc::v3::{
     external_processor_client::ExternalProcessorClient, processing_request::Request,
     processing_response::Response,
 };
-use hyper_util::rt::TokioIo;
-use tokio::net::UnixStream;
 use tokio_stream::wrappers::ReceiverStream;
-use tollgate::{app::App, config, observe};
-use tonic::transport::Endpoint;
+use tollgate::{app::App, config, listener::Address, observe};
+
+use super::clients::channel;
 
 const CONFIG: &str = r#"
 audit: { to: none }
@@ -27,14 +26,9 @@ async fn every_message_is_answered_as_envoy_expects_it() {
     let path = dir.path().display().to_string();
     let env = |name: &str| (name == "DIR").then(|| path.clone());
     let loaded = config::compile(CONFIG, &env).unwrap();
-    let socket = dir.path().join("ext-proc.sock");
+    let socket = Address::Unix(dir.path().join("ext-proc.sock"));
     let app = App::start(loaded, Arc::new(observe::now)).await.unwrap();
-    let connector = tower::service_fn(move |_| {
-        let socket = socket.clone();
-        async move { UnixStream::connect(socket).await.map(TokioIo::new) }
-    });
-    let endpoint = Endpoint::from_static("http://tollgate");
-    let channel = endpoint.connect_with_connector(connector).await.unwrap();
+    let channel = channel(&socket).await;
     let mut client = ExternalProcessorClient::new(channel);
     let body = |body: &str, end_of_stream| HttpBody {
         body: body.into(),

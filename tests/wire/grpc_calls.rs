@@ -10,24 +10,14 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::time::timeout;
 use tollgate::listener::Address;
 use tollgate_testkit::wait::until_async;
-use tonic::transport::Endpoint;
 use tonic_health::pb::HealthCheckRequest;
 use tonic_health::pb::health_client::HealthClient;
 
-use super::clients::{Answer, CHECK, call, connect, framed, http2, message};
+use super::clients::{Answer, CHECK, call, channel, connect, framed, http2, message};
 use super::servers::{Checks, Gate, Running, SOON, Wanted, budget};
 use crate::rig::http2_frames::{cancelled_requests, frame, preface, request_headers};
 
 const MIB: u64 = 1 << 20;
-
-async fn channel(address: &Address) -> tonic::transport::Channel {
-    let address = address.clone();
-    let connector = tower::service_fn(move |_| {
-        let address = address.clone();
-        async move { connect(&address).await.map(hyper_util::rt::TokioIo::new) }
-    });
-    Endpoint::from_static("http://tollgate").connect_with_connector(connector).await.unwrap()
-}
 
 fn gated() -> (Checks, Arc<Gate>) {
     let gate = Arc::new(Gate::default());
