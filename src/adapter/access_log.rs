@@ -14,8 +14,6 @@ pub(super) mod report;
 pub(super) mod usage;
 
 use std::{
-    convert::Infallible,
-    future::{Ready, ready},
     pin::Pin,
     sync::Arc,
     task::{Context, Poll, ready},
@@ -23,14 +21,14 @@ use std::{
 
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
-use http::{HeaderMap, HeaderValue, Request, Response, header::CONTENT_TYPE};
+use http::{HeaderMap, HeaderValue};
 use http_body::Frame;
 use http_body_util::BodyExt as _;
 use prost::Message as _;
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use tollgate_grpc_unary::Services;
-use tonic::{Status, body::Body, metadata::GRPC_CONTENT_TYPE, server::NamedService};
+use tonic::{Status, body::Body};
 
 use self::{
     messages::{Messages, Part},
@@ -60,37 +58,11 @@ const MAX_STREAMS: usize = 256;
 pub fn add(services: Services, settler: Arc<Settler>, stop: CancellationToken) -> Services {
     let streams = Arc::new(Semaphore::new(MAX_STREAMS));
     let charge = move || Arc::clone(&streams).try_acquire_owned().ok();
-    services.generated_method(STREAM_PATH, EnvoyAccessLog { settler, stop }, charge)
-}
-
-/// The service, which answers a stream when it ends.
-#[derive(Clone)]
-struct EnvoyAccessLog {
-    settler: Arc<Settler>,
-    stop: CancellationToken,
-}
-
-impl NamedService for EnvoyAccessLog {
-    const NAME: &'static str = "envoy.service.accesslog.v3.AccessLogService";
-}
-
-impl tower_service::Service<Request<Body>> for EnvoyAccessLog {
-    type Response = Response<Body>;
-    type Error = Infallible;
-    type Future = Ready<Result<Self::Response, Infallible>>;
-
-    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
-        Poll::Ready(Ok(()))
-    }
-
-    // The answer begins at once and ends with the stream, because its body reads the stream.
-    fn call(&mut self, request: Request<Body>) -> Self::Future {
-        let Self { settler, stop } = self.clone();
-        let reading = Box::pin(read(request.into_body(), settler, stop));
-        let mut response = Response::new(Body::new(Answer::Reading(reading)));
-        response.headers_mut().insert(CONTENT_TYPE, GRPC_CONTENT_TYPE);
-        ready(Ok(response))
-    }
+    // The answer ends with the stream, because its body reads the stream.
+    let answer = move |stream: Body| {
+        Body::new(Answer::Reading(Box::pin(read(stream, Arc::clone(&settler), stop.clone()))))
+    };
+    services.streaming(STREAM_PATH, answer, charge)
 }
 
 /// The body of the answer: it reads the stream to its end, and is an empty message and a status.

@@ -13,23 +13,17 @@ mod events;
 mod exchange;
 mod watch;
 
-use std::{
-    collections::VecDeque,
-    convert::Infallible,
-    future::{Ready, ready},
-    sync::Arc,
-    task::{Context, Poll},
-};
+use std::{collections::VecDeque, sync::Arc};
 
 use bytes::{BufMut as _, Bytes, BytesMut};
 use futures_util::stream;
-use http::{HeaderMap, HeaderValue, Request, Response, header::CONTENT_TYPE};
+use http::{HeaderMap, HeaderValue};
 use http_body::Frame;
 use http_body_util::{BodyExt as _, StreamBody};
 use prost::Message as _;
 use tokio::sync::Semaphore;
 use tollgate_grpc_unary::Services;
-use tonic::{Status, body::Body, metadata::GRPC_CONTENT_TYPE, server::NamedService};
+use tonic::{Status, body::Body};
 
 use self::exchange::{Exchange, Next};
 use super::access_log::messages::{Messages, Part};
@@ -56,34 +50,11 @@ const MAX_STREAMS: usize = 16_384;
 pub fn add(services: Services, settler: Arc<Settler>, checker: Arc<Checker>) -> Services {
     let streams = Arc::new(Semaphore::new(MAX_STREAMS));
     let charge = move || Arc::clone(&streams).try_acquire_owned().ok();
-    services.generated_method(PROCESS_PATH, EnvoyProcessor { settler, checker }, charge)
-}
-
-/// The service, which answers the messages of a stream as they arrive.
-#[derive(Clone)]
-struct EnvoyProcessor {
-    settler: Arc<Settler>,
-    checker: Arc<Checker>,
-}
-
-impl NamedService for EnvoyProcessor {
-    const NAME: &'static str = "envoy.service.ext_proc.v3.ExternalProcessor";
-}
-
-impl tower_service::Service<Request<Body>> for EnvoyProcessor {
-    type Response = Response<Body>;
-    type Error = Infallible;
-    type Future = Ready<Result<Self::Response, Infallible>>;
-
-    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
-        Poll::Ready(Ok(()))
-    }
-
-    fn call(&mut self, request: Request<Body>) -> Self::Future {
+    let answer = move |body: Body| {
         let stream = Stream {
-            body: request.into_body(),
+            body,
             messages: Messages::new(MAX_MESSAGE),
-            exchange: Exchange::new(Arc::clone(&self.settler), Arc::clone(&self.checker)),
+            exchange: Exchange::new(Arc::clone(&settler), Arc::clone(&checker)),
             answers: VecDeque::new(),
             state: State::Open,
         };
@@ -91,10 +62,9 @@ impl tower_service::Service<Request<Body>> for EnvoyProcessor {
             let frame = stream.next().await?;
             Some((Ok::<_, Status>(frame), stream))
         });
-        let mut response = Response::new(Body::new(StreamBody::new(frames)));
-        response.headers_mut().insert(CONTENT_TYPE, GRPC_CONTENT_TYPE);
-        ready(Ok(response))
-    }
+        Body::new(StreamBody::new(frames))
+    };
+    services.streaming(PROCESS_PATH, answer, charge)
 }
 
 /// One stream: the messages of Envoy, and the answers to them.

@@ -6,6 +6,7 @@
 use std::{
     convert::Infallible,
     fmt,
+    future::ready,
     pin::{Pin, pin},
     sync::Arc,
     task::Poll,
@@ -15,9 +16,9 @@ use std::{
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
 use h2::{RecvStream, server::SendResponse};
-use http::{HeaderMap, Request, Response};
+use http::{HeaderMap, Request, Response, header::CONTENT_TYPE};
 use tokio::time::timeout;
-use tonic::{Status, body::Body, server::NamedService};
+use tonic::{Status, body::Body, metadata::GRPC_CONTENT_TYPE, server::NamedService};
 use tower_service::Service;
 
 use crate::{
@@ -49,7 +50,6 @@ pub trait UnaryMethod: Send + Sync + 'static {
 /// A server that tonic generates, such as `HealthServer`. Its methods may stream.
 pub trait GeneratedService:
     Service<Request<Body>, Response = Response<Body>, Error = Infallible, Future: Send>
-    + NamedService
     + Clone
     + Send
     + Sync
@@ -59,7 +59,6 @@ pub trait GeneratedService:
 
 impl<S> GeneratedService for S where
     S: Service<Request<Body>, Response = Response<Body>, Error = Infallible, Future: Send>
-        + NamedService
         + Clone
         + Send
         + Sync
@@ -93,7 +92,7 @@ impl Services {
     /// Adds a generated service with all its methods, at `/NAME/`. `charge` runs for each call, and
     /// its result is kept while the call is open. Without one the call is refused.
     #[must_use]
-    pub fn generated<S: GeneratedService, C: Send + 'static>(
+    pub fn generated<S: GeneratedService + NamedService, C: Send + 'static>(
         self,
         service: S,
         charge: impl Fn() -> Option<C> + Send + Sync + 'static,
@@ -109,6 +108,24 @@ impl Services {
         service: S,
         charge: impl Fn() -> Option<C> + Send + Sync + 'static,
     ) -> Self {
+        self.generated_at(PathPattern::Method(path), service, charge)
+    }
+
+    /// Adds a method at `path` whose answer begins at once: `method` makes its body of that of the
+    /// request, message by message, with the status in its trailers. `charge` is as for
+    /// [`generated`](Self::generated).
+    #[must_use]
+    pub fn streaming<C: Send + 'static>(
+        self,
+        path: &'static str,
+        method: impl Fn(Body) -> Body + Clone + Send + Sync + 'static,
+        charge: impl Fn() -> Option<C> + Send + Sync + 'static,
+    ) -> Self {
+        let service = tower::service_fn(move |request: Request<Body>| {
+            let mut response = Response::new(method(request.into_body()));
+            response.headers_mut().insert(CONTENT_TYPE, GRPC_CONTENT_TYPE);
+            ready(Ok(response))
+        });
         self.generated_at(PathPattern::Method(path), service, charge)
     }
 
