@@ -53,7 +53,10 @@ pub use self::{
     position::{Position, PositionError},
     redis::{
         ACL_RULE, KeyPage, KeyWrite, LEDGER_ACL_RULE, PasswordError, Redis, StoredKey,
-        ledger::{Append, Appended, ChainState, Ownership, PendingEntry, STALE as LEDGER_STALE},
+        ledger::{
+            Append, Appended, ChainState, MonthClosing, Ownership, PendingEntry,
+            STALE as LEDGER_STALE,
+        },
         script::{ADMIT_BODY, GIVE_BACK_BODY, RESERVE_BODY, SETTLE_BODY},
     },
     revocation::{Entry, InvalidRevocation, MARGIN, Page, Revocation, TTL_MAX, check_note},

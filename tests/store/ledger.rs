@@ -3,6 +3,7 @@
 mod command;
 mod month;
 mod rig;
+mod slow_link;
 mod tampering;
 
 use tollgate::{engine::ledger::Round, store::Store as _};
@@ -148,6 +149,21 @@ async fn a_process_whose_chain_was_taken_writes_another_one() {
 }
 
 #[tokio::test]
+async fn a_process_whose_clock_was_set_back_keeps_its_chain() {
+    let server = redis_server::start(&[]);
+    let mut ledger = Ledger::start(&server);
+    ledger.writer.round(Timestamp::from_secs(now().secs() + 3600)).await.unwrap();
+    let mut client = server.client();
+    let owners = "{tollgate}:ledger:owners";
+    let owner: String = redis::cmd("HGET").arg(owners).arg(1).query(&mut client).unwrap();
+    let (name, _) = owner.split_once(' ').unwrap();
+    redis::cmd("HSET").arg(owners).arg(1).arg(format!("{name} 7")).exec(&mut client).unwrap();
+    ledger.writer.round(now()).await.unwrap();
+    let owner: String = redis::cmd("HGET").arg(owners).arg(1).query(&mut client).unwrap();
+    assert!(owner.starts_with(name) && !owner.ends_with(" 7"), "{owner}");
+}
+
+#[tokio::test]
 async fn entries_that_redis_has_lost_are_a_gap_that_is_found() {
     let server = redis_server::start(&[]);
     let mut ledger = Ledger::start(&server);
@@ -223,6 +239,26 @@ async fn rows_are_bounded_and_the_rest_is_counted_in_one_row() {
     let rows = ledger.store.rows(Period::Day(ledger.day(now()))).await.unwrap();
     assert_eq!(rows.len(), 11, "10 rows, and that of the others");
     assert_eq!((rows[&RowKey::Other].tokens, rows[&RowKey::Other].requests), (25, 5));
+    assert_eq!(ledger.verify().await, []);
+}
+
+/// A script that ends with an error has written what is before it: entries without their sums.
+#[tokio::test]
+async fn a_sum_that_is_too_large_stays_at_its_bound() {
+    let server = redis_server::start(&[]);
+    let mut ledger = Ledger::start(&server);
+    for number in 0..3 {
+        let request = request(&format!("d{number}"), "acme", 100);
+        ledger.admit(&request).await;
+        let mut report = settled(&request, Usage::Final(5), Basis::Reported);
+        report.report.as_mut().unwrap().tokens.input = Some(i64::MAX.unsigned_abs());
+        ledger.settle(&report).await;
+    }
+    ledger.write_all().await;
+    assert_eq!(ledger.records().await.len(), 3);
+    let rows = ledger.store.rows(Period::Day(ledger.day(now()))).await.unwrap();
+    let sums: Vec<_> = rows.values().map(|row| (row.requests, row.tokens, row.input)).collect();
+    assert_eq!(sums, [(3, 15, i64::MAX)]);
     assert_eq!(ledger.verify().await, []);
 }
 

@@ -10,6 +10,7 @@
 pub mod calendar;
 pub mod config;
 pub mod entry;
+pub mod export_mark;
 pub mod keys;
 pub mod person;
 pub mod report;

@@ -2,7 +2,7 @@
 
 use std::{io::Write, process::ExitCode};
 
-use anyhow::bail;
+use anyhow::{Context as _, bail};
 use clap::Args;
 use tollgate_core::ledger::{
     calendar::Month,
@@ -13,6 +13,7 @@ use super::place::Place;
 use crate::{
     cli::{Output, config_file::ConfigFile, printable},
     observe::now,
+    store::MonthClosing,
 };
 
 const MORE: &str = "\
@@ -62,19 +63,27 @@ impl CloseArgs {
         {
             bail!("{next} is not closed yet; close it first");
         }
-        let now = now();
-        if place.calendar.day(now).month() <= month {
-            bail!("{month} has not ended in the time zone {}", place.config.time_zone);
-        }
+        let next = month.next().context("the calendar ends with this month")?;
+        let ends = place.calendar.starts(next.first_day()).context("the calendar ends")?;
         // From here on nothing is added to the month: what it has is what is signed.
-        let began = place.redis.close_month(closed, month, "").await;
-        if !began.map_err(|outage| place.unavailable(outage))? {
-            bail!("another month was closed meanwhile; run the command again");
+        let began = place.redis.close_month(closed, (month, ends), "").await;
+        match began.map_err(|outage| place.unavailable(outage))? {
+            MonthClosing::Closed => {}
+            MonthClosing::NotEnded => bail!(
+                "{month} has not ended in the time zone {}, by the clock of Redis",
+                place.config.time_zone
+            ),
+            MonthClosing::Other => {
+                bail!("another month was closed meanwhile; run the command again");
+            }
         }
         let total = total_of(&place, month).await?;
-        let text = super::verify::ClosedMonth::sign(month, total, now, &keys);
-        let signed = place.redis.close_month(Some(month), month, &text).await;
-        signed.map_err(|outage| place.unavailable(outage))?;
+        let text = super::verify::ClosedMonth::sign(month, total, now(), &keys);
+        let signed = place.redis.close_month(Some(month), (month, ends), &text).await;
+        if signed.map_err(|outage| place.unavailable(outage))? != MonthClosing::Closed {
+            writeln!(out, "{month} was closed by another command meanwhile")?;
+            return Ok(ExitCode::FAILURE);
+        }
         match self.output {
             Output::Json => {
                 let json: serde_json::Value = serde_json::from_str(&text)?;

@@ -2,17 +2,19 @@
 
 use std::{
     collections::BTreeMap,
-    fs::{File, OpenOptions},
+    fs::{File, OpenOptions, TryLockError},
     io::{self, BufRead as _, BufReader, BufWriter, Seek as _, SeekFrom, Write},
+    os::unix::fs::OpenOptionsExt as _,
     path::{Path, PathBuf},
     process::ExitCode,
 };
 
-use anyhow::Context as _;
+use anyhow::{Context as _, bail};
 use clap::Args;
 use tollgate_core::ledger::{
     entry::{Content, Entry, SignedEntry},
-    keys::LedgerKeys,
+    export_mark::ExportMark,
+    keys::{LedgerKeys, Mac},
     person::Person,
 };
 
@@ -55,15 +57,18 @@ pub(super) struct ExportArgs {
     without_persons: bool,
 }
 
+/// The last entries of chains: their numbers and MACs.
+type Ends = BTreeMap<u32, (u64, Mac)>;
+
 impl ExportArgs {
     pub(super) async fn run(self, out: &mut dyn Write) -> anyhow::Result<ExitCode> {
         let place = Place::open(self.config.path())?;
         let keys = place.keys()?;
         let Some(path) = &self.to else {
-            let ends = self.export(&place, &keys, &BTreeMap::new(), out).await?;
+            let ends = self.export(&place, &keys, &Ends::new(), out).await?;
             out.flush()?;
             if self.confirm {
-                confirm(&place, &ends).await?;
+                confirm(&place, &keys, &ends).await?;
             }
             return Ok(ExitCode::SUCCESS);
         };
@@ -73,7 +78,7 @@ impl ExportArgs {
         let ends = self.export(&place, &keys, &known, &mut to).await?;
         let file = to.into_inner().map_err(io::IntoInnerError::into_error)?;
         file.sync_all().with_context(|| format!("cannot write `{shown}`"))?;
-        confirm(&place, &ends).await?;
+        confirm(&place, &keys, &ends).await?;
         Ok(ExitCode::SUCCESS)
     }
 
@@ -83,21 +88,31 @@ impl ExportArgs {
         &self,
         place: &Place,
         keys: &LedgerKeys,
-        known: &BTreeMap<u32, u64>,
+        known: &Ends,
         to: &mut dyn Write,
-    ) -> anyhow::Result<BTreeMap<u32, u64>> {
+    ) -> anyhow::Result<Ends> {
         let mut ends = known.clone();
         let chains = place.redis.chains().await.map_err(|outage| place.unavailable(outage))?;
+        for state in &chains {
+            if let Some(end) = known.get(&state.chain) {
+                check_history(place, state.chain, *end).await?;
+            }
+        }
         for state in chains {
-            let exported = if self.all { 0 } else { state.exported };
-            let known = known.get(&state.chain).copied().unwrap_or_default();
-            let mut from = exported.max(known) + 1;
+            let exported = if self.all {
+                0
+            } else {
+                let exported = place.redis.exported(&state, keys).await;
+                exported.map_err(|outage| place.unavailable(outage))?
+            };
+            let known = known.get(&state.chain).map_or(0, |(number, _)| *number);
+            let mut from = exported.max(known).saturating_add(1);
             loop {
                 let page = place.redis.entries(state.chain, from, PAGE).await;
                 let page = page.map_err(|outage| place.unavailable(outage))?;
-                let Some((last, _)) = page.last() else { break };
-                from = last + 1;
-                ends.insert(state.chain, *last);
+                let Some((last, signed)) = page.last() else { break };
+                from = last.saturating_add(1);
+                ends.insert(state.chain, (*last, signed.mac));
                 let persons = self.persons(place, keys, &page).await?;
                 for ((_, signed), person) in page.iter().zip(&persons) {
                     writeln!(to, "{}", signed.line(person.as_ref()))?;
@@ -139,34 +154,67 @@ fn sealed(signed: &SignedEntry) -> Option<(String, String, String)> {
     }
 }
 
-async fn confirm(place: &Place, ends: &BTreeMap<u32, u64>) -> anyhow::Result<()> {
-    for (chain, number) in ends {
-        let confirmed = place.redis.confirm_export(*chain, *number).await;
-        confirmed.map_err(|outage| place.unavailable(outage))?;
+/// Checks that a chain has the last entry that the file has of it, or has it no more.
+async fn check_history(place: &Place, chain: u32, (number, mac): (u64, Mac)) -> anyhow::Result<()> {
+    let entry = place.redis.entries(chain, number, 1).await;
+    let entry = entry.map_err(|outage| place.unavailable(outage))?;
+    match entry.first() {
+        Some((found, signed)) if *found == number && signed.mac != mac => bail!(
+            "entry {number} of chain {chain} is another one than that of the file: Redis has lost \
+             entries that were exported, or is another Redis. Move the file away, export into a new \
+             one, and run `tollgate usage verify` with both"
+        ),
+        _ => Ok(()),
+    }
+}
+
+/// Marks what was exported.
+async fn confirm(place: &Place, keys: &LedgerKeys, ends: &Ends) -> anyhow::Result<()> {
+    let chains = place.redis.chains().await.map_err(|outage| place.unavailable(outage))?;
+    for (chain, end) in ends {
+        let state = chains.iter().find(|state| state.chain == *chain);
+        let unsigned = state.and_then(|state| state.unsigned_mark(keys));
+        let mark = ExportMark::sign(*chain, *end, keys.first());
+        let confirmed = place.redis.confirm_export(*chain, &mark, unsigned).await;
+        if !confirmed.map_err(|outage| place.unavailable(outage))? {
+            bail!("chain {chain} has changed meanwhile, by a failover; run the command again");
+        }
     }
     Ok(())
 }
 
 /// Opens a file for more lines, behind its last whole line. Returns the last entry of each chain that it
 /// has.
-fn open(path: &Path) -> anyhow::Result<(File, BTreeMap<u32, u64>)> {
-    let mut file =
-        OpenOptions::new().read(true).write(true).create(true).truncate(false).open(path)?;
-    let (mut known, mut whole) = (BTreeMap::new(), 0);
+fn open(path: &Path) -> anyhow::Result<(File, Ends)> {
+    let mut options = OpenOptions::new();
+    // It has persons: whoever else may read it is for its owner to say.
+    options.read(true).write(true).create(true).truncate(false).mode(0o600);
+    let mut file = options.open(path)?;
+    if let Err(error) = file.try_lock() {
+        match error {
+            TryLockError::WouldBlock => bail!("another export writes to it"),
+            TryLockError::Error(error) => return Err(error.into()),
+        }
+    }
+    // A file that was created is in its directory after a crash, too.
+    let directory = path.parent().filter(|directory| !directory.as_os_str().is_empty());
+    File::open(directory.unwrap_or(Path::new(".")))?.sync_all()?;
+    let (mut known, mut whole) = (Ends::new(), 0);
     let mut lines = BufReader::new(&file);
-    let mut line = String::new();
+    let mut line = Vec::new();
     loop {
         line.clear();
-        let length = lines.read_line(&mut line)?;
-        // The last line of an export that was interrupted has no end.
-        if length == 0 || !line.ends_with('\n') {
-            break;
-        }
+        let length = lines.read_until(b'\n', &mut line)?;
+        // The last line of an export that was interrupted has no end, and may end within a character.
+        let Some(text) = line.strip_suffix(b"\n") else { break };
         whole += u64::try_from(length)?;
-        let entry = SignedEntry::of_line(&line).and_then(|(signed, _)| Entry::read(&signed.text));
-        let entry = entry.context("a line of the file is no entry of a ledger")?;
-        let last = known.entry(entry.chain).or_insert(entry.number);
-        *last = entry.number.max(*last);
+        let read = std::str::from_utf8(text).ok().and_then(SignedEntry::of_line);
+        let read = read.and_then(|(signed, _)| Some((Entry::read(&signed.text)?, signed.mac)));
+        let (entry, mac) = read.context("a line of the file is no entry of a ledger")?;
+        let last = known.entry(entry.chain).or_default();
+        if entry.number >= last.0 {
+            *last = (entry.number, mac);
+        }
     }
     file.set_len(whole)?;
     file.seek(SeekFrom::End(0))?;
@@ -175,14 +223,18 @@ fn open(path: &Path) -> anyhow::Result<(File, BTreeMap<u32, u64>)> {
 
 #[cfg(test)]
 mod tests {
+    use std::os::unix::fs::PermissionsExt as _;
+
     use super::*;
 
     #[test]
     fn a_file_goes_on_behind_its_last_whole_line() {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("usage.jsonl");
-        let (_, known) = open(&path).unwrap();
+        let (file, known) = open(&path).unwrap();
         assert!(known.is_empty());
+        assert_eq!(file.metadata().unwrap().permissions().mode() & 0o777, 0o600);
+        drop(file);
         let mac = "A".repeat(43);
         let line = |number: u64| {
             format!(
@@ -194,9 +246,13 @@ mod tests {
             )
         };
         let whole = format!("{}{}", line(1), line(2));
-        std::fs::write(&path, format!("{whole}{}", &line(3)[..40])).unwrap();
-        let (_, known) = open(&path).unwrap();
-        assert_eq!(known, BTreeMap::from([(2, 2)]));
+        // It was interrupted within a character.
+        let cut = [whole.as_bytes(), &line(3).as_bytes()[..40], b"\xc3"].concat();
+        std::fs::write(&path, cut).unwrap();
+        let (file, known) = open(&path).unwrap();
+        assert_eq!(known, Ends::from([(2, (2, Mac::default()))]));
+        assert!(open(&path).unwrap_err().to_string().contains("another export"));
+        drop(file);
         assert_eq!(std::fs::read_to_string(&path).unwrap(), whole);
         std::fs::write(&path, "other\n").unwrap();
         assert!(open(&path).is_err());

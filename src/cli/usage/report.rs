@@ -15,9 +15,9 @@ use crate::cli::{config_file::ConfigFile, printable};
 const MORE: &str = "\
 Examples:
   # the month of each tenant and model, for a table
-  tollgate usage report tollgate.yaml --from 2026-11-01 --to 2026-11-30 --by tenant,model
+  tollgate usage tollgate.yaml --from 2026-11-01 --to 2026-11-30 --by tenant,model
   # a day by the hour, for a spreadsheet
-  tollgate usage report tollgate.yaml --from 2026-11-30 --by hour,model --output csv > day.csv
+  tollgate usage tollgate.yaml --from 2026-11-30 --by hour,model --output csv > day.csv
 
 Exit codes:
   0  the sums are printed
@@ -99,11 +99,20 @@ fn csv(query: &ReportQuery, report: &Report<'_>, out: &mut dyn Write) -> anyhow:
 }
 
 /// A field of comma-separated values. A program for tables takes no text for a formula: one that
-/// begins like one has an apostrophe before it.
+/// begins like one has an apostrophe before it, also behind a semicolon, which separates fields in some
+/// languages.
 fn quoted(text: &str) -> String {
     let text = printable::printable(text);
-    let text = if text.starts_with(['=', '+', '-', '@']) { format!("'{text}") } else { text };
-    if text.contains([',', '"']) { format!("\"{}\"", text.replace('"', "\"\"")) } else { text }
+    let mut safe = String::with_capacity(text.len() + 2);
+    let mut is_first = true;
+    for character in text.chars() {
+        if is_first && matches!(character, '=' | '+' | '-' | '@' | '＝' | '＋' | '－' | '＠') {
+            safe.push('\'');
+        }
+        is_first = character == ';' || (is_first && matches!(character, ' ' | '"' | '\''));
+        safe.push(character);
+    }
+    if safe.contains([',', '"', ';']) { format!("\"{}\"", safe.replace('"', "\"\"")) } else { safe }
 }
 
 fn table(query: &ReportQuery, report: &Report<'_>, out: &mut dyn Write) -> anyhow::Result<()> {
@@ -145,6 +154,28 @@ mod tests {
     };
 
     use super::*;
+
+    #[test]
+    fn no_field_is_a_formula() {
+        for (text, field) in [
+            ("acme", "acme"),
+            ("a-b=c", "a-b=c"),
+            ("=1+1", "'=1+1"),
+            ("+1", "'+1"),
+            ("-1", "'-1"),
+            ("@SUM(A1)", "'@SUM(A1)"),
+            (" =1", " '=1"),
+            ("\u{ff1d}1", "'\u{ff1d}1"),
+            ("\t=1", "\\t=1"),
+            ("\r\n=1", "\\r\\n=1"),
+            ("a;=1", "\"a;'=1\""),
+            ("a\",=1", "\"a\"\",=1\""),
+            ("\"=1", "\"\"\"'=1\""),
+            ("\u{1b}[2J", "\\u{1b}[2J"),
+        ] {
+            assert_eq!(quoted(text), field, "{text:?}");
+        }
+    }
 
     #[test]
     fn a_report_is_a_table_and_comma_separated_values() {

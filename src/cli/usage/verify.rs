@@ -31,6 +31,7 @@ use super::{
 };
 use crate::{
     cli::{Output, config_file::ConfigFile, printable},
+    observe::now,
     store::ChainState,
 };
 
@@ -138,8 +139,12 @@ impl VerifyArgs {
             place.redis.all_persons().await.map_err(|outage| place.unavailable(outage))?;
         let mut exports = Exports::read(&self.export, &keys, &persons)?;
         let chains = place.redis.chains().await.map_err(|outage| place.unavailable(outage))?;
-        let mut all =
-            Chains { keys: &keys, seen: SeenDecisions::default(), chains: BTreeMap::new() };
+        let mut all = Chains {
+            keys: &keys,
+            seen: SeenDecisions::default(),
+            chains: BTreeMap::new(),
+            findings: Vec::new(),
+        };
         for state in &chains {
             all.of(state.chain);
         }
@@ -154,13 +159,17 @@ impl VerifyArgs {
         for Anchor { chain, number, mac } in anchors {
             all.of(chain).compare(number, mac, "checkpoint");
         }
+        for state in &chains {
+            all.compare_mark(state);
+        }
         if !self.export.is_empty() {
-            exports.compare_ends(&chains);
+            exports.compare_ends(&chains, &keys);
         }
         for (chain, number, mac) in std::mem::take(&mut exports.entries) {
             all.of(chain).compare(number, mac, "export");
         }
         let mut findings = exports.findings;
+        findings.append(&mut all.findings);
         all.compare_days(place, &mut findings).await?;
         closed_months(place, &keys, &mut findings).await?;
         let (chains, mut records) = (all.chains.len(), 0);
@@ -180,6 +189,8 @@ struct Chains<'a> {
     keys: &'a LedgerKeys,
     seen: SeenDecisions,
     chains: BTreeMap<u32, ChainVerifier<'a>>,
+    /// What is wrong beside the entries.
+    findings: Vec<Finding>,
 }
 
 /// How often the sums of a day are read that change meanwhile.
@@ -204,12 +215,30 @@ impl<'a> Chains<'a> {
                     let entry = verifier.entry(*number, signed, &mut self.seen);
                     let is_first = verifier.first() == *number && *number > 1;
                     if let Some(entry) = entry.filter(|_| is_first) {
-                        verifier.set_removed_until(place.calendar.day(entry.time.0));
+                        // Records are booked later than on their day where their month was closed.
+                        let booked = match entry.content {
+                            Content::Checkpoint(checkpoint) => checkpoint.booked_until,
+                            Content::Usage(_) => None,
+                        };
+                        let day = place.calendar.day(entry.time.0);
+                        verifier.set_removed_until(booked.map_or(day, |booked| booked.max(day)));
                     }
                 }
             }
         }
         Ok(())
+    }
+
+    /// Compares the mark of what was exported of a chain with its entries.
+    fn compare_mark(&mut self, state: &ChainState) {
+        let keys = self.keys;
+        match state.export_mark(keys) {
+            Some(mark) => self.of(state.chain).compare(mark.number, mark.mac, "mark"),
+            None if state.exported.is_some() => {
+                self.findings.push(Finding::Mark { chain: state.chain });
+            }
+            None => {}
+        }
     }
 
     fn anchors(&self) -> Vec<Anchor> {
@@ -229,8 +258,8 @@ impl<'a> Chains<'a> {
         place: &Place,
         findings: &mut Vec<Finding>,
     ) -> anyhow::Result<()> {
-        let days: Vec<_> = self.days().whole_days().collect();
-        for (day, sums) in days {
+        let today = place.calendar.day(now());
+        for (day, sums) in self.days().whole_days(today) {
             let mut before = rows(place, day).await?;
             if DaySums::compare(day, &sums, &before).is_none() {
                 continue;
@@ -240,7 +269,8 @@ impl<'a> Chains<'a> {
                 self.read(place).await?;
                 let after = rows(place, day).await?;
                 if after == before {
-                    let sums = self.days().whole_days().find(|(of, _)| *of == day);
+                    let days = self.days().whole_days(today).into_iter();
+                    let sums = days.rev().find(|(of, _)| *of == day);
                     let sums = sums.map(|(_, sums)| sums).unwrap_or_default();
                     findings.extend(DaySums::compare(day, &sums, &after));
                     break;
@@ -264,9 +294,12 @@ async fn closed_months(
     findings: &mut Vec<Finding>,
 ) -> anyhow::Result<()> {
     let months = place.redis.closed_months().await.map_err(|outage| place.unavailable(outage))?;
+    let marked = place.redis.closed_month().await.map_err(|outage| place.unavailable(outage))?;
+    let mut last_signed = None;
     for (month, text) in months {
         let closed = serde_json::from_str::<ClosedMonth>(&text).ok();
         let closed = closed.filter(|closed| closed.month == month && closed.is_signed(keys));
+        last_signed = last_signed.max(closed.as_ref().map(|closed| closed.month));
         let total = total_of(place, month).await?;
         let of_records = closed.map(|closed| closed.sums);
         // The sums of days are kept for 800 days.
@@ -277,6 +310,10 @@ async fn closed_months(
                 of_sums: total.tokens,
             });
         }
+    }
+    // Who can write to Redis makes the ledger book its records in another month.
+    if marked != last_signed {
+        findings.push(Finding::Closed { month: marked, signed: last_signed });
     }
     Ok(())
 }
@@ -291,12 +328,13 @@ struct Exports {
 
 impl Exports {
     /// Compares the ends of the exports with what was marked as exported.
-    fn compare_ends(&mut self, chains: &[ChainState]) {
-        for ChainState { chain, exported, .. } in chains {
-            let numbers = self.entries.iter().filter(|(of, ..)| of == chain);
+    fn compare_ends(&mut self, chains: &[ChainState], keys: &LedgerKeys) {
+        for state in chains {
+            let (chain, mark) = (state.chain, state.export_mark(keys));
+            let numbers = self.entries.iter().filter(|(of, ..)| *of == chain);
             let last = numbers.map(|(_, number, _)| *number).max().unwrap_or_default();
-            if last < *exported {
-                let (chain, expected) = (*chain, *exported);
+            let expected = mark.map_or(0, |mark| mark.number);
+            if last < expected {
                 self.findings.push(Finding::ExportEnds { chain, last, expected });
             }
         }
@@ -313,12 +351,21 @@ impl Exports {
         for path in files {
             let shown = path.display();
             let file = File::open(path).with_context(|| format!("cannot open `{shown}`"))?;
-            for (number, line) in BufReader::new(file).lines().enumerate() {
-                let line = line.with_context(|| format!("cannot read `{shown}`"))?;
-                let (signed, who) = SignedEntry::of_line(&line)
-                    .with_context(|| format!("{shown}:{}: it is no entry", number + 1))?;
-                let entry = Entry::read(&signed.text)
-                    .with_context(|| format!("{shown}:{}: it is no entry", number + 1))?;
+            let mut lines = BufReader::new(file);
+            let mut text = Vec::new();
+            for line in 1.. {
+                text.clear();
+                let read = lines.read_until(b'\n', &mut text);
+                read.with_context(|| format!("cannot read `{shown}`"))?;
+                // A line without an end is that of an export that runs or was interrupted: it is not
+                // marked as exported.
+                let Some(text) = text.strip_suffix(b"\n") else { break };
+                let signed = std::str::from_utf8(text).ok().and_then(SignedEntry::of_line);
+                let entry = signed.and_then(|it| Some((Entry::read(&it.0.text)?, it)));
+                let Some((entry, (signed, who))) = entry else {
+                    exports.findings.push(Finding::Line { file: shown.to_string(), line });
+                    continue;
+                };
                 let verifier = verifiers
                     .entry(entry.chain)
                     .or_insert_with(|| ChainVerifier::new(entry.chain, keys));
@@ -405,6 +452,23 @@ fn worded(finding: &Finding) -> String {
         Finding::Differs { chain, number, from } => {
             write!(text, "chain {chain}, entry {number}: it is another one than that of the {from}")
         }
+        Finding::Mark { chain } => write!(
+            text,
+            "chain {chain}: the mark of what was exported was not made by an export; what it covers is not \
+             removed, and the next export replaces it"
+        ),
+        Finding::Closed { month, signed } => {
+            let name =
+                |month: &Option<Month>| month.map_or("none".to_owned(), |month| month.to_string());
+            write!(
+                text,
+                "the last month that is marked as closed is {}, and the last one that was signed {}; run \
+                 `usage close` again if it was interrupted",
+                name(month),
+                name(signed)
+            )
+        }
+        Finding::Line { file, line } => write!(text, "{file}:{line}: it is no entry of a ledger"),
         Finding::NotExported { chain, records } => write!(
             text,
             "chain {chain}: {records} records were removed before they were exported \

@@ -46,7 +46,8 @@ pub(super) async fn run(
         status.entries += state.entries;
         status.pending += state.pending;
         let last = state.end.map_or(0, |(number, _)| number);
-        status.unexported += last.saturating_sub(state.exported);
+        let exported = writer.redis.exported(state, keys).await?;
+        status.unexported += last.saturating_sub(exported);
         if state.chain == own.tail.chain {
             let mut tail = own.tail.clone();
             trim(writer, ledger, keys, (state, &chains), &mut tail, Ownership::Own, now).await?;
@@ -63,7 +64,7 @@ pub(super) async fn run(
         }
         let mut tail = None;
         if is_trim_due(writer, ledger, state, now).await? {
-            tail = Some(ChainTail::of(state.chain, &writer.redis.last_entries(state.chain).await?));
+            tail = Some(writer.tail_of(state.chain, keys).await?);
         }
         if let Some(mut tail) = tail {
             trim(writer, ledger, keys, (state, &chains), &mut tail, Ownership::Free, now).await?;
@@ -117,7 +118,10 @@ async fn trim(
     if !is_trim_due(writer, ledger, state, now).await? {
         return Ok(());
     }
-    let Some(cut) = find_cut(writer, ledger, state, now).await? else { return Ok(()) };
+    let exported = writer.redis.exported(state, keys).await?;
+    let Some(cut) = find_cut(writer, ledger, (state, exported), now).await? else {
+        return Ok(());
+    };
     let closed = writer.redis.closed_month().await?;
     let (key, before) = (keys.first(), tail.clone());
     let mut batch = Batch::after(before.clone(), key, &ledger.calendar, &writer.replica, closed);
@@ -152,11 +156,12 @@ async fn trim(
     Ok(())
 }
 
-/// Finds the last checkpoint that a chain may be trimmed to.
+/// Finds the last checkpoint that a chain may be trimmed to. `exported` is the number up to which it was
+/// exported.
 async fn find_cut(
     writer: &Writer,
     ledger: &LedgerInForce,
-    state: &ChainState,
+    (state, exported): (&ChainState, u64),
     now: Timestamp,
 ) -> Result<Option<Cut>, Outage> {
     let left = ledger.config.max_records / 100 * LEFT_PERCENT;
@@ -171,7 +176,7 @@ async fn find_cut(
             let entry = Entry::read(&signed.text);
             let time = entry.as_ref().map(|entry| entry.time.0);
             if let Some(Content::Checkpoint(_)) = entry.map(|entry| entry.content) {
-                let is_free = *number <= state.exported + 1
+                let is_free = *number <= exported.saturating_add(1)
                     && time.is_some_and(|time| is_old(time, ledger.config.retention, now));
                 let is_forced = is_too_long && read <= surplus;
                 if read > 0 && (is_free || is_forced) {
@@ -179,7 +184,7 @@ async fn find_cut(
                 } else if read > 0 {
                     return Ok(cut);
                 }
-            } else if *number > state.exported {
+            } else if *number > exported {
                 unexported += 1;
             }
             read += 1;

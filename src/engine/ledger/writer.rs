@@ -71,9 +71,9 @@ impl std::fmt::Debug for Writer {
     }
 }
 
-/// The time between two moments; none where the clock was set back.
-fn since(earlier: Timestamp, now: Timestamp) -> Span {
-    Span::from_micros(now.micros().saturating_sub(earlier.micros()))
+/// Whether a time has passed since a moment, or the clock was set back behind it.
+fn has_passed(time: Span, since: Timestamp, now: Timestamp) -> bool {
+    now.micros().checked_sub(since.micros()).is_none_or(|passed| passed >= time.micros())
 }
 
 impl Writer {
@@ -110,7 +110,7 @@ impl Writer {
             return Ok(Round::Idle);
         };
         let mut own = match self.chain.take() {
-            Some(own) if own.is_uncertain => self.read_again(own).await?,
+            Some(own) if own.is_uncertain => self.read_again(own, keys).await?,
             Some(own) => own,
             None => {
                 let Some(own) = self.take_over(&ledger, keys, now).await? else {
@@ -146,8 +146,8 @@ impl Writer {
     ) -> Result<Option<Round>, Outage> {
         let pending = self.redis.pending(own.tail.chain, BATCH).await?;
         let is_checkpoint_due =
-            own.tail.number > own.tail.checkpoint && since(own.checkpointed, now) >= CHECKPOINT;
-        if pending.is_empty() && !is_checkpoint_due && since(own.seen, now) < SEEN {
+            own.tail.number > own.tail.checkpoint && has_passed(CHECKPOINT, own.checkpointed, now);
+        if pending.is_empty() && !is_checkpoint_due && !has_passed(SEEN, own.seen, now) {
             return Ok(Some(Round::Idle));
         }
         let records: Vec<&PendingRecord> =
@@ -238,7 +238,7 @@ impl Writer {
         now: Timestamp,
     ) -> Result<Option<OwnChain>, Outage> {
         let chain = self.redis.claim_chain(&self.owner).await?;
-        let mut tail = ChainTail::of(chain, &self.redis.last_entries(chain).await?);
+        let mut tail = self.tail_of(chain, keys).await?;
         let chains = self.redis.chains().await?;
         // The end that is noted beside the chain is ahead of it where entries were removed: their
         // numbers are not used again.
@@ -276,11 +276,27 @@ impl Writer {
         Ok(Some(OwnChain { tail, closed, is_uncertain: false, seen, checkpointed }))
     }
 
+    /// Reads the end of a chain, as far as its keys have signed it.
+    pub(super) async fn tail_of(&self, chain: u32, keys: &LedgerKeys) -> Result<ChainTail, Outage> {
+        let tail = ChainTail::of(chain, &self.redis.last_entries(chain, keys).await?, keys);
+        if tail.number > 0 && tail.checkpoint == 0 {
+            tracing::error!(
+                chain,
+                "no checkpoint at the end of the chain was signed with `ledger.keys`: its sums begin \
+                 again; add the key that is missing, or run `tollgate usage verify`"
+            );
+        }
+        Ok(tail)
+    }
+
     /// Reads the end of the chain after a call without an answer, which may have been applied.
-    async fn read_again(&mut self, mut own: OwnChain) -> Result<OwnChain, Outage> {
+    async fn read_again(
+        &mut self,
+        mut own: OwnChain,
+        keys: &LedgerKeys,
+    ) -> Result<OwnChain, Outage> {
         let read = async {
-            let entries = self.redis.last_entries(own.tail.chain).await?;
-            Ok((ChainTail::of(own.tail.chain, &entries), self.redis.closed_month().await?))
+            Ok((self.tail_of(own.tail.chain, keys).await?, self.redis.closed_month().await?))
         };
         match read.await {
             Ok((tail, closed)) => {
@@ -306,7 +322,7 @@ impl Writer {
         own: &mut OwnChain,
         now: Timestamp,
     ) -> Result<(), Outage> {
-        if self.maintained.is_some_and(|at| at <= now && since(at, now) < MAINTENANCE) {
+        if self.maintained.is_some_and(|at| !has_passed(MAINTENANCE, at, now)) {
             return Ok(());
         }
         self.maintained = Some(now);

@@ -67,7 +67,7 @@ pub(super) const LEDGER_OWNERS: &str = "{tollgate}:ledger:owners";
 /// The numbers and MACs of the last entries of chains.
 pub(super) const LEDGER_ENDS: &str = "{tollgate}:ledger:ends";
 
-/// The numbers up to which chains were exported.
+/// The signed marks of what was exported of chains.
 pub(super) const LEDGER_EXPORTED: &str = "{tollgate}:ledger:exported";
 
 /// The random parts of the keys of persons.

@@ -11,7 +11,8 @@ use std::time::Duration;
 use ::redis::Cmd;
 use tollgate_core::{
     admission::Outage,
-    ledger::{calendar::Month, person::PersonKey},
+    ledger::{calendar::Month, export_mark::ExportMark, person::PersonKey},
+    time::Timestamp,
 };
 
 pub use self::{
@@ -31,6 +32,17 @@ pub const STALE: Duration = Duration::from_secs(60);
 
 /// The most pending records that are moved at once.
 const ADOPTED: usize = 200;
+
+/// What became of a month that was to be closed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum MonthClosing {
+    /// It is closed now, with the text.
+    Closed,
+    /// Another month was closed meanwhile, or this one already has a text.
+    Other,
+    /// It has not ended, by the clock of Redis.
+    NotEnded,
+}
 
 /// Writes the time after which a chain is free.
 fn stale(cmd: &mut Cmd) {
@@ -123,52 +135,59 @@ impl Redis {
         .await
     }
 
-    /// Notes that a chain was exported up to an entry. An earlier mark that is higher stays.
+    /// Notes that a chain was exported up to an entry. An earlier mark that is higher stays, unless it
+    /// is `unsigned`: one that no export has made. Returns whether the chain has this entry, or has
+    /// removed it.
     ///
     /// # Errors
     /// Redis does not answer.
-    pub async fn confirm_export(&self, chain: u32, number: u64) -> Result<(), Outage> {
-        let _marked: i64 = self
-            .mark(LEDGER_EXPORTED, LEDGER_EXPORTED, move |cmd| {
-                cmd.arg("field").arg(chain).arg(number);
+    pub async fn confirm_export(
+        &self,
+        chain: u32,
+        mark: &ExportMark,
+        unsigned: Option<&str>,
+    ) -> Result<bool, Outage> {
+        let marked: i64 = self
+            .call(|mut connection| async move {
+                let fill = |cmd: &mut Cmd| {
+                    cmd.arg(LEDGER_EXPORTED).arg(Ledger::chain(chain)).arg(FORMAT_KEY);
+                    cmd.arg("export").arg(chain).arg(mark.number).arg(mark.mac.to_string());
+                    cmd.arg(mark.text()).arg(unsigned.unwrap_or_default());
+                };
+                self.scripts.ledger_mark.run(&mut connection, 3, fill).await
             })
             .await?;
-        Ok(())
+        Ok(marked == 1)
     }
 
-    /// Closes a month after the one that was closed last, with a text about it. Returns whether it is
-    /// closed now: otherwise another month was closed meanwhile.
+    /// Closes a month after the one that was closed last, with a text about it. `ends` is its end.
     ///
     /// # Errors
     /// Redis does not answer.
     pub async fn close_month(
         &self,
         before: Option<Month>,
-        month: Month,
+        (month, ends): (Month, Timestamp),
         text: &str,
-    ) -> Result<bool, Outage> {
+    ) -> Result<MonthClosing, Outage> {
         let closed: i64 = self
-            .mark(LEDGER_MONTHS, LEDGER_CLOSED, move |cmd| {
-                let before = before.map(|month| month.to_string()).unwrap_or_default();
-                cmd.arg("month").arg(before).arg(month.to_string()).arg(text);
+            .call(|mut connection| async move {
+                let fill = |cmd: &mut Cmd| {
+                    let before = before.map(|month| month.to_string()).unwrap_or_default();
+                    cmd.arg(LEDGER_MONTHS).arg(LEDGER_CLOSED).arg(FORMAT_KEY);
+                    cmd.arg("month")
+                        .arg(before)
+                        .arg(month.to_string())
+                        .arg(ends.micros())
+                        .arg(text);
+                };
+                self.scripts.ledger_mark.run(&mut connection, 3, fill).await
             })
             .await?;
-        Ok(closed == 1)
-    }
-
-    async fn mark(
-        &self,
-        hash: &'static str,
-        mark: &'static str,
-        write: impl Fn(&mut Cmd) + Send + Sync,
-    ) -> Result<i64, Outage> {
-        self.call(|mut connection| async move {
-            let fill = |cmd: &mut Cmd| {
-                cmd.arg(hash).arg(mark).arg(FORMAT_KEY);
-                write(cmd);
-            };
-            self.scripts.ledger_mark.run(&mut connection, 3, fill).await
+        Ok(match closed {
+            1 => MonthClosing::Closed,
+            -1 => MonthClosing::NotEnded,
+            _ => MonthClosing::Other,
         })
-        .await
     }
 }

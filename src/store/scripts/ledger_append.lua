@@ -51,7 +51,9 @@ while rows[n] do
     end
   end
   while rows[n] and rows[n] ~= '' do
-    redis.call('HINCRBY', key, rows[n] .. row, rows[n + 1])
+    -- A sum that is too large stays at its bound: the entries are there, so that an error here would end halfway.
+    local sum = redis.pcall('HINCRBY', key, rows[n] .. row, rows[n + 1])
+    if type(sum) == 'table' and sum.err then redis.call('HSET', key, rows[n] .. row, '9223372036854775807') end
     n = n + 2
   end
   n = n + 1

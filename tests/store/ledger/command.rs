@@ -22,10 +22,15 @@ pub(super) struct Operator {
 
 impl Operator {
     pub(super) fn of(server: &Server) -> Self {
+        Self::at(&server.unix())
+    }
+
+    /// The same with Redis at a URL.
+    pub(super) fn at(url: &str) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let key = dir.path().join("ledger-key");
         let config = CONFIG
-            .replace("URL", &server.unix())
+            .replace("URL", url)
             .replace("file:ledger-key", &format!("file:{}", key.display()));
         std::fs::write(dir.path().join("tollgate.yaml"), config).unwrap();
         // As the keys of the writers, see `rig::keys`.

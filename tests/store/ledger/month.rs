@@ -1,4 +1,5 @@
-//! A month of traffic, with restarts, a failover, trimming, erasure and its close.
+//! A month of traffic, with restarts, the promotion of a replica that is behind, trimming, erasure and its
+//! close.
 
 use serde_json::{Value, json};
 use tollgate::store::Store as _;
@@ -11,9 +12,12 @@ use tollgate_core::{
 use super::{
     command::Operator,
     rig::{Ledger, request, settled},
+    slow_link::SlowLink,
 };
+use tollgate_testkit::wait;
+
 use crate::store::{
-    redis_server,
+    redis_server::{self, Server},
     requests::{charge, charging, until},
 };
 
@@ -24,8 +28,17 @@ const DAY: u64 = 86_400;
 /// The requests of a day.
 const REQUESTS: u64 = 12;
 
-fn start(server: &redis_server::Server) -> Ledger {
-    Ledger::with(server, &json!({ "retention": "7d" }))
+fn start(url: &str) -> Ledger {
+    Ledger::at(url, &json!({ "retention": "7d" }))
+}
+
+/// Makes a replica the primary, at the address of the one that was killed.
+fn promote(replica: &Server, port: u16) {
+    let mut client = replica.client();
+    redis::cmd("REPLICAOF").arg(&["NO", "ONE"]).exec(&mut client).unwrap();
+    wait::until("the address", || {
+        redis::cmd("CONFIG").arg(&["SET", "port"]).arg(port).exec(&mut client).ok()
+    });
 }
 
 /// The tokens that lines of an export have: those of corrections replace others.
@@ -36,9 +49,12 @@ fn tokens(records: &[Value]) -> i64 {
 
 #[tokio::test]
 async fn the_sum_of_the_exports_of_a_month_is_that_of_its_settlements() {
-    let mut server = redis_server::start(&[]);
-    let operator = Operator::of(&server);
-    let mut ledger = start(&server);
+    let mut primary = redis_server::start(&["--repl-diskless-sync-delay", "0"]);
+    let link = SlowLink::start(primary.port());
+    let replica = redis_server::start(&["--replicaof", &format!("127.0.0.1 {}", link.port)]);
+    let url = format!("redis://127.0.0.1:{}", primary.port());
+    let operator = Operator::at(&url);
+    let mut ledger = start(&url);
     let mut charged = 0;
     for day in 0..30 {
         let noon = Timestamp::from_secs(SEPTEMBER + day * DAY + DAY / 2);
@@ -50,7 +66,8 @@ async fn the_sum_of_the_exports_of_a_month_is_that_of_its_settlements() {
             if day == 20 && number == 0 {
                 // Until here the replica that becomes the primary has everything.
                 ledger.write_all_at(noon).await;
-                redis::cmd("SAVE").exec(&mut server.client()).unwrap();
+                redis_server::until_copied(&primary);
+                link.stop();
             }
             let (usage, basis) = match number % 4 {
                 0 => (Usage::Unreported(0), Basis::Hold),
@@ -62,8 +79,8 @@ async fn the_sum_of_the_exports_of_a_month_is_that_of_its_settlements() {
                 // Lost: the settlement and its record. The first one is still held, and reported again.
                 ledger.shift_pending(noon).await;
                 ledger.write_all_at(noon).await;
-                server.kill();
-                server.restart();
+                primary.kill();
+                promote(&replica, primary.port());
                 let probe = charging(&[charge("probe", 1000, 0)]);
                 until("it answers again", async || ledger.store.admit(&probe).await.is_ok()).await;
                 let Settled::Charged(again) = ledger.settle(&report).await else { panic!() };
@@ -78,13 +95,13 @@ async fn the_sum_of_the_exports_of_a_month_is_that_of_its_settlements() {
         match day {
             // Killed: its chain is free a minute later, and the next process writes another one.
             8 => {
-                ledger = start(&server);
+                ledger = start(&url);
                 ledger.adopt_from(1, noon).await;
             }
             // Ended: its chain goes on.
             15 => {
                 ledger.writer.close(noon).await;
-                ledger = start(&server);
+                ledger = start(&url);
             }
             _ => {}
         }
@@ -120,7 +137,7 @@ async fn the_sum_of_the_exports_of_a_month_is_that_of_its_settlements() {
     found.dedup();
     assert_eq!(found, ["missing"]);
     // The report has the same sum, and the month is closed once.
-    let report = ["report", "--from", "2026-09-01", "--to", "2026-09-30", "--output", "json"];
+    let report = ["--from", "2026-09-01", "--to", "2026-09-30", "--output", "json"];
     let report: Value = serde_json::from_str(&operator.succeed(&report)).unwrap();
     assert_eq!(report["total"]["tokens"].as_i64().unwrap(), i64::try_from(charged).unwrap());
     operator.succeed(&["close", "--month", "2026-09"]);

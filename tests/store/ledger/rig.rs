@@ -107,7 +107,12 @@ impl Ledger {
 
     /// A process whose section `ledger` has these keys beside the required ones.
     pub(super) fn with(server: &Server, more: &serde_json::Value) -> Self {
-        let store = Arc::new(redis_server::open(&server.unix()));
+        Self::at(&server.unix(), more)
+    }
+
+    /// The same with the store at a URL.
+    pub(super) fn at(url: &str, more: &serde_json::Value) -> Self {
+        let store = Arc::new(redis_server::open(url));
         let mut section =
             json!({ "keys": [{ "id": "k", "secret": "0".repeat(32) }], "max_rows": 10 });
         for (key, value) in more.as_object().unwrap() {
@@ -123,7 +128,7 @@ impl Ledger {
         let metrics = Arc::new(Metrics::new(&ObserveConfig::default()));
         let writer =
             Writer::new(Arc::clone(&store), slot, Arc::clone(&metrics), "replica".to_owned());
-        Self { store, writer, metrics, calendar, url: server.unix() }
+        Self { store, writer, metrics, calendar, url: url.to_owned() }
     }
 
     pub(super) fn keys(&self) -> LedgerKeys {
@@ -265,7 +270,7 @@ impl Ledger {
             days.add(sums);
         }
         if findings.is_empty() {
-            for (day, sums) in days.whole_days() {
+            for (day, sums) in days.whole_days(self.day(now())) {
                 let period = tollgate_core::ledger::rows::Period::Day(day);
                 let rows = self.store.rows(period).await.unwrap();
                 findings.extend(DaySums::compare(day, &sums, &rows));

@@ -3,7 +3,9 @@
 use redis::Connection;
 use tollgate_core::{
     admission::{Settled, Usage},
+    ledger::calendar::Calendar,
     limit::usage_report::Basis,
+    time::Timestamp,
 };
 
 use super::{
@@ -153,10 +155,136 @@ async fn what_is_planted_in_an_export_is_found() {
         ("removed", without(2), "missing"),
         ("repeated", join(&repeated), "misplaced"),
         ("reordered", join(&reordered), "misplaced"),
+        // Programs that read JSON take the last one of two equal members.
+        ("a second member", text.replacen("}\n", ",\"tokens\":1}\n", 1), "line"),
+        ("another line", format!("{text}{{}}\n"), "line"),
+        ("a line that is no text", format!("{text}\u{fffd}\n"), "line"),
         ("cut at its end", join(&lines[..lines.len() - 1]), "export_ends"),
     ] {
         std::fs::write(&path, planted).unwrap();
         let found = operator.findings(&["usage.jsonl"]);
         assert!(found.iter().any(|name| name == expected), "{about}: {found:?}");
     }
+}
+
+/// Who can write to Redis removes a chain, plants a checkpoint that states it, waits until a process
+/// goes on behind it, and removes the checkpoint.
+#[tokio::test]
+async fn a_planted_checkpoint_does_not_make_a_removal_true() {
+    let (server, operator) = place().await;
+    let client = &mut server.client();
+    let whole = read(client, 1);
+    let (id, text, mac) = whole.last().unwrap().clone();
+    let number: u64 = id.strip_suffix("-0").unwrap().parse().unwrap();
+    let forged = text
+        .replace(&format!("\"number\":{number}"), &format!("\"number\":{}", number + 1))
+        .replace("\"kept_from\":1,", &format!("\"kept_from\":{},", number + 2));
+    assert_ne!(forged, text);
+    write(client, 1, &[(format!("{}-0", number + 1), forged, mac.clone())]);
+    let end = format!("{} {mac}", number + 1);
+    redis::cmd("HSET").arg("{tollgate}:ledger:ends").arg(1).arg(end).exec(client).unwrap();
+    Ledger::start(&server).writer.round(now()).await.unwrap();
+    redis::cmd("XDEL").arg(key(1)).arg(format!("{}-0", number + 1)).exec(client).unwrap();
+    assert_eq!(read(client, 1).len(), 1, "the checkpoint of the process");
+    assert!(operator.findings(&[]).contains(&"removed".to_owned()));
+}
+
+#[tokio::test]
+async fn a_mark_that_no_export_has_made_is_found_and_frees_nothing() {
+    let server = redis_server::start(&[]);
+    let operator = Operator::of(&server);
+    let client = &mut server.client();
+    let mut ledger = Ledger::with(&server, &serde_json::json!({ "retention": "1h" }));
+    let long_ago = Timestamp::from_secs(now().secs() - 86_400);
+    ledger.writer.round(long_ago).await.unwrap();
+    let request = request("d", "acme", 100);
+    ledger.admit(&request).await;
+    ledger.settle(&settled(&request, Usage::Final(10), Basis::Reported)).await;
+    ledger.shift_pending(long_ago).await;
+    ledger.write_all_at(long_ago).await;
+    ledger.writer.close(long_ago).await;
+    operator.export("one.jsonl");
+    let mark = |mark: &str, client: &mut Connection| {
+        let mut set = redis::cmd("HSET");
+        set.arg("{tollgate}:ledger:exported").arg(1).arg(mark).exec(client).unwrap();
+    };
+    let stored = |client: &mut Connection| -> String {
+        redis::cmd("HGET").arg("{tollgate}:ledger:exported").arg(1).query(client).unwrap()
+    };
+    let good = stored(client);
+    for planted in ["999999".to_owned(), good.replacen('3', "999999", 1), "x".to_owned()] {
+        assert_ne!(planted, good);
+        mark(&planted, client);
+        assert_eq!(operator.findings(&[]), ["mark"], "{planted}");
+        let mut ledger = Ledger::with(&server, &serde_json::json!({ "retention": "1h" }));
+        ledger.writer.round(now()).await.unwrap();
+        assert_eq!(ledger.entries(1).await[0].number, 1, "{planted}");
+        ledger.writer.close(now()).await;
+        // The next export replaces it.
+        operator.export("one.jsonl");
+        assert_eq!(operator.findings(&["one.jsonl"]), Vec::<String>::new(), "{planted}");
+        assert_ne!(stored(client), planted);
+    }
+    // One of an export frees what it covers.
+    let mut ledger = Ledger::with(&server, &serde_json::json!({ "retention": "1h" }));
+    ledger.writer.round(now()).await.unwrap();
+    assert!(ledger.entries(1).await[0].number > 1);
+}
+
+/// Redis was emptied, or a replica without the entries was promoted: their numbers are used again.
+#[tokio::test]
+async fn a_file_of_another_history_is_not_continued_and_marks_nothing() {
+    let (server, operator) = place().await;
+    let client = &mut server.client();
+    redis::cmd("FLUSHALL").exec(client).unwrap();
+    let mut ledger = Ledger::start(&server);
+    ledger.writer.round(now()).await.unwrap();
+    for number in 0..8 {
+        let request = request(&format!("new{number}"), "acme", 100);
+        ledger.admit(&request).await;
+        ledger.settle(&settled(&request, Usage::Final(10), Basis::Reported)).await;
+        // As long as the chain is shorter than that of the file, too.
+        if number == 2 {
+            ledger.write_all().await;
+            operator.export("usage.jsonl");
+            assert_eq!(operator.records("usage.jsonl").len(), 10);
+        }
+    }
+    ledger.write_all().await;
+    let (code, text) = operator.run(&["export", "--file", "usage.jsonl"]);
+    assert!(code == 2 && text.contains("another one than that of the file"), "{text}");
+    let marks: Vec<String> =
+        redis::cmd("HVALS").arg("{tollgate}:ledger:exported").query(client).unwrap();
+    assert_eq!(marks, Vec::<String>::new());
+    operator.export("new.jsonl");
+    assert_eq!(operator.records("new.jsonl").len(), 8);
+    assert_eq!(operator.findings(&["new.jsonl"]), Vec::<String>::new());
+    assert!(operator.findings(&["usage.jsonl"]).contains(&"differs".to_owned()));
+}
+
+#[tokio::test]
+async fn a_month_that_nobody_has_closed_is_found() {
+    let (server, operator) = place().await;
+    let client = &mut server.client();
+    redis::cmd("SET").arg("{tollgate}:ledger:closed").arg("2099-01").exec(client).unwrap();
+    assert_eq!(operator.findings(&[]), ["closed"]);
+    // A text that is no month stops the writer; its records stay pending.
+    redis::cmd("SET").arg("{tollgate}:ledger:closed").arg("never").exec(client).unwrap();
+    assert!(Ledger::start(&server).writer.round(now()).await.is_err());
+}
+
+#[tokio::test]
+async fn a_month_is_closed_once_and_after_its_end() {
+    let (_server, operator) = place().await;
+    let day = Calendar::of("UTC").day(now()).to_string();
+    let (code, text) = operator.run(&["close", "--month", &day[..7]]);
+    assert!(code == 2 && text.contains("has not ended"), "{text}");
+    let close = || operator.run(&["close", "--month", "2026-01"]).0;
+    let codes: Vec<i32> = std::thread::scope(|scope| {
+        let closing: Vec<_> = (0..4).map(|_| scope.spawn(close)).collect();
+        closing.into_iter().map(|closing| closing.join().unwrap()).collect()
+    });
+    assert_eq!(codes.iter().filter(|code| **code == 0).count(), 1, "{codes:?}");
+    assert_eq!(close(), 1);
+    assert_eq!(operator.findings(&[]), Vec::<String>::new());
 }

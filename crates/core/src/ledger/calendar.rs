@@ -43,6 +43,11 @@ impl Day {
     pub fn next(self) -> Option<Self> {
         self.0.checked_add(1.day()).ok().map(Self)
     }
+
+    /// The day so many days before, in the calendar.
+    pub fn days_before(self, days: i64) -> Self {
+        Self(self.0.saturating_sub(days.days()))
+    }
 }
 
 impl Month {

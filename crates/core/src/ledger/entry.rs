@@ -4,7 +4,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{
     calendar::{Day, Month},
-    keys::{LedgerKey, Mac},
+    keys::{LedgerKey, LedgerKeys, Mac},
     rows::{Measures, RowKey},
 };
 use crate::{
@@ -134,6 +134,9 @@ pub struct Checkpoint {
     pub kept_from: u64,
     /// How many of those that were removed had not been exported.
     pub unexported: u64,
+    /// The last day that a record before it is booked on.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub booked_until: Option<Day>,
     /// The last entries of other chains.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub others: Vec<Anchor>,
@@ -172,6 +175,18 @@ impl Entry {
     pub fn read(text: &str) -> Option<Self> {
         serde_json::from_str(text).ok()
     }
+
+    /// Reads the entry at a place of a chain; `None` unless one of `keys` has signed it for this place.
+    pub fn verified(
+        (chain, number): (u32, u64),
+        signed: &SignedEntry,
+        keys: &LedgerKeys,
+    ) -> Option<Self> {
+        let entry = Self::read(&signed.text)?;
+        let is_there = (entry.chain, entry.number) == (chain, number);
+        let key = keys.get(&entry.key).filter(|_| is_there)?;
+        key.has_signed(&signed.text, signed.mac).then_some(entry)
+    }
 }
 
 /// What is between the text of an entry and its MAC in a line of an export. What follows has no such
@@ -192,7 +207,9 @@ impl SignedEntry {
         line
     }
 
-    /// Reads a line of an export; `None` where it is none.
+    /// Reads a line of an export, without its end; `None` where it is none, or has anything that
+    /// [`line`](Self::line) does not write: another program would read a member that the MAC does not
+    /// cover.
     pub fn of_line(line: &str) -> Option<(Self, Option<super::person::Person>)> {
         #[derive(Deserialize)]
         struct Added {
@@ -201,7 +218,8 @@ impl SignedEntry {
         }
         let (open, _) = line.rsplit_once(MAC_MEMBER)?;
         let Added { mac, who } = serde_json::from_str(line).ok()?;
-        Some((Self { text: format!("{open}}}"), mac }, who))
+        let signed = Self { text: format!("{open}}}"), mac };
+        (signed.line(who.as_ref()) == line).then_some((signed, who))
     }
 }
 
@@ -277,11 +295,34 @@ pub(super) mod tests {
         }
         let others = vec![Anchor { chain: 2, number: 3, mac: Mac::default() }];
         let sums = Measures::default();
-        let checkpoint =
-            Checkpoint { epoch: 1, records: 1, sums, kept_from: 1, unexported: 0, others };
+        let checkpoint = Checkpoint {
+            epoch: 1,
+            records: 1,
+            sums,
+            kept_from: 1,
+            unexported: 0,
+            booked_until: None,
+            others,
+        };
         let entry = Entry { content: Content::Checkpoint(checkpoint), ..record() };
         let signed = entry.sign(keys().first());
         assert_eq!(SignedEntry::of_line(&signed.line(None)), Some((signed.clone(), None)));
         assert_eq!(SignedEntry::of_line(&signed.text), None);
+        // Programs that read JSON take the last one of two equal members.
+        let line = signed.line(None);
+        for more in [",\"tokens\":9}", ",\"who\":{},\"tokens\":9}", ",\"who\":null}", " }", "} "] {
+            let changed = format!("{}{more}", line.strip_suffix('}').unwrap());
+            assert_eq!(SignedEntry::of_line(&changed), None, "{changed}");
+        }
+    }
+
+    #[test]
+    fn an_entry_is_verified_for_its_place() {
+        let signed = record().sign(keys().first());
+        assert_eq!(Entry::verified((1, 2), &signed, &keys()), Some(record()));
+        assert_eq!(Entry::verified((1, 3), &signed, &keys()), None);
+        assert_eq!(Entry::verified((2, 2), &signed, &keys()), None);
+        let forged = SignedEntry { mac: Mac::default(), ..signed };
+        assert_eq!(Entry::verified((1, 2), &forged, &keys()), None);
     }
 }

@@ -108,7 +108,8 @@ impl ReportQuery {
                 while hour < ends {
                     periods.push((Period::Hour(hour), Timestamp::from_secs(hour)));
                     calendar_days.push(day);
-                    hour += 3600;
+                    // Where clocks change by half an hour, the next full hour is not an hour later.
+                    hour = calendar.hour(Timestamp::from_secs(hour + 3600)).max(hour + 1);
                 }
             } else {
                 periods.push((Period::Day(day), starts));
@@ -256,6 +257,30 @@ mod tests {
         let values = report.rows().next().unwrap().values;
         let expected = ["2026-11-29T23:00:00.000000Z", "2026-11-30"];
         assert_eq!(values, expected.map(|value| Some(value.to_owned())));
+    }
+
+    /// Clocks of Lord Howe Island change by half an hour: full hours begin at another minute then.
+    #[test]
+    fn each_moment_is_in_an_hour_of_the_report_of_its_day() {
+        for (zone, days) in [
+            ("Australia/Lord_Howe", ["2026-04-05", "2026-10-04"]),
+            ("Europe/Berlin", ["2026-03-29", "2026-10-25"]),
+            ("Asia/Kathmandu", ["2026-03-29", "2026-10-25"]),
+            // Clocks are set back at midnight, and are set forward at midnight.
+            ("America/Santiago", ["2026-04-04", "2026-09-06"]),
+        ] {
+            let calendar = Calendar::of(zone);
+            for day in days.map(|day| day.parse::<Day>().unwrap()) {
+                let query = ReportQuery::new((day, day), vec![Dimension::Hour], &calendar).unwrap();
+                let hours: Vec<Period> = query.periods().collect();
+                let ends = calendar.starts(day.next().unwrap()).unwrap().secs();
+                for minute in (calendar.starts(day).unwrap().secs()..ends).step_by(60) {
+                    let hour = calendar.hour(Timestamp::from_secs(minute));
+                    assert!(hours.contains(&Period::Hour(hour)), "{zone}, {day}, {minute}");
+                    assert_eq!(calendar.day(Timestamp::from_secs(minute)), day, "{zone}");
+                }
+            }
+        }
     }
 
     #[test]

@@ -9,7 +9,7 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 use serde::Serialize;
 
 use super::{
-    calendar::Day,
+    calendar::{Day, Month},
     entry::{Anchor, Checkpoint, Content, Entry, SignedEntry, VERSION},
     keys::{LedgerKeys, Mac},
     rows::{Measures, RowKey},
@@ -104,14 +104,33 @@ pub enum Finding {
         /// The number of the checkpoint.
         number: u64,
     },
-    /// Another chain, an export or the list of ends has another entry with this number.
+    /// Another chain, an export, its mark or the list of ends has another entry with this number.
     Differs {
         /// The number of the chain.
         chain: u32,
         /// The number of the entry.
         number: u64,
-        /// What has the other one: `checkpoint`, `export` or `end`.
+        /// What has the other one: `checkpoint`, `export`, `mark` or `end`.
         from: &'static str,
+    },
+    /// The mark of what was exported was not made by an export.
+    Mark {
+        /// The number of the chain.
+        chain: u32,
+    },
+    /// The month that is marked as the last closed one is not the last one whose sums were signed.
+    Closed {
+        /// The month that is marked; `None` where none is.
+        month: Option<Month>,
+        /// The last month whose sums were signed.
+        signed: Option<Month>,
+    },
+    /// A line of an export is no entry.
+    Line {
+        /// The path of the file.
+        file: String,
+        /// The number of the line, from 1.
+        line: u64,
     },
     /// Records were removed before they were exported, as `ledger.max_records` requires.
     NotExported {
@@ -153,6 +172,12 @@ pub enum Finding {
         number: u64,
     },
 }
+
+/// The most days that are compared: no record is booked two years ahead.
+const MOST_DAYS: usize = 1600;
+
+/// The days before today whose sums are compared: stores keep them for 800 days.
+const COMPARED_DAYS: i64 = 798;
 
 /// The decisions that have a record: a hash of each.
 #[derive(Debug, Default)]
@@ -409,10 +434,18 @@ impl DaySums {
         self.removed_until = self.removed_until.max(other.removed_until);
     }
 
-    /// The days all records of which are there, with their sums.
-    pub fn whole_days(&self) -> impl Iterator<Item = (Day, Measures)> {
-        let is_whole = |day: &Day| self.removed_until.is_none_or(|until| *day > until);
-        self.days.iter().map(|(day, sums)| (*day, *sums)).filter(move |(day, _)| is_whole(day))
+    /// The days all records of which are there, with their sums: those until a day, and later ones that
+    /// have records. Most days of a chain have records, and none is left out that has none.
+    pub fn whole_days(&self, until: Day) -> Vec<(Day, Measures)> {
+        let first = match self.removed_until {
+            Some(removed) => removed.next(),
+            None => self.days.keys().next().copied(),
+        };
+        let first = first.map(|first| first.max(until.days_before(COMPARED_DAYS)));
+        let last = self.days.keys().next_back().copied().max(Some(until));
+        let days = std::iter::successors(first, |day| day.next());
+        let days = days.take_while(|day| Some(*day) <= last).take(MOST_DAYS);
+        days.map(|day| (day, self.days.get(&day).copied().unwrap_or_default())).collect()
     }
 
     /// Compares a day with the rows that the store has of it.

@@ -1,9 +1,9 @@
 //! The end of a chain, and the entries that are added to it.
 
 use super::{
-    calendar::{Calendar, Month},
+    calendar::{Calendar, Day, Month},
     entry::{Anchor, Checkpoint, Content, Entry, SignedEntry, UsageRecord, VERSION},
-    keys::{LedgerKey, Mac},
+    keys::{LedgerKey, LedgerKeys, Mac},
     person::{Person, PersonKey},
     rows::{Additions, Measures, Period},
 };
@@ -59,6 +59,8 @@ pub struct ChainTail {
     pub unexported: u64,
     /// The latest moment of an entry.
     pub latest: Timestamp,
+    /// The last day that a record is booked on.
+    pub booked_until: Option<Day>,
 }
 
 impl ChainTail {
@@ -75,27 +77,30 @@ impl ChainTail {
             kept_from: 1,
             unexported: 0,
             latest: Timestamp::from_secs(0),
+            booked_until: None,
         }
     }
 
     /// The end of a chain by its last entries, in their order: the last checkpoint and those after it.
-    /// An entry that cannot be read counts as none: the verification reports it.
-    pub fn of(chain: u32, entries: &[(u64, SignedEntry)]) -> Self {
+    ///
+    /// INVARIANT: an entry that no key has signed for its place counts as none. What its writer signs
+    /// next would make true what it states of entries that were removed. The verification reports it.
+    pub fn of(chain: u32, entries: &[(u64, SignedEntry)], keys: &LedgerKeys) -> Self {
         let mut tail = Self::empty(chain);
         for (number, signed) in entries {
             (tail.number, tail.mac) = (*number, signed.mac);
-            let entry = Entry::read(&signed.text);
-            tail.latest = tail.latest.max(entry.as_ref().map_or(tail.latest, |entry| entry.time.0));
-            match entry.map(|entry| entry.content) {
-                Some(Content::Usage(record)) => tail.count(&record),
-                Some(Content::Checkpoint(checkpoint)) => {
+            let Some(entry) = Entry::verified((chain, *number), signed, keys) else { continue };
+            tail.latest = tail.latest.max(entry.time.0);
+            match entry.content {
+                Content::Usage(record) => tail.count(&record),
+                Content::Checkpoint(checkpoint) => {
                     tail.epoch = checkpoint.epoch;
                     (tail.records, tail.sums) = (checkpoint.records, checkpoint.sums);
                     tail.kept_from = checkpoint.kept_from;
                     tail.unexported = checkpoint.unexported;
+                    tail.booked_until = tail.booked_until.max(checkpoint.booked_until);
                     tail.checkpoint = *number;
                 }
-                None => {}
             }
         }
         tail
@@ -104,6 +109,7 @@ impl ChainTail {
     fn count(&mut self, record: &UsageRecord) {
         self.records += 1;
         self.sums.add(&record.measures());
+        self.booked_until = self.booked_until.max(Some(record.day));
     }
 
     /// Whether a checkpoint is due by the number of records after the last one.
@@ -191,11 +197,10 @@ impl<'a> Batch<'a> {
         // Not before a record that it sums up: pending ones may be older than those of others.
         let at = at.max(self.tail.latest);
         others.truncate(MOST_ANCHORS);
-        let ChainTail { epoch, records, sums, kept_from, unexported, .. } = self.tail;
-        self.push(
-            Content::Checkpoint(Checkpoint { epoch, records, sums, kept_from, unexported, others }),
-            at,
-        );
+        let ChainTail { epoch, records, sums, kept_from, unexported, booked_until, .. } = self.tail;
+        let checkpoint =
+            Checkpoint { epoch, records, sums, kept_from, unexported, booked_until, others };
+        self.push(Content::Checkpoint(checkpoint), at);
         self.tail.checkpoint = self.tail.number;
     }
 

@@ -7,8 +7,9 @@ use tollgate_core::{
     admission::Outage,
     ledger::{
         calendar::Month,
-        entry::SignedEntry,
-        keys::Mac,
+        entry::{Content, Entry, SignedEntry},
+        export_mark::ExportMark,
+        keys::{LedgerKeys, Mac},
         person::PersonKey,
         rows::{Measures, Period, RowKey},
         writer::{CHECKPOINT_EVERY, PendingRecord},
@@ -54,15 +55,45 @@ pub struct ChainState {
     pub seen: Timestamp,
     /// The number and the MAC of the last entry, as noted beside the chain.
     pub end: Option<(u64, Mac)>,
-    /// The number up to which it was exported.
-    pub exported: u64,
+    /// The mark of what was exported, as it is stored: see [`ChainState::export_mark`].
+    pub exported: Option<String>,
     /// The number of its entries.
     pub entries: u64,
     /// The number of its pending records.
     pub pending: u64,
 }
 
+impl ChainState {
+    /// The mark of what was exported; `None` without one that an export has signed.
+    pub fn export_mark(&self, keys: &LedgerKeys) -> Option<ExportMark> {
+        let mark = ExportMark::read(self.exported.as_deref()?)?;
+        mark.is_signed(self.chain, keys).then_some(mark)
+    }
+
+    /// The stored mark, if no export has signed it.
+    pub fn unsigned_mark(&self, keys: &LedgerKeys) -> Option<&str> {
+        self.exported.as_deref().filter(|_| self.export_mark(keys).is_none())
+    }
+}
+
 impl Redis {
+    /// Returns the number up to which a chain was exported: that of its mark, if an export has signed it
+    /// and the chain still has the entry that was exported, or has removed it.
+    ///
+    /// # Errors
+    /// Redis does not answer.
+    pub async fn exported(&self, state: &ChainState, keys: &LedgerKeys) -> Result<u64, Outage> {
+        let Some(mark) = state.export_mark(keys) else { return Ok(0) };
+        let first = self.entries(state.chain, 0, 1).await?;
+        let is_removed = first.first().is_some_and(|(number, _)| *number > mark.number);
+        let marked = self.entries(state.chain, mark.number, 1).await?;
+        let is_that = |(number, signed): &(u64, SignedEntry)| {
+            *number == mark.number && signed.mac == mark.mac
+        };
+        let is_known = is_removed || marked.first().is_some_and(is_that);
+        Ok(if is_known { mark.number } else { 0 })
+    }
+
     /// Runs a command after a check of the format.
     pub(super) async fn ledger_command<T: FromRedisValue>(
         &self,
@@ -120,7 +151,7 @@ impl Redis {
                 Some((number.parse().ok()?, Mac::parse(mac)?))
             });
             let seen = Timestamp::from_micros(seen.parse().unwrap_or(0_u64).saturating_mul(1000));
-            let exported = text(&exported).and_then(|mark| mark.parse().ok()).unwrap_or_default();
+            let exported = text(&exported);
             let owner = owner.to_owned();
             let state = ChainState { chain, owner, seen, end, exported, entries: 0, pending: 0 };
             chains.insert(chain, state);
@@ -173,11 +204,16 @@ impl Redis {
         Ok(entries.into_iter().map(signed).collect())
     }
 
-    /// Returns the last entries of a chain in their order: the last checkpoint and those after it.
+    /// Returns the last entries of a chain in their order: the last checkpoint that one of `keys` has
+    /// signed, and those after it.
     ///
     /// # Errors
     /// Redis does not answer.
-    pub async fn last_entries(&self, chain: u32) -> Result<Vec<(u64, SignedEntry)>, Outage> {
+    pub async fn last_entries(
+        &self,
+        chain: u32,
+        keys: &LedgerKeys,
+    ) -> Result<Vec<(u64, SignedEntry)>, Outage> {
         let mut last: Vec<(u64, SignedEntry)> = Vec::new();
         let mut until = "+".to_owned();
         while u64::try_from(last.len()).unwrap_or(u64::MAX) < CHECKPOINT_EVERY + 2 * PAGE {
@@ -188,11 +224,13 @@ impl Redis {
                 })
                 .await?;
             let is_end = u64::try_from(page.len()).unwrap_or(u64::MAX) < PAGE;
-            for (number, entry) in page.into_iter().map(signed) {
-                let is_checkpoint = entry.text.contains("\"kind\":\"checkpoint\"");
+            for (number, signed) in page.into_iter().map(signed) {
+                let entry = signed.text.contains("\"kind\":\"checkpoint\"");
+                let entry =
+                    entry.then(|| Entry::verified((chain, number), &signed, keys)).flatten();
                 until = format!("({number}-0");
-                last.push((number, entry));
-                if is_checkpoint {
+                last.push((number, signed));
+                if let Some(Content::Checkpoint(_)) = entry.map(|entry| entry.content) {
                     last.reverse();
                     return Ok(last);
                 }
@@ -225,14 +263,14 @@ impl Redis {
     /// Returns the last month that is closed.
     ///
     /// # Errors
-    /// Redis does not answer.
+    /// Redis does not answer, or has a text that is no month.
     pub async fn closed_month(&self) -> Result<Option<Month>, Outage> {
         let text: Option<String> = self
             .ledger_command(|cmd| {
                 cmd.arg("GET").arg(LEDGER_CLOSED);
             })
             .await?;
-        Ok(text.and_then(|text| text.parse().ok()))
+        text.map(|text| text.parse()).transpose().map_err(|_| Outage::Refused)
     }
 
     /// Returns the texts about the months that are closed.

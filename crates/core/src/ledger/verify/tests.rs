@@ -174,3 +174,26 @@ fn an_unknown_key_is_named() {
     let expected = Finding::UnknownKey { chain: 1, number: 1, key: "k".into() };
     assert_eq!(verifier.finish().0, [expected]);
 }
+
+#[test]
+fn days_without_records_are_compared_too() {
+    let keys = keys();
+    let day = |text: &str| text.parse::<Day>().unwrap();
+    let (mut verifier, mut seen) = (ChainVerifier::new(1, &keys), SeenDecisions::default());
+    for (number, signed) in &chain(1, 2, Vec::new()) {
+        verifier.entry(*number, signed, &mut seen);
+    }
+    let days = |sums: &DaySums, until: &str| -> Vec<(String, i64)> {
+        let days = sums.whole_days(day(until)).into_iter();
+        days.map(|(day, sums)| (day.to_string(), sums.tokens)).collect()
+    };
+    let with = |day: &str, tokens| (day.to_owned(), tokens);
+    let sums = verifier.days();
+    assert_eq!(days(&sums, "2026-12-01"), [with("2026-11-30", 2000), with("2026-12-01", 0)]);
+    assert_eq!(days(&sums, "2026-01-01"), [with("2026-11-30", 2000)], "the clock is behind");
+    let later = sums.whole_days(day("2029-06-01"));
+    assert_eq!(later[0], (day("2027-03-26"), Measures::default()), "older sums are gone");
+    verifier.set_removed_until(day("2026-11-30"));
+    assert_eq!(days(&verifier.days(), "2026-12-01"), [with("2026-12-01", 0)]);
+    assert_eq!(days(&DaySums::default(), "2026-12-01"), []);
+}

@@ -58,7 +58,7 @@ fn entries_are_numbered_and_linked_and_summed_up() {
     let numbered: Vec<_> = (1..).zip(batch.entries.clone()).collect();
     let tail = batch.into_tail();
     assert_eq!((tail.records, tail.sums.tokens, tail.epoch), (3, 6, 1));
-    assert_eq!(ChainTail::of(3, &numbered), tail);
+    assert_eq!(ChainTail::of(3, &numbered, &keys), tail);
 }
 
 #[test]
@@ -112,4 +112,28 @@ fn a_checkpoint_follows_a_thousand_records() {
     let checkpoints = batch.entries.iter().filter(|signed| signed.text.contains("\"checkpoint\""));
     assert_eq!(checkpoints.count(), 3);
     assert_eq!(batch.entries.len(), 2503);
+}
+
+/// Who can write to the store, and has no key, adds a checkpoint that states what he removed.
+#[test]
+fn what_no_key_has_signed_is_not_continued() {
+    let (keys, calendar) = (keys(), Calendar::of("UTC"));
+    let mut batch = Batch::after(ChainTail::empty(1), keys.first(), &calendar, "r", None);
+    batch.take_over(Timestamp::from_secs(NOON), Vec::new());
+    batch.add(&pending("a", 5, NOON), None, [0; 12]);
+    let mut forged = Batch::after(batch.tail().clone(), keys.first(), &calendar, "r", None);
+    forged.trim(4, 7, Timestamp::from_secs(NOON), Vec::new());
+    let mut entries: Vec<_> = (1..).zip(batch.entries).collect();
+    let mut last = forged.entries.remove(0);
+    let tail = |last: &SignedEntry| {
+        let with = [entries.clone(), vec![(3, last.clone())]].concat();
+        ChainTail::of(1, &with, &keys)
+    };
+    assert_eq!((tail(&last).kept_from, tail(&last).unexported), (4, 7));
+    last.mac = Mac::default();
+    let found = tail(&last);
+    assert_eq!((found.number, found.kept_from, found.unexported, found.records), (3, 1, 0, 1));
+    // One of another place is none either.
+    entries.push((3, entries[0].1.clone()));
+    assert_eq!(ChainTail::of(1, &entries, &keys).records, 1);
 }
