@@ -9,6 +9,7 @@
 //! store has answered, so that its sender knows what it has to send again; an entry that is sent again
 //! is charged once.
 
+mod calls;
 pub(crate) mod config;
 mod entry;
 mod results;
@@ -19,9 +20,9 @@ use bytes::Bytes;
 use http::{Method, Request, Response, header::ALLOW};
 use http_body::Body;
 use http_body_util::Full;
-use tokio::sync::Semaphore;
 
 use self::{
+    calls::Calls,
     config::{ReporterConfig, reporter_of},
     entry::Entry,
     results::{EntryResult, Results},
@@ -47,9 +48,6 @@ pub const MAX_BODY: usize = 1 << 20;
 /// The most entries of a call.
 pub const MAX_ENTRIES: usize = 256;
 
-/// The most calls at a time. Each may hold a body.
-const MAX_CALLS: usize = 16;
-
 /// The reporters in force.
 type Reporters = Arc<dyn Fn() -> Arc<Vec<ReporterConfig>> + Send + Sync>;
 
@@ -61,7 +59,7 @@ pub struct SettleApi {
     /// Whether the listener admits its peers itself, so that a call without a token is trusted where
     /// no reporter is listed.
     trusts_peers: bool,
-    calls: Arc<Semaphore>,
+    calls: Calls,
 }
 
 impl std::fmt::Debug for SettleApi {
@@ -97,7 +95,7 @@ impl SettleApi {
         reporters: impl Fn() -> Arc<Vec<ReporterConfig>> + Send + Sync + 'static,
         trusts_peers: bool,
     ) -> Self {
-        let calls = Arc::new(Semaphore::new(MAX_CALLS));
+        let calls = Calls::default();
         Self { settler, reporters: Arc::new(reporters), trusts_peers, calls }
     }
 
@@ -150,8 +148,8 @@ impl SettleApi {
         B: Body<Data = Bytes> + Send,
         B::Error: Into<Box<dyn Error + Send + Sync>>,
     {
-        let Ok(_place) = self.calls.try_acquire() else {
-            let message = format!("{MAX_CALLS} calls are in progress; retry shortly");
+        let Some(_place) = self.calls.begin(caller) else {
+            let message = "too many calls are in progress; retry shortly";
             return Err(Refusal::new(503, "overloaded", message).retry_after(1));
         };
         let body = json_api::body(request, MAX_BODY).await?;

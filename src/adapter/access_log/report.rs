@@ -8,7 +8,7 @@ use tollgate_core::{
         BucketId, Counter, Hold,
         reservation::{InvalidReservation, Reservation, ReservationKeys},
         usage_history::{HistoryIds, LearntUsage, ObservedUsage, tokens_of_response},
-        usage_report::{Basis, RequestEnding, UsageReport},
+        usage_report::{Basis, RequestEnding, TokenCounts, UsageReport},
     },
 };
 
@@ -236,7 +236,9 @@ fn recorded(ending: Ending, basis: Basis, reading: Reading) -> Option<UsageRepor
         Ending::Rejected => RequestEnding::Rejected,
         Ending::Cut => RequestEnding::Cut,
     };
-    Some(UsageReport { ending, basis, tokens: reading.kinds })
+    // A count that is ignored is in no sum either.
+    let kinds = if reading.is_absurd { TokenCounts::default() } else { reading.kinds };
+    Some(UsageReport { ending, basis, tokens: usage::with_parts_within(kinds) })
 }
 
 /// Where the tokens of a request come from that are not estimated.

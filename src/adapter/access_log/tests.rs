@@ -8,6 +8,7 @@ use tollgate_core::{
         BucketId, Counter, Hold,
         reservation::{MIN_SECRET, Reservation, ReservationId, ReservationKeys},
         usage_history::{HistoryIds, ObservedUsage, UsageHistory},
+        usage_report::{TokenCounts, UsageReport},
     },
     secret::Secret,
     time::{Span, Timestamp},
@@ -471,6 +472,9 @@ fn absurd_counts_are_ignored_and_lower_nothing() {
         let report = report::read(&entry, &keys(1), |_| None).unwrap();
         assert!(report.is_absurd, "{number}");
         assert_eq!(report.settlement.usage, Usage::Unreported(7), "{number}");
+        // Nor is a count of such a report in the sums of the ledger.
+        let recorded = report.settlement.report.unwrap();
+        assert_eq!(recorded.tokens, TokenCounts::default(), "{number}");
     }
     for text in [
         r#"{"prompt_tokens":-4,"completion_tokens":1}"#,
@@ -509,6 +513,8 @@ fn a_count_above_the_hold_is_charged_unless_it_is_absurd() {
             change(&mut entry);
             let report = report::read(&entry, &keys(1), |_| None).unwrap();
             assert_eq!((report.is_beyond_hold, report.is_absurd), (true, count > 16_000.0));
+            let recorded = report.settlement.report.unwrap_or(UsageReport::UNREPORTED);
+            assert!(!report.is_absurd || recorded.tokens == TokenCounts::default());
             assert_eq!(report.settlement.usage, usage);
         }
     }

@@ -17,7 +17,7 @@ use prost::Message as _;
 use prost_types::value::Kind;
 use tollgate_core::limit::usage_report::TokenCounts;
 
-pub(in crate::adapter) use self::kinds::{DETAILS, PARTS};
+pub(in crate::adapter) use self::kinds::{DETAILS, PARTS, with_parts_within};
 use crate::proto::envoy::{
     config::core::v3::Metadata,
     data::ai::v3::{TokenUsage, token_usage::ExtractionStatus},

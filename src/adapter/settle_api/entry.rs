@@ -1,8 +1,11 @@
 //! One entry of a call: what its sender knows of one request.
 
-use std::{borrow::Cow, collections::BTreeMap};
+use std::{borrow::Cow, collections::BTreeMap, fmt};
 
-use serde::Deserialize;
+use serde::{
+    Deserialize, Deserializer,
+    de::{self, SeqAccess, Visitor},
+};
 use serde_json::{Value, value::RawValue};
 use tollgate_core::limit::reservation::{InvalidReservation, Reservation, ReservationKeys};
 
@@ -22,18 +25,42 @@ use crate::{
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Call<'c> {
-    #[serde(borrow)]
+    #[serde(borrow, deserialize_with = "bounded")]
     entries: Vec<&'c RawValue>,
+}
+
+/// Reads the entries of a call, and stops at the first one that is too many: a small body has room for
+/// hundreds of thousands.
+fn bounded<'de: 'c, 'c, D: Deserializer<'de>>(from: D) -> Result<Vec<&'c RawValue>, D::Error> {
+    struct Bounded;
+
+    impl<'de> Visitor<'de> for Bounded {
+        type Value = Vec<&'de RawValue>;
+
+        fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            f.write_str("a list of entries")
+        }
+
+        fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<Self::Value, A::Error> {
+            let mut entries = Vec::new();
+            while let Some(entry) = list.next_element()? {
+                if entries.len() == MAX_ENTRIES {
+                    let message = format_args!("there are more than {MAX_ENTRIES} entries");
+                    return Err(de::Error::custom(message));
+                }
+                entries.push(entry);
+            }
+            Ok(entries)
+        }
+    }
+
+    from.deserialize_seq(Bounded)
 }
 
 /// Reads the body of a call, and returns its entries. An entry that cannot be read refuses no other
 /// one.
 pub(super) fn entries(body: &[u8]) -> Result<Vec<&str>, Refusal> {
     let Call { entries } = json_api::read(body)?;
-    if entries.len() > MAX_ENTRIES {
-        let message = format!("there are {} entries; the most is {MAX_ENTRIES}", entries.len());
-        return Err(Refusal::invalid(message));
-    }
     Ok(entries.into_iter().map(RawValue::get).collect())
 }
 

@@ -56,6 +56,16 @@ pub(super) fn larger(one: TokenCounts, other: TokenCounts) -> TokenCounts {
     }
 }
 
+/// The counts of which a part is not more than what it is a part of; none without that.
+pub(in crate::adapter) fn with_parts_within(counts: TokenCounts) -> TokenCounts {
+    let within = |part: Option<u64>, whole: Option<u64>| Some(part?.min(whole?));
+    TokenCounts {
+        cached: within(counts.cached, counts.input),
+        reasoning: within(counts.reasoning, counts.output),
+        ..counts
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -104,5 +114,17 @@ mod tests {
         counts.add_details(&serde_json::json!({ "cached_tokens": 8, "reasoning_tokens": -1 }));
         assert_eq!((counts.kinds().cached, counts.kinds().reasoning), (Some(8), None));
         assert_eq!(counts.tokens(), Some(9));
+    }
+
+    #[test]
+    fn a_part_is_not_more_than_its_whole() {
+        let counts = TokenCounts {
+            input: Some(9),
+            output: None,
+            cached: Some(1 << 53),
+            reasoning: Some(1 << 53),
+        };
+        let expected = TokenCounts { input: Some(9), cached: Some(9), ..TokenCounts::default() };
+        assert_eq!(with_parts_within(counts), expected);
     }
 }
