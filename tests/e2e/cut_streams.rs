@@ -4,6 +4,7 @@
 use std::{
     io::{BufRead as _, BufReader},
     net::{Ipv4Addr, TcpStream},
+    path::Path,
     process::{Child, Stdio},
     sync::{Arc, Mutex, mpsc},
 };
@@ -17,7 +18,7 @@ use crate::rig::{
     http::{Answer, Reply, Request, Server},
     issuer::Issuer,
     python::with_clients,
-    tollgate::{ADMIN_TOKEN, Tollgate},
+    tollgate::{ADMIN_TOKEN, Tollgate, run},
     until,
 };
 
@@ -39,6 +40,8 @@ issuers:
     algorithms: [RS256]
     leeway: 0s
     jwks: {{ file: "${{DIR}}/jwks.json" }}
+    claims: {{ tenant: tenant }}
+api_keys: {{ file: "${{DIR}}/keys.json" }}
 models:
   - {{ name: qwen, serves: [qwen], context: 4096, max_output: 512, usage: continuous }}
 routes:
@@ -59,23 +62,29 @@ struct Chain {
     tollgate: Tollgate,
     issuer: Issuer,
     streams: Arc<Mutex<Vec<mpsc::Sender<Vec<u8>>>>>,
-    _dir: TempDir,
+    dir: TempDir,
 }
 
-const HEAD: &str = "HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\nconnection: close\r\ntransfer-encoding: chunked\r\n\r\n";
+const HEAD: &str = "HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\nconnection: close\r\ntransfer-encoding: chunked\r\n";
 
 impl Chain {
     fn start() -> Self {
         let dir = tempfile::tempdir().unwrap();
         let issuer = Issuer::new("https://auth.example.com");
         issuer.publish(dir.path());
+        std::fs::write(dir.path().join("keys.json"), r#"{"keys":[]}"#).unwrap();
         let streams = Arc::<Mutex<Vec<mpsc::Sender<Vec<u8>>>>>::default();
         let open = Arc::clone(&streams);
         let upstream = Server::start(move |request| {
             let body: Value = serde_json::from_slice(&request.body).unwrap();
             if body["stream"] == true {
                 let (sender, bytes) = mpsc::channel();
-                sender.send(HEAD.into()).unwrap();
+                // As the client asks in its text.
+                let coding = match body["messages"][0]["content"] == "gzip" {
+                    true => "content-encoding: gzip\r\n\r\n",
+                    false => "\r\n",
+                };
+                sender.send(format!("{HEAD}{coding}").into()).unwrap();
                 open.lock().unwrap().push(sender);
                 return Answer::Raw(bytes);
             }
@@ -85,7 +94,7 @@ impl Chain {
         });
         let tollgate = Tollgate::start(dir.path(), &config());
         let envoy = Envoy::start(dir.path(), upstream.port, CURRENT, |_| ENVOY.to_owned());
-        Self { envoy, tollgate, issuer, streams, _dir: dir }
+        Self { envoy, tollgate, issuer, streams, dir }
     }
 
     fn token(&self, claims: Value) -> String {
@@ -96,7 +105,11 @@ impl Chain {
 
     /// Begins a stream, and returns the connection of its client and the pieces of its server.
     fn begin(&self, path: &str, token: &str) -> (BufReader<TcpStream>, Stream) {
-        let body = json!({ "model": "qwen", "stream": true, "max_tokens": 64, "messages": [{ "role": "user", "content": "hi" }] });
+        self.begin_with(path, token, "hi")
+    }
+
+    fn begin_with(&self, path: &str, token: &str, text: &str) -> (BufReader<TcpStream>, Stream) {
+        let body = json!({ "model": "qwen", "stream": true, "max_tokens": 64, "messages": [{ "role": "user", "content": text }] });
         let request = Request::post(path, body.to_string()).bearer(token);
         let mut client = TcpStream::connect((Ipv4Addr::LOCALHOST, self.envoy.port)).unwrap();
         client.set_read_timeout(Some(SOON)).unwrap();
@@ -109,6 +122,11 @@ impl Chain {
         self.tollgate.until_metric("tollgate_settlements_total", &["result=\"charged\""], count);
     }
 
+    /// A token that ends in three seconds.
+    fn ending_token(&self) -> String {
+        self.token(json!({ "sub": "bob", "exp": tollgate::observe::now().secs() + 3 }))
+    }
+
     fn revoke(&self, token: &str) {
         let claims = token.split('.').nth(1).unwrap();
         let claims = base64::Engine::decode(&base64::prelude::BASE64_URL_SAFE_NO_PAD, claims);
@@ -117,6 +135,14 @@ impl Chain {
         let call = Request::post("/v1/revocations", body.to_string());
         assert_eq!(self.tollgate.admin(call).status, 200);
     }
+}
+
+/// Runs `tollgate keys` on the file of the keys, and returns what it prints as JSON.
+fn keys(dir: &Path, arguments: &[&str]) -> Value {
+    let place = ["--file", "keys.json", "--output", "json"];
+    let output = run(dir, &[&["keys"], arguments, &place].concat());
+    assert!(output.status.success(), "{arguments:?}: {output:?}");
+    serde_json::from_slice(&output.stdout).unwrap()
 }
 
 /// The pieces that the server sends.
@@ -204,6 +230,121 @@ fn a_stream_ends_with_its_credential() {
     assert_eq!(last_event(&end).1["error"]["code"], "expired", "{end}");
     chain.settled(4.0);
     assert_eq!(chain.tollgate.metric("tollgate_unmetered_total", &["ending=\"complete\""]), 0.0);
+}
+
+/// Of two streams at a time the one ends whose credential is banned or removed, and only that one.
+#[test]
+fn a_stream_ends_with_a_ban_and_with_its_api_key() {
+    let chain = Chain::start();
+    let ban = |body: Value| {
+        let reply = chain.tollgate.admin(Request::post("/v1/bans", body.to_string()));
+        assert_eq!(reply.status, 200, "{}", reply.text());
+    };
+    let subject = chain.token(json!({ "sub": "carol" }));
+    let tenant = chain.token(json!({ "sub": "dave", "tenant": "initech" }));
+    let scopes: Vec<&str> = SCOPES.split(' ').flat_map(|scope| ["--scope", scope]).collect();
+    let made = |name: &str| {
+        let made = keys(chain.dir.path(), &[&["create", "--subject", name], &scopes[..]].concat());
+        let id = made["record"]["id"].as_str().unwrap().to_owned();
+        (made["key"].as_str().unwrap().to_owned(), id)
+    };
+    let ((banned, banned_id), (removed, removed_id)) = (made("banned"), made("removed"));
+    let probe = |key: &str| {
+        let body = json!({ "model": "qwen", "max_tokens": 64, "messages": [] });
+        chain.envoy.send(&Request::post("/v1/chat/completions", body.to_string()).bearer(key))
+    };
+    until("the keys", || (probe(&banned).status == 200).then_some(()));
+    assert_eq!(probe(&removed).status, 200);
+    let (mut other, other_stream) = chain.begin("/v1/chat/completions", &chain.token(json!({})));
+    let begun = |path: &str, token: &str| {
+        let (mut client, stream) = chain.begin(path, token);
+        stream.send("data: {\"choices\":[{\"delta\":{\"content\":\"one\"}}]}\n\n");
+        read_until(&mut client, "one");
+        (client, stream)
+    };
+    let iss = "https://auth.example.com";
+    let ends: [(&str, &str, &str, Box<dyn Fn()>); 4] = [
+        (
+            "/v1/chat/completions",
+            &subject,
+            "banned",
+            Box::new(|| ban(json!({ "issuer": iss, "subject": "carol", "for": "1h" }))),
+        ),
+        (
+            "/v1/messages",
+            &tenant,
+            "banned",
+            Box::new(|| ban(json!({ "tenant": "initech", "for": "1h" }))),
+        ),
+        (
+            "/v1/chat/completions",
+            &banned,
+            "banned",
+            Box::new(|| ban(json!({ "key": banned_id, "for": "1h" }))),
+        ),
+        (
+            "/v1/messages",
+            &removed,
+            "invalid_api_key",
+            Box::new(|| drop(keys(chain.dir.path(), &["revoke", &removed_id]))),
+        ),
+    ];
+    for (path, token, code, end_it) in ends {
+        let (mut client, stream) = begun(path, token);
+        end_it();
+        let end = rest(&mut client);
+        let (name, event) = last_event(&end);
+        let expected = if path == "/v1/messages" { "error" } else { "" };
+        assert_eq!((name, &event["error"]["code"]), (expected, &json!(code)), "{end}");
+        assert!(matches!(probe(token).status, 401 | 403), "{code}");
+        drop(stream);
+    }
+    // The stream of another subject goes on.
+    other_stream.send("data: {\"choices\":[{\"delta\":{\"content\":\"two\"}}]}\n\n");
+    read_until(&mut other, "two");
+    other_stream.end();
+    assert!(!rest(&mut other).contains("error"));
+}
+
+/// A compressed stream has no events that another one could follow: it is not cut, and not changed.
+#[test]
+fn a_compressed_stream_is_not_cut() {
+    let chain = Chain::start();
+    let token = chain.token(json!({}));
+    let (mut client, stream) = chain.begin_with("/v1/chat/completions", &token, "gzip");
+    stream.send("\u{1f}compressed\n\n");
+    read_until(&mut client, "compressed");
+    chain.revoke(&token);
+    // A stream that is cut later ends first.
+    let (mut other, events) = chain.begin("/v1/chat/completions", &chain.ending_token());
+    events.send("data: {}\n\n");
+    assert_eq!(last_event(&rest(&mut other)).1["error"]["code"], "expired");
+    drop(events);
+    stream.send("the rest");
+    stream.end();
+    let end = rest(&mut client);
+    assert!(end.contains("the rest") && !end.contains("revoked"), "{end}");
+}
+
+/// Envoy resets a response for which a piece arrives before its server has sent one: a model that
+/// thinks is cut with its first event.
+#[test]
+fn a_stream_whose_server_has_sent_nothing_ends_with_its_first_piece() {
+    let chain = Chain::start();
+    let token = chain.token(json!({}));
+    let (mut client, stream) = chain.begin("/v1/messages", &token);
+    chain.revoke(&token);
+    // Until a stream that is cut later has ended.
+    let (mut other, events) = chain.begin("/v1/chat/completions", &chain.ending_token());
+    events.send("data: {}\n\n");
+    assert_eq!(last_event(&rest(&mut other)).1["error"]["code"], "expired");
+    drop(events);
+    stream.send("event: a\ndata: the answer\n\n");
+    let end = rest(&mut client);
+    assert!(!end.contains("the answer"), "{end}");
+    let (name, event) = last_event(&end);
+    assert_eq!((name, &event["error"]["code"]), ("error", &json!("revoked")), "{end}");
+    drop(stream);
 }
 
 #[test]

@@ -53,9 +53,9 @@ impl Events {
 }
 
 /// Returns the place behind the last blank line. A line ends with a line feed, a carriage return, or
-/// both; of a carriage return at the end, the line feed may follow.
+/// both, each line as it likes; of a carriage return at the end, the line feed may follow.
 fn last_end(bytes: &[u8]) -> Option<usize> {
-    let ends: [&[u8]; 3] = [b"\n\n", b"\r\n\r\n", b"\r\r"];
+    let ends: [&[u8]; 3] = [b"\n\n", b"\n\r\n", b"\r\r"];
     let found = ends.into_iter().filter_map(|end| {
         let at = bytes.windows(end.len()).rposition(|window| window == end)?;
         Some(at + end.len())
@@ -69,7 +69,7 @@ mod tests {
 
     #[test]
     fn whole_events_are_forwarded_wherever_the_pieces_end() {
-        for ends in ["\n\n", "\r\n\r\n", "\r\r"] {
+        for ends in ["\n\n", "\r\n\r\n", "\r\r", "\n\r\n"] {
             let text =
                 format!("data: one{ends}event: a\ndata: two{ends}: comment{ends}data: three");
             for size in 1..text.len() {

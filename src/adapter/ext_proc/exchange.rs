@@ -129,8 +129,14 @@ impl Exchange {
         if let Some(metadata) = metadata.filter(|_| end_of_stream) {
             self.settle(metadata).await;
         }
+        if end_of_stream {
+            // Nothing cuts a response that has arrived as a whole, and nothing may follow its last piece.
+            let held = self.watch.take().map(|mut watch| watch.rest()).unwrap_or_default();
+            answers.push_back(piece(joined(held, body.into()), true));
+            return Next::Message;
+        }
         let Some(watch) = &mut self.watch else {
-            answers.push_back(piece(body.into(), end_of_stream));
+            answers.push_back(piece(body.into(), false));
             return Next::Message;
         };
         let (whole, reason) = watch.read(&body);
@@ -138,9 +144,8 @@ impl Exchange {
             answers.push_back(last(joined(whole, watch.last_event(reason).into())));
             return Next::End;
         }
-        let forwarded = if end_of_stream { joined(whole, watch.rest()) } else { whole };
-        if end_of_stream || !forwarded.is_empty() {
-            answers.push_back(piece(forwarded, end_of_stream));
+        if !whole.is_empty() {
+            answers.push_back(piece(whole, false));
         }
         Next::Message
     }

@@ -44,6 +44,11 @@ pub(super) struct Watch {
     most: Option<u64>,
     scanner: Scanner,
     events: Events,
+    /// Whether a piece of the body has arrived. Before that, Envoy takes no piece either: it would reset
+    /// the response.
+    has_begun: bool,
+    /// The reason to cut the stream when its first piece arrives.
+    ended: Option<Reason>,
     /// When the part of an event that is held is forwarded.
     held_until: Option<Instant>,
     /// The task that ends when the credential does.
@@ -76,6 +81,8 @@ impl Watch {
             most: reservation.as_ref().and_then(most_tokens),
             scanner: Scanner::of(content_type, is_encoded),
             events: Events::default(),
+            has_begun: false,
+            ended: None,
             held_until: None,
             credential,
         })
@@ -84,6 +91,10 @@ impl Watch {
     /// Reads a piece of the body. Returns what is forwarded, and the reason to cut the stream behind
     /// it.
     pub(super) fn read(&mut self, piece: &[u8]) -> (Bytes, Option<Reason>) {
+        self.has_begun = true;
+        if let Some(reason) = self.ended {
+            return (Bytes::new(), Some(reason));
+        }
         let has_usage = self.scanner.read(piece);
         let whole = self.events.push(piece);
         self.held_until = self.events.holds().then(|| Instant::now() + HELD);
@@ -117,11 +128,16 @@ impl Watch {
                 None => std::future::pending().await,
             }
         };
-        tokio::select! {
+        let reason = tokio::select! {
             biased;
-            reason = ended => Some(reason),
-            () = held => None,
+            reason = ended => reason,
+            () = held => return None,
+        };
+        if !self.has_begun {
+            self.ended = Some(reason);
+            return std::future::pending().await;
         }
+        Some(reason)
     }
 
     /// Removes the part of an event that is held, which is forwarded.
