@@ -26,9 +26,14 @@ const TAIL = 65536;
 // The most bytes of an event, or of a line.
 const EVENT = 10485760;
 
-// The most reports of a call, and about the most bytes: Tollgate reads 256 and 1 MiB.
+// The most reports of a call, and the most bytes: Tollgate reads 256 and 1 MiB.
 const ENTRIES = 128;
-const BYTES = 524288;
+const BYTES = 1000000;
+
+// What becomes of the reports of a call.
+const TAKEN = 'taken';
+const REFUSED = 'refused';
+const LATER = 'later';
 
 // The time after which a running request shows its usage so far, in milliseconds.
 const SHOWN = 5000;
@@ -189,7 +194,7 @@ function readEvent(text) {
     keep('meta_info', event.meta_info);
     keep('timings', event.timings);
     if (event.index !== undefined && event.index !== null) {
-        events.index = event.index;
+        events.index = reported(event.index);
     }
 }
 
@@ -201,9 +206,15 @@ function keep(key, object) {
     events[key] = {};
     COUNTS.forEach((name) => {
         if (object[name] !== undefined && object[name] !== null) {
-            events[key][name] = typeof object[name] === 'number' ? object[name] : String(object[name]).slice(0, 32);
+            events[key][name] = reported(object[name]);
         }
     });
+}
+
+// A number as it is, and something short that is none in place of everything else: Tollgate ignores the count then, and charges
+// what the request holds. Infinity, which 1e999 is, would be written as null, and a long value would be too large for a report.
+function reported(value) {
+    return typeof value === 'number' && isFinite(value) ? value : String(value).slice(0, 32);
 }
 
 function readLines(piece, isLast) {
@@ -272,7 +283,7 @@ function raise(object) {
         const count = object[name];
         if (typeof count === 'number') {
             usage = usage || {};
-            usage[name] = usage[name] === undefined ? count : Math.max(usage[name], count);
+            usage[name] = reported(usage[name] === undefined ? count : Math.max(Number(usage[name]), count));
         }
     });
     PARENTS.forEach((name) => raise(object[name]));
@@ -341,20 +352,27 @@ function lastOf(list) {
 
 async function settle(s) {
     const reports = ngx.shared.tollgate_reports;
+    let most = ENTRIES;
     for (;;) {
-        const items = within(reports.items(ENTRIES));
-        if (items.length === 0 || !(await send(s, items.map((item) => item[1])))) {
+        const items = within(reports.items(most));
+        const answer = items.length === 0 ? LATER : await send(s, items.map((item) => item[1]));
+        if (answer === LATER) {
             return;
         }
-        items.forEach((item) => reports.delete(item[0]));
+        // One that Tollgate never takes must not hold up the others: they are sent alone until it is found.
+        const isDone = answer === TAKEN || items.length === 1;
+        most = isDone ? ENTRIES : 1;
+        if (isDone) {
+            items.forEach((item) => reports.delete(item[0]));
+        }
     }
 }
 
-// The first items that a call has room for.
+// The first items that a call has room for. A character has four bytes at most.
 function within(items) {
     let total = 0;
     return items.filter((item, index) => {
-        total += item[1].length;
+        total += 4 * item[1].length;
         return index === 0 || total < BYTES;
     });
 }
@@ -368,13 +386,14 @@ async function renew(s) {
             entry.ending = 'running';
             return JSON.stringify(entry);
         });
-        if (!(await send(s, entries))) {
+        if (await send(s, entries) === LATER) {
             return;
         }
     }
 }
 
-// Sends entries. Returns whether Tollgate has read them all: what it refused once it would refuse again.
+// Sends entries. Returns what becomes of them: Tollgate has read them all (what it refused once it would refuse again), it refuses
+// the call for good, or they are sent later.
 async function send(s, entries) {
     const headers = { 'Content-Type': 'application/json' };
     if (s.variables.tollgate_settle_token) {
@@ -385,18 +404,22 @@ async function send(s, entries) {
             method: 'POST', headers: headers, body: `{"entries":[${entries.join(',')}]}`,
         });
         const text = await answer.text();
+        if (answer.status === 400 || answer.status === 413) {
+            ngx.log(ngx.ERR, `Tollgate refused a call with ${entries.length} reports: ${answer.status} ${text}`);
+            return REFUSED;
+        }
         if (answer.status !== 200) {
             ngx.log(ngx.ERR, `Tollgate refused reports, they are sent again: ${answer.status} ${text}`);
-            return false;
+            return LATER;
         }
         const refused = JSON.parse(text).results.filter((one) => ['unknown', 'foreign', 'invalid'].indexOf(one.result) >= 0);
         if (refused.length > 0) {
             ngx.log(ngx.ERR, `Tollgate refused ${refused.length} reports for good: ${JSON.stringify(refused[0])}`);
         }
-        return true;
+        return TAKEN;
     } catch (error) {
         ngx.log(ngx.ERR, `Tollgate could not be reached, reports are sent again: ${error}`);
-        return false;
+        return LATER;
     }
 }
 

@@ -317,6 +317,51 @@ fn what_was_cut_is_charged_its_hold_or_what_each_event_counts() {
     assert_eq!(rig.charged(|| assert_eq!(rig.rig.send(&rig.chat("qwen", true)).status, 400)), 0);
 }
 
+/// A count that no response has lowers no charge, and a report of any size holds up no other one.
+#[test]
+fn absurd_counts_and_members_lower_nothing() {
+    let rig = Metered::start(&format!("tokens: {BUDGET}/day"));
+    let of_stream = rig.charged_for("no usage", SSE, events(&[json!({ "choices": [] })]));
+    let of_body = rig.charged_for("no usage", JSON, vec!["{}".to_owned()]);
+    assert!(of_stream > 100 && of_body > 100, "{of_stream}, {of_body}");
+    for count in ["1e999", "-1", "1.5", "9007199254740994"] {
+        let usage = format!(r#"{{"usage":{{"prompt_tokens":7,"completion_tokens":{count}}}}}"#);
+        let charged = rig.charged_for(count, JSON, vec![usage.clone()]);
+        assert_eq!(charged, of_body, "{count} in a body");
+        let charged = rig.charged_for(count, SSE, vec![format!("data: {usage}\n\n")]);
+        assert_eq!(charged, of_stream, "{count} in a stream");
+    }
+    let large = json!({ "index": "x".repeat(3 << 20), "usage": { "total_tokens": 59 } });
+    assert_eq!(rig.charged_for("a large index", SSE, vec![format!("data: {large}\n\n")]), 59);
+}
+
+/// A report that Tollgate refuses for good is found, and dropped: here its text is no JSON.
+#[test]
+fn a_report_that_is_refused_holds_up_no_other_one() {
+    const POISON: &str = "function poison(r) {
+    ngx.shared.tollgate_reports.set('!', 'poison');
+    r.return(204);
+}
+export default { poison };
+";
+    let dir = tempfile::tempdir().unwrap();
+    let module = dir.path().join("poison.js");
+    std::fs::write(&module, POISON).unwrap();
+    let rig = Metered::with(&policy(&format!("tokens: {BUDGET}/day"), "60s"), |config| {
+        let import = "    js_import metering from metering.js;";
+        let poison = format!("{import}\n    js_import poison from {};", module.display());
+        let config = replace_once(config, import, &poison);
+        let location = "        location @too_large {";
+        let poison = "        location = /poison { js_content poison.poison; }\n";
+        replace_once(config, location, &format!("{poison}{location}"))
+    });
+    for _ in 0..3 {
+        assert_eq!(rig.rig.send(&Request::get("/poison")).status, 204);
+        assert_eq!(rig.charged_for("beside it", SSE, events(&[running(48)])), 59);
+    }
+    until("the refusal", || rig.rig.log().contains("refused a call with 1 reports").then_some(()));
+}
+
 #[test]
 fn what_no_server_got_is_charged_nothing() {
     let port = crate::rig::free_port();
