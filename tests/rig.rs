@@ -15,6 +15,7 @@ pub(crate) mod process;
 pub(crate) mod prometheus;
 pub(crate) mod python;
 pub(crate) mod redis;
+pub(crate) mod schemathesis;
 pub(crate) mod tollgate;
 pub(crate) mod upstream;
 pub(crate) mod websocket;

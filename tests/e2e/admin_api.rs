@@ -2,9 +2,7 @@
 
 use std::{
     path::Path,
-    process::Command,
     sync::{Arc, Barrier},
-    time::Duration,
 };
 
 use nix::sys::signal::Signal;
@@ -13,9 +11,8 @@ use tollgate_core::credential::api_key::KeyDigest;
 
 use crate::rig::{
     http::{Reply, Request},
-    part,
-    process::Process,
     redis::Redis,
+    schemathesis,
     tollgate::{ADMIN_TOKEN, Tollgate, run},
     until,
 };
@@ -37,10 +34,6 @@ routes:
 /// The token of a credential of the tenant `acme`.
 const OF_ACME: &str = "acme-token-of-the-end-to-end-tests-0123456789";
 
-/// How long one run of schemathesis may take where all cores are busy. It takes less than 30 seconds
-/// alone.
-const BOUND: Duration = Duration::from_secs(600);
-
 fn call(tollgate: &Tollgate, token: &str, method: &str, path: &str, body: &Value) -> Reply {
     let request = Request::new(method, path).header("Content-Type", "application/json");
     request.body(body.to_string()).bearer(token).send(tollgate.admin)
@@ -53,17 +46,7 @@ fn conforms(dir: &Path, tollgate: &Tollgate, options: &[&str]) {
     assert_eq!(document.status, 200);
     let printed = run(dir, &["schema", "--admin-api"]);
     assert!(printed.status.success() && printed.stdout == document.body);
-    std::fs::write(dir.join("openapi.json"), &document.body).unwrap();
-    let mut command = Command::new(part("schemathesis", "schemathesis"));
-    let header = format!("Authorization: Bearer {ADMIN_TOKEN}");
-    command.current_dir(dir).args(["run", "openapi.json", "--checks", "all", "--no-color"]);
-    command.args(["--url", &format!("http://127.0.0.1:{}", tollgate.admin)]);
-    // The same cases in each run.
-    command.args(["--seed", "1", "--max-examples", "20", "--generation-database", "none"]);
-    command.args(["--workers", "1", "--header", &header]).args(options);
-    let mut schemathesis = Process::start(dir, "schemathesis", &mut command);
-    let status = schemathesis.ended(BOUND);
-    assert!(status.success(), "{}\n{}", schemathesis.out(), schemathesis.err());
+    schemathesis::conforms(dir, &document.body, (tollgate.admin, ADMIN_TOKEN), options);
     assert!(tollgate.ready().status == 200);
 }
 

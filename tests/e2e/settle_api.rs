@@ -3,12 +3,13 @@
 use std::{os::unix::net::UnixStream, process::Command};
 
 use serde_json::{Value, json};
+use tollgate_core::credential::api_key::KeyDigest;
 
 use crate::rig::{
     SCOPES,
     http::{Reply, Request},
     issuer::Issuer,
-    part,
+    part, schemathesis,
     tollgate::{Tollgate, run},
 };
 
@@ -91,4 +92,34 @@ fn a_gateway_reports_what_it_counted() {
     std::io::Read::read_to_string(&mut stream, &mut served).unwrap();
     let printed = run(dir.path(), &["schema", "--settle-api"]);
     assert!(served.ends_with(&String::from_utf8_lossy(&printed.stdout).into_owned()), "{served}");
+}
+
+/// The token of a reporter.
+const TOKEN: &str = "reporter-token-of-the-end-to-end-tests-0123456789";
+
+/// The reporters of the other test have a Unix socket, which schemathesis does not call.
+#[test]
+fn the_api_does_what_its_document_states() {
+    let dir = tempfile::tempdir().unwrap();
+    let issuer = Issuer::new("https://auth.example.com");
+    issuer.publish(dir.path());
+    let digest = serde_json::to_value(KeyDigest::of(TOKEN.as_bytes())).unwrap();
+    let reporter = format!("{{ name: gateway, digest: {digest}, every_route: true }}");
+    let listener = format!("{{ address: \"127.0.0.1:0\", reporters: [{reporter}] }}");
+    let config = CONFIG.replace("{ address: \"unix:${DIR}/settle.sock\" }", &listener);
+    let tollgate = Tollgate::start(dir.path(), &config);
+    let document = run(dir.path(), &["schema", "--settle-api"]).stdout;
+    let port = tollgate.port("settle");
+    // An entry that is settled is among the examples.
+    let token = issuer.token(json!({ "scope": SCOPES }));
+    let checked = check(&tollgate, &token);
+    let reservation = checked.one("x-tollgate-reservation").unwrap();
+    let text = String::from_utf8(document).unwrap();
+    assert!(text.contains("eyJpZCI6..."), "the example of the document");
+    let document = text.replace("eyJpZCI6...", reservation);
+    // An entry that its schema does not admit has a result of its own, in an answer of 200.
+    let options = ["--exclude-checks", "negative_data_rejection"];
+    schemathesis::conforms(dir.path(), document.as_bytes(), (port, TOKEN), &options);
+    assert!(tollgate.metric("tollgate_settlements_total", &["result=\"charged\""]) >= 1.0);
+    assert_eq!(tollgate.ready().status, 200);
 }
