@@ -160,6 +160,11 @@ bench-metering: ## What metering costs: Envoy's CPU an event and a request, Toll
 	@tools/parts toolchain envoy nginx redis python valgrind >/dev/null
 	@$(BENCH) benches/metering_bench.py
 
+.PHONY: bench-ledger
+bench-ledger: ## What a record of the ledger costs: CPU of Tollgate and of Redis, calls, bytes (ROUNDS=3 REQUESTS=2000)
+	@tools/parts toolchain envoy nginx redis python >/dev/null
+	@$(BENCH) benches/ledger_bench.py
+
 .PHONY: bench-accuracy
 bench-accuracy: ## What is charged beside what servers count: many clients, a killed replica, a failover of Redis (SECONDS=90 CLIENTS=16 FAILOVERS=3)
 	@tools/parts toolchain envoy redis python model sdks >/dev/null

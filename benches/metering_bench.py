@@ -12,6 +12,7 @@ import json
 import pathlib
 import re
 import signal
+import socket
 import urllib.request
 
 import gates
@@ -205,18 +206,19 @@ def metric(gate, name, label=""):
     return sum(float(line.rpartition(" ")[2]) for line in text.splitlines() if line.startswith(name) and label in line)
 
 
-def script_calls(path):
-    import socket
-
+def redis_answer(path, *words):
+    """The answer of Redis to a command, as it is on the wire."""
+    command = b"*%d\r\n" % len(words) + b"".join(b"$%d\r\n%s\r\n" % (len(word), word.encode()) for word in words)
     with socket.socket(socket.AF_UNIX) as client:
         client.connect(str(path))
-        client.sendall(b"INFO commandstats\r\n")
-        text = b""
-        while b"\r\n\r\n" not in text[8:] and not text.endswith(b"\r\n\r\n") and b"cmdstat_info" not in text:
-            data = client.recv(1 << 16)
-            if not data:
-                break
-            text += data
+        answer = client.makefile("rb")
+        client.sendall(command)
+        line = answer.readline().rstrip()
+        return answer.read(int(line[1:])) if line.startswith(b"$") else line
+
+
+def script_calls(path):
+    text = redis_answer(path, "INFO", "commandstats")
     return sum(int(found) for found in re.findall(rb"cmdstat_(?:evalsha|eval):calls=(\d+)", text))
 
 

@@ -452,10 +452,20 @@ def metering(data):
     return how(data) + "\n" + table(head, rows) + counted
 
 
+def ledger(data):
+    rounds, labels = data["rounds"], {"without": "without a ledger", "ledger": "with a ledger"}
+    columns = [("tollgate_us", 1), ("redis_us", 1), ("calls", 2)]
+    rows = [[labels[name], *(spread(values(rounds, name, key), digits) for key, digits in columns)] for name in labels]
+    head = ["", "Tollgate CPU us a request", "Redis CPU us a request", "script calls of Redis a request"]
+    note = f"\nChecks and settlements included, {data['in_flight']} requests at once. A record takes {number(round(data['bytes']))} bytes of Redis in its chain.\n"
+    return how(data) + "\n" + table(head, rows) + note
+
+
 SECTIONS = {
     "accuracy": accuracy,
     "failover": failover,
     "metering": metering,
+    "ledger": ledger,
     "wire": wire,
     "cold": cold,
     "redis": redis,
