@@ -232,6 +232,9 @@ fn a_stream_ends_with_its_credential() {
     assert_eq!(chain.tollgate.metric("tollgate_unmetered_total", &["ending=\"complete\""]), 0.0);
 }
 
+/// What ends a stream.
+type End<'a> = Box<dyn Fn() + 'a>;
+
 /// Of two streams at a time the one ends whose credential is banned or removed, and only that one.
 #[test]
 fn a_stream_ends_with_a_ban_and_with_its_api_key() {
@@ -263,7 +266,7 @@ fn a_stream_ends_with_a_ban_and_with_its_api_key() {
         (client, stream)
     };
     let iss = "https://auth.example.com";
-    let ends: [(&str, &str, &str, Box<dyn Fn()>); 4] = [
+    let ends: [(&str, &str, &str, End<'_>); 4] = [
         (
             "/v1/chat/completions",
             &subject,
