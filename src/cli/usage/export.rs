@@ -187,7 +187,7 @@ async fn confirm(place: &Place, keys: &LedgerKeys, ends: &Ends) -> anyhow::Resul
 /// has.
 fn open(path: &Path) -> anyhow::Result<(File, Ends)> {
     let mut options = OpenOptions::new();
-    // It has persons: whoever else may read it is for its owner to say.
+    // It has persons: its owner decides which other users may read it.
     options.read(true).write(true).create(true).truncate(false).mode(0o600);
     let mut file = options.open(path)?;
     if let Err(error) = file.try_lock() {
@@ -198,7 +198,7 @@ fn open(path: &Path) -> anyhow::Result<(File, Ends)> {
     }
     // A file that was created is in its directory after a crash, too.
     let directory = path.parent().filter(|directory| !directory.as_os_str().is_empty());
-    File::open(directory.unwrap_or(Path::new(".")))?.sync_all()?;
+    OpenOptions::new().read(true).open(directory.unwrap_or(Path::new(".")))?.sync_all()?;
     let (mut known, mut whole) = (Ends::new(), 0);
     let mut lines = BufReader::new(&file);
     let mut line = Vec::new();
