@@ -4,13 +4,13 @@
 //! - `checklist`: the security checklist for tokens, a row for every line J01 to J25 (RFC 8725, 7515,
 //!   7518, 7519) and A01 to A07 (RFC 9068, RFC 6750), and a regression test for each known bug of a
 //!   JWT library.
-//! - `key_rotation`: what stays verified when the keys of an issuer change.
 //! - `wycheproof`: raw signatures.
 //! - `real_tokens`: tokens as issuers send them.
 //! - `certificates`: client certificates, and tokens that are bound to one.
 //! - `body`, `categories`, `conditions`: the rules of a route.
 //! - `bounds`: the bounds of the keys of the file.
 //! - `lease`, `escrow`: leased limits, and escrows for outages, in simulations.
+//! - `limits`: limits by themselves, number by number.
 //! - `corpus`: every row of the decision corpus.
 //! - `presets`: every listed route of every inference server.
 //! - `members`: every member of their tables.
@@ -34,9 +34,9 @@ mod conditions;
 mod corpus;
 mod escrow;
 mod harness;
-mod key_rotation;
 mod keys;
 mod lease;
+mod limits;
 mod members;
 mod presets;
 mod properties;
