@@ -17,8 +17,8 @@ use tollgate_core::{
     limit::{
         Verdict,
         escrow::{EscrowTerms, Escrows},
+        model_tag::ModelTag,
         reservation::{Reservation, ReservationId},
-        settled_tokens::ModelTag,
     },
     room::Group,
 };

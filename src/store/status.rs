@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use tollgate_core::{ban::Kind, limit::settled_tokens::ExpiredTokens};
+use tollgate_core::{ban::Kind, limit::model_tag::ExpiredTokens};
 
 use super::leases::LeaseStatus;
 

@@ -52,7 +52,7 @@ impl Chart {
     }
 }
 
-/// Rendered objects.
+/// The objects that are rendered.
 struct Rendered(Vec<Value>);
 
 impl Rendered {

@@ -13,9 +13,9 @@ use tollgate_core::{
     limit::{
         Counter, Hold, Verdict,
         counters::{Count, Counters, WINDOW_KEPT},
+        model_tag::{ExpiredTokens, ModelTag},
         reference::{peek, try_take},
         reservation::{Reservation, ReservationId},
-        settled_tokens::{ExpiredTokens, ModelTag},
         settlement::{Settled, Settlement, Usage},
     },
     time::{Span, Timestamp},

@@ -17,6 +17,7 @@ mod hold_limit;
 mod kind;
 pub mod lease;
 pub mod metering;
+pub mod model_tag;
 pub mod rate;
 pub mod reference;
 pub mod refusal;

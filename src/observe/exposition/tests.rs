@@ -1,7 +1,7 @@
 use serde_json::json;
 use tollgate_core::{
     admission::Outage,
-    limit::settled_tokens::{ExpiredTokens, ModelTag},
+    limit::model_tag::{ExpiredTokens, ModelTag},
     time::Timestamp,
 };
 

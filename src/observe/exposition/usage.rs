@@ -3,7 +3,7 @@
 use std::{collections::BTreeMap, fmt};
 
 use prometheus_client::encoding::DescriptorEncoder;
-use tollgate_core::limit::settled_tokens::ModelTag;
+use tollgate_core::limit::model_tag::ModelTag;
 
 use super::{Scrape, family::Family};
 use crate::observe::metrics::{ModelTokens, UNSPLIT};

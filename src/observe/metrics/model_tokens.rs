@@ -9,7 +9,7 @@ use std::{
 };
 
 use tollgate_core::{
-    limit::settled_tokens::{ModelTag, SettledTokens},
+    limit::{model_tag::ModelTag, settled_tokens::SettledTokens},
     policy::Policy,
 };
 

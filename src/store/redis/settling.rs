@@ -17,8 +17,8 @@ use tollgate_core::{
     admission::{Outage, Settled, Settlement, Usage},
     limit::{
         counters::MOST,
+        model_tag::{ExpiredTokens, ModelTag},
         reservation::ReservationId,
-        settled_tokens::{ExpiredTokens, ModelTag},
     },
     time::Timestamp,
 };

@@ -9,9 +9,9 @@ use crate::{
     limit::{
         self, BucketId, ChargeSubject, Demand, Held, HoldLimit, LimitStatus, RequestTokens,
         TOKEN_BUDGET,
+        model_tag::ModelTag,
         request_facts::RequestFacts,
         reservation::{Reservation, ReservationId},
-        settled_tokens::ModelTag,
         usage_history::{HistoryIds, LearntUsage},
     },
     permit::Permit,

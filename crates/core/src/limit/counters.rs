@@ -27,8 +27,8 @@ use std::collections::{BTreeSet, HashMap};
 pub use self::count::{Count, HELD_RETRY, MOST, Share};
 use super::{
     BucketId, Counter, Hold, Verdict,
+    model_tag::ExpiredTokens,
     reservation::{Reservation, ReservationId},
-    settled_tokens::ExpiredTokens,
     settlement::{Settled, Settlement, Usage},
 };
 use crate::{

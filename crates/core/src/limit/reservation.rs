@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
 use super::{
-    Counter, Hold, Verdict, request_facts::RequestFacts, settled_tokens::ModelTag, shard::Shard,
+    Counter, Hold, Verdict, model_tag::ModelTag, request_facts::RequestFacts, shard::Shard,
     usage_history::HistoryIds,
 };
 use crate::{

@@ -1,34 +1,11 @@
-//! What settled requests used, by model and kind of tokens: for the counters that are compared with
-//! those of the servers.
-
-use std::collections::BTreeMap;
+//! What settled requests used, by kind of tokens: for the counters that are compared with those of
+//! the servers.
 
 use super::{
-    BucketId,
     counters::MOST,
     settlement::{Settled, Settlement, Usage},
     usage_report::TokenCounts,
 };
-
-/// The tags of models whose expired tokens are counted apart; those of further ones have none.
-const MOST_TAGS: usize = 1024;
-
-/// Four bytes that stand for the model of a request in the id of its reservation, so that a store
-/// that knows only the id can tell what expired. Two models of a thousand share a tag with a
-/// probability of 10^-4.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct ModelTag(pub u32);
-
-impl ModelTag {
-    /// The tag of requests without a model.
-    pub const NONE: Self = Self(0);
-
-    /// Returns the tag of a model, by its name in the policy.
-    pub fn of(model: &str) -> Self {
-        let [high, _] = BucketId::of(model).halves();
-        Self(u32::try_from(high >> 32).unwrap_or_default())
-    }
-}
 
 /// The tokens of a settled request by their kinds, which add up to all of them.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -74,24 +51,6 @@ impl SettledTokens {
         let output = kinds.output.unwrap_or(0).min(total - all_input);
         let unsplit = total - all_input - output;
         Self { input: all_input - cached, cached, output, unsplit, ..Self::default() }
-    }
-}
-
-/// The tokens that were charged for reservations without a report, by the tags of their models.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct ExpiredTokens(BTreeMap<ModelTag, u64>);
-
-impl ExpiredTokens {
-    /// Adds the tokens of an expired reservation.
-    pub fn add(&mut self, model: ModelTag, tokens: u64) {
-        let has_room = self.0.len() < MOST_TAGS || self.0.contains_key(&model);
-        let sum = self.0.entry(if has_room { model } else { ModelTag::NONE }).or_default();
-        *sum = sum.saturating_add(tokens);
-    }
-
-    /// The sums by tag.
-    pub fn sums(&self) -> impl Iterator<Item = (ModelTag, u64)> {
-        self.0.iter().map(|(tag, tokens)| (*tag, *tokens))
     }
 }
 
@@ -204,24 +163,5 @@ mod tests {
         let settlement = settlement(Usage::Final(13), Basis::Reported, counts(9, None, 4));
         let tokens = SettledTokens::of(&settlement, Settled::Late(13)).unwrap();
         assert_eq!((tokens.replaced, tokens.input, tokens.output), (100, 9, 4));
-    }
-
-    #[test]
-    fn the_tags_of_expired_tokens_are_bounded() {
-        let mut expired = ExpiredTokens::default();
-        for tag in 1..=2000 {
-            expired.add(ModelTag(tag), 1);
-        }
-        expired.add(ModelTag(1), 5);
-        assert_eq!(expired.sums().count(), MOST_TAGS + 1);
-        let of = |tag| expired.sums().find(|(known, _)| *known == tag).unwrap().1;
-        assert_eq!((of(ModelTag(1)), of(ModelTag::NONE)), (6, 2000 - MOST_TAGS as u64));
-    }
-
-    #[test]
-    fn a_tag_is_the_begin_of_a_hash() {
-        // printf qwen | sha256sum
-        assert_eq!(ModelTag::of("qwen"), ModelTag(0x67f2_d225));
-        assert_ne!(ModelTag::of("qwen"), ModelTag::of("qwen2"));
     }
 }
