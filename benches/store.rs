@@ -308,6 +308,7 @@ fn reservation(round: u64, n: usize) -> Reservation {
         shard: None,
         route: None,
         facts: None,
+        cost: None,
         holds: vec![
             hold("day", Counter::Budget { limit: 1 << 50, ends }, 4000),
             hold("minute", Counter::Bucket { interval: 1, burst: 1 << 40 }, 4000),

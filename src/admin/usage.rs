@@ -115,6 +115,7 @@ pub(super) async fn call(
     let rows: Vec<_> = report.rows().collect();
     Ok(ok(&json!({
         "time_zone": ledger.time_zone,
+        "currency": policy.prices.as_ref().map(|prices| &*prices.currency),
         "rows": rows,
         "total": report.total(),
     })))

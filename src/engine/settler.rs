@@ -269,6 +269,7 @@ mod tests {
             shard: None,
             route: None,
             facts: None,
+            cost: None,
             holds: vec![Hold {
                 limit: "day".into(),
                 counter_id: "alice".into(),

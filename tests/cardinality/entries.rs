@@ -89,6 +89,7 @@ fn reservation(number: u64, counter_id: &str, counter: Counter) -> Reservation {
         shard: None,
         route: None,
         facts: None,
+        cost: None,
     }
 }
 

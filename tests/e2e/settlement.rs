@@ -304,6 +304,7 @@ fn reservation(amount: u64, life: Span) -> Reservation {
         shard: None,
         route: None,
         facts: None,
+        cost: None,
         holds: vec![Hold {
             limit: "day".into(),
             counter_id: "alice".into(),

@@ -15,8 +15,9 @@ use tollgate_core::{
         verify::Finding,
     },
     limit::{
-        Counter,
-        usage_report::{Basis, RequestEnding},
+        Counter, Hold,
+        cost::{CostTerms, Price},
+        usage_report::{Basis, RequestEnding, TokenCounts},
     },
     time::{Span, Timestamp},
 };
@@ -86,6 +87,74 @@ async fn a_request_without_a_report_is_recorded_when_it_expires_and_corrected_la
     let sums: Vec<_> = rows.values().map(|row| (row.requests, row.tokens, row.estimated)).collect();
     assert_eq!(sums, [(2, 31, 0)]);
     assert_eq!(ledger.verify().await, []);
+}
+
+/// What limits on cost are charged is what the records state, and what the price of the tokens says.
+#[tokio::test]
+async fn the_costs_of_records_are_those_that_budgets_are_charged() {
+    let server = redis_server::start(&[]);
+    let mut ledger = Ledger::start(&server);
+    ledger.writer.round(now()).await.unwrap();
+    let price = Price { input: 150_000, cached_input: 75_000, output: 600_000, request: 3 };
+    let terms = CostTerms { price, tokens: 100, most: 100, unreported: 63, fixed: None };
+    let ends = Timestamp::from_secs(4_000_000_000);
+    let mut of_price = 0;
+    let mut money = None;
+    for number in 0..200_u64 {
+        let mut one = request(&format!("d{number}"), "acme", 100);
+        one.facts.as_mut().unwrap().cost = Some(terms);
+        let cost = Hold {
+            limit: "money".into(),
+            counter: Counter::Cost { limit: 1_000_000, ends },
+            amount: terms.unreported,
+            unreported: terms.unreported,
+            ..one.holds[0].clone()
+        };
+        one.holds.push(cost.clone());
+        money = Some(cost);
+        // Some expire, and some of these are reported late.
+        let expires = number % 5 == 0;
+        one.life = if expires { Span::from_micros(0) } else { one.life };
+        ledger.admit(&one).await;
+        if expires && number % 10 == 0 {
+            of_price += terms.unreported;
+            continue;
+        }
+        let tokens = 7 * number % 90;
+        let kinds = TokenCounts {
+            input: Some(tokens / 2),
+            cached: Some(tokens / 3),
+            output: Some(tokens - tokens / 2),
+            reasoning: None,
+        };
+        let mut report = settled(&one, Usage::Final(tokens), Basis::Reported);
+        report.report.as_mut().unwrap().tokens = kinds;
+        let expected = if expires { Settled::Late(tokens) } else { Settled::Charged(tokens) };
+        assert_eq!(ledger.settle(&report).await, expected);
+        let (fresh, cached, output) = (tokens / 2 - tokens / 3, tokens / 3, tokens - tokens / 2);
+        let millionths = 150_000 * fresh + 75_000 * cached + 600_000 * output + 3_000_000;
+        of_price += millionths.div_ceil(1_000_000);
+    }
+    // Everything that is due has expired.
+    assert_eq!(ledger.store.settle(&[]).await, Ok(Vec::new()));
+    let last = request("last", "other", 1);
+    ledger.admit(&last).await;
+    ledger.write_all().await;
+    let records = ledger.records().await;
+    let signed: i64 = records
+        .iter()
+        .map(|record| {
+            let number = |cost: Option<u64>| i64::try_from(cost.unwrap_or(0)).unwrap();
+            number(record.cost) - number(record.corrects_cost)
+        })
+        .sum();
+    assert_eq!(signed, i64::try_from(of_price).unwrap());
+    let rows = ledger.store.rows(Period::Day(ledger.day(now()))).await.unwrap();
+    assert_eq!(rows.values().map(|row| row.cost).sum::<i64>(), signed);
+    assert_eq!(ledger.verify().await, []);
+    let key = format!("{{tollgate}}:{}", money.unwrap().key());
+    let spent: String = redis::cmd("GET").arg(key).query(&mut server.client()).unwrap();
+    assert_eq!(spent, format!("{of_price} 0"));
 }
 
 #[tokio::test]

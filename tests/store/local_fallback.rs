@@ -221,6 +221,7 @@ async fn windows_of_requests_have_shares_and_holds_of_tokens_need_an_escrow() {
             shard: None,
             route: None,
             facts: None,
+            cost: None,
         };
         AdmitRequest { reservation: Some(Box::new(reservation)), ..AdmitRequest::default() }
     };

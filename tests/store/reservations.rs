@@ -12,11 +12,13 @@ use tollgate::store::{RESERVE_BODY, SETTLE_BODY};
 use tollgate_core::{
     limit::{
         Counter, Hold, Verdict,
+        cost::{CostTerms, Price},
         counters::{Count, Counters, WINDOW_KEPT},
         model_tag::{ExpiredTokens, ModelTag},
         reference::{peek, try_take},
         reservation::{Reservation, ReservationId},
         settlement::{Settled, Settlement, Usage},
+        usage_report::{Basis, RequestEnding, TokenCounts, UsageReport},
     },
     time::{Span, Timestamp},
 };
@@ -163,6 +165,14 @@ impl Model {
         answer[1] = i64::try_from(self.counters.open()).unwrap();
         Reply(answer, self.expired_since(&tokens))
     }
+
+    /// How many of these reservations are open and have a limit on cost.
+    fn open_with_cost(&self, known: &[Reservation]) -> i64 {
+        let is_open = |one: &&Reservation| {
+            one.holds.iter().any(Hold::is_cost) && self.counters.is_open(one.id)
+        };
+        i64::try_from(known.iter().filter(is_open).count()).unwrap()
+    }
 }
 
 fn at(micros: u64) -> Timestamp {
@@ -190,7 +200,9 @@ fn counter_key(hold: &Hold) -> String {
 fn hold_numbers(hold: &Hold) -> [u64; 5] {
     let (kind, first, second) = match hold.counter {
         Counter::Bucket { interval, burst } => (1, interval, burst),
-        Counter::Budget { limit, ends } => (2, limit, ends.micros()),
+        Counter::Budget { limit, ends } | Counter::Cost { limit, ends } => {
+            (2, limit, ends.micros())
+        }
         Counter::Requests { limit, ends } => (3, limit, ends.micros()),
         Counter::Slots { limit } => (4, limit, 0),
         Counter::Rate { interval, burst } => (5, interval, burst),
@@ -198,11 +210,13 @@ fn hold_numbers(hold: &Hold) -> [u64; 5] {
     [kind, first, second, hold.amount, hold.unreported]
 }
 
-/// The numbers of a hold in a check: the kind of a limit in shadow is larger by ten.
+/// The numbers of a hold in a check: the kind of a limit in shadow is larger by ten, and that of one on
+/// cost by twenty.
 fn checked_numbers(hold: &Hold) -> [u64; 5] {
     let [kind, rest @ ..] = hold_numbers(hold);
     let [first, second, amount, unreported] = rest;
-    [kind + if hold.is_shadow { 10 } else { 0 }, first, second, amount, unreported]
+    let more = if hold.is_shadow { 10 } else { 0 } + if hold.is_cost() { 20 } else { 0 };
+    [kind + more, first, second, amount, unreported]
 }
 
 impl Real {
@@ -244,26 +258,46 @@ impl Real {
         Reply::split(call.arg("]").arg(now).invoke(&mut self.client).unwrap(), numbers)
     }
 
+    /// Reports of tokens, each followed by that of a cost where the request has one.
     fn settle(&mut self, reports: &[Settlement], now: u64) -> Reply {
         let mut call = self.settle.prepare_invoke();
-        for Settlement { reservation, .. } in reports {
-            call.key(record_key(reservation.id)).key(set_key(reservation));
-            call.key(reservation.holds.iter().map(counter_key).collect::<Vec<_>>());
+        let parts: Vec<(&Settlement, bool)> = reports
+            .iter()
+            .flat_map(|one| [(one, false), (one, true)])
+            .filter(|(one, is_cost)| !is_cost || one.reservation.holds.iter().any(Hold::is_cost))
+            .collect();
+        let holds = |reservation: &Reservation, is_cost: bool| -> Vec<Hold> {
+            let holds = reservation.holds.iter().filter(|hold| hold.is_cost() == is_cost);
+            holds.cloned().collect()
+        };
+        for (Settlement { reservation, .. }, is_cost) in &parts {
+            let end = if *is_cost { "-cost" } else { "" };
+            call.key(record_key(reservation.id) + end).key(set_key(reservation));
+            call.key(holds(reservation, *is_cost).iter().map(counter_key).collect::<Vec<_>>());
         }
-        call.key("{tollgate}:reservations").key("format").arg(reports.len()).arg("[");
-        for Settlement { reservation, usage, .. } in reports {
+        call.key("{tollgate}:reservations").key("format").arg(parts.len()).arg("[");
+        for (settlement, is_cost) in &parts {
+            let Settlement { reservation, usage, .. } = settlement;
             let (usage, tokens) = match *usage {
                 Usage::Running(tokens) => (1, tokens),
                 Usage::Final(tokens) => (2, tokens),
                 Usage::Unreported(tokens) => (3, tokens),
                 Usage::Released => (4, 0),
             };
+            let used = if *is_cost { settlement.cost() } else { tokens };
             let ReservationId([member, ..]) = reservation.id;
-            call.arg(reservation.holds.len()).arg(member).arg(reservation.issued.micros());
-            call.arg(reservation.life.micros()).arg(usage).arg(tokens);
-            call.arg(reservation.holds.iter().flat_map(hold_numbers).collect::<Vec<_>>());
+            let member = u64::from(member) + if *is_cost { 1000 } else { 0 };
+            let holds = holds(reservation, *is_cost);
+            call.arg(holds.len()).arg(member).arg(reservation.issued.micros());
+            call.arg(reservation.life.micros()).arg(usage).arg(used);
+            call.arg(holds.iter().flat_map(hold_numbers).collect::<Vec<_>>());
         }
-        let answer = call.arg("]").arg(now).invoke(&mut self.client).unwrap();
+        let answer: Vec<i64> = call.arg("]").arg(now).invoke(&mut self.client).unwrap();
+        let (counts, rest) = answer.split_at(2);
+        let (of_parts, expired) = rest.split_at(2 * parts.len());
+        let of_tokens = of_parts.chunks(2).zip(&parts).filter(|(_, (_, is_cost))| !is_cost);
+        let of_tokens = of_tokens.flat_map(|(report, _)| report);
+        let answer = counts.iter().chain(of_tokens).chain(expired).copied().collect();
         Reply::split(answer, 2 + 2 * reports.len())
     }
 
@@ -301,13 +335,14 @@ impl Real {
 
 fn counter(random: &mut StdRng, now: u64) -> Counter {
     let ends = at(now + random.random_range(1..2 * HOUR));
-    match random.random_range(0..4) {
+    match random.random_range(0..5) {
         0 => Counter::Bucket {
             interval: random.random_range(1..2 * SECOND),
             burst: random.random_range(0..200),
         },
         1 => Counter::Budget { limit: random.random_range(0..300), ends },
         2 => Counter::Requests { limit: random.random_range(0..30), ends },
+        3 => Counter::Cost { limit: random.random_range(0..300), ends },
         _ => Counter::Slots { limit: random.random_range(0..6) },
     }
 }
@@ -325,7 +360,9 @@ fn reservation(random: &mut StdRng, id: u8, counters: &[Counter], now: u64) -> R
         if random.random_ratio(1, 5) {
             counter = match counter {
                 Counter::Bucket { interval, burst } => Counter::Rate { interval, burst },
-                Counter::Budget { limit, ends } => Counter::Requests { limit, ends },
+                Counter::Budget { limit, ends } | Counter::Cost { limit, ends } => {
+                    Counter::Requests { limit, ends }
+                }
                 other => other,
             };
         }
@@ -354,7 +391,29 @@ fn reservation(random: &mut StdRng, id: u8, counters: &[Counter], now: u64) -> R
         shard: None,
         route: None,
         facts: None,
+        cost: Some(Box::new(terms(random))),
     }
+}
+
+/// Terms that give each token a cost of up to three.
+fn terms(random: &mut StdRng) -> CostTerms {
+    let [input, cached_input, output] = [(); 3].map(|()| random.random_range(0..3_000_000));
+    let price = Price { input, cached_input, output, request: random.random_range(0..9) };
+    let [tokens, unreported] = [(); 2].map(|()| random.random_range(0..80));
+    CostTerms { price, tokens, most: 80, unreported, fixed: None }
+}
+
+/// A report of a part of the tokens by kind.
+fn report(random: &mut StdRng) -> Option<UsageReport> {
+    let count = |random: &mut StdRng| random.random_ratio(3, 4).then(|| random.random_range(0..60));
+    let tokens = TokenCounts {
+        input: count(random),
+        output: count(random),
+        cached: count(random),
+        reasoning: None,
+    };
+    let basis = *[Basis::Reported, Basis::Running, Basis::Estimate].choose(random)?;
+    Some(UsageReport { ending: RequestEnding::Complete, basis, tokens })
 }
 
 fn usage(random: &mut StdRng) -> Usage {
@@ -381,9 +440,9 @@ fn live(hold: &Hold, count: Count, now: u64) -> Count {
 /// Whether the counter is stored: a window is removed some time after its end.
 fn is_kept(hold: &Hold, now: u64) -> bool {
     match hold.counter {
-        Counter::Budget { ends, .. } | Counter::Requests { ends, .. } => {
-            ends.micros() + WINDOW_KEPT.micros() > now
-        }
+        Counter::Budget { ends, .. }
+        | Counter::Cost { ends, .. }
+        | Counter::Requests { ends, .. } => ends.micros() + WINDOW_KEPT.micros() > now,
         Counter::Bucket { .. } | Counter::Rate { .. } | Counter::Slots { .. } => true,
     }
 }
@@ -413,7 +472,8 @@ fn history(real: &mut Real, seed: u64) -> usize {
         now += wait;
         real.age(i64::try_from(wait / 1000).unwrap());
         if random.random_ratio(1, 20) && now < first + 20 * HOUR {
-            let answers = (real.settle(&[], now), model.settle(&[], now));
+            let mut answers = (real.settle(&[], now), model.settle(&[], now));
+            answers.0.0[1] -= model.open_with_cost(&known);
             assert_eq!(answers.0, answers.1, "history {seed}, step {step}, now {now}");
             // A bucket that is full may be missing. In the model it is.
             for hold in known.iter().flat_map(|reservation| &reservation.holds) {
@@ -452,12 +512,17 @@ fn history(real: &mut Real, seed: u64) -> usize {
             }
             10..18 => {
                 let count = random.random_range(0..5);
-                let report = |_| {
+                let any = |_| {
                     let reservation = known.choose(&mut random)?.clone();
-                    Some(Settlement { reservation, usage: usage(&mut random), report: None })
+                    let usage = usage(&mut random);
+                    Some(Settlement { reservation, usage, report: report(&mut random) })
                 };
-                let reports: Vec<Settlement> = (0..count).filter_map(report).collect();
-                (real.settle(&reports, now), model.settle(&reports, now))
+                let reports: Vec<Settlement> = (0..count).filter_map(any).collect();
+                let expected = model.settle(&reports, now);
+                let mut answer = real.settle(&reports, now);
+                // What is held of a cost is a reservation of its own in Redis.
+                answer.0[1] -= model.open_with_cost(&known);
+                (answer, expected)
             }
             18 => {
                 saved = Some((now, model.clone(), real.snapshot()));

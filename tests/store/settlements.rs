@@ -12,6 +12,7 @@ use tollgate_core::{
     admission::{AdmitRequest, AdmitResponse, Outage, Settled, Settlement, Usage},
     limit::{
         Charge, Counter, Hold, Verdict,
+        cost::{CostTerms, Price},
         lease::LeaseTerms,
         reservation::{Reservation, ReservationId},
     },
@@ -60,6 +61,7 @@ fn reservation(life: Span, holds: &[Hold]) -> Reservation {
         shard: None,
         route: None,
         facts: None,
+        cost: None,
     }
 }
 
@@ -105,6 +107,8 @@ pub(super) async fn holds(store: &dyn Store) {
     everything_is_held_or_nothing(store).await;
     a_report_counts_once(store).await;
     limits_in_shadow(store).await;
+    costs(store).await;
+    a_cost_is_charged_at_expiry(store).await;
     many_reports_in_one_call(store).await;
     a_lost_report_is_charged_at_expiry(store).await;
     assert_eq!(store.settle(&[]).await, Ok(Vec::new()));
@@ -145,6 +149,93 @@ async fn limits_in_shadow(store: &dyn Store) {
     assert_eq!(settle(store, &more, Usage::Running(4)).await, Settled::Renewed);
     assert_eq!(settle(store, &more, Usage::Final(6)).await, Settled::Charged(6));
     assert_eq!(states(admit(store, &[], &minute(&[narrow])).await), [(false, 5)]);
+}
+
+/// Two micro-units for a token of the output, and 300 where no usage is reported.
+fn terms() -> CostTerms {
+    let price = Price { input: 1_000_000, cached_input: 500_000, output: 2_000_000, request: 0 };
+    CostTerms { price, tokens: 150, most: 150, unreported: 300, fixed: None }
+}
+
+/// A budget of a cost.
+fn cost_budget(limit: u64) -> Counter {
+    let Counter::Budget { limit, ends } = budget(limit) else { unreachable!() };
+    Counter::Cost { limit, ends }
+}
+
+/// What is held of a cost is charged in its own unit, by the terms of the reservation, beside tokens.
+async fn costs(store: &dyn Store) {
+    let tokens = hold("cost-tokens", budget(1000), 150, 150);
+    let cost = hold("cost-money", cost_budget(1000), 300, 300);
+    let priced = |holds: &[Hold]| Reservation { cost: Some(Box::new(terms())), ..minute(holds) };
+    let both = [tokens.clone(), cost.clone()];
+    for (usage, settled, spent) in [
+        (Usage::Final(40), Settled::Charged(40), (40, 80)),
+        (Usage::Unreported(40), Settled::Charged(150), (150, 300)),
+        (Usage::Unreported(160), Settled::Charged(160), (160, 320)),
+        (Usage::Released, Settled::Charged(0), (0, 0)),
+    ] {
+        let before = (left(store, &tokens).await, left(store, &cost).await);
+        let request = priced(&both);
+        assert_eq!(
+            outcome(store, &[], &request).await,
+            (true, vec![before.0 - 150, before.1 - 300]),
+            "{usage:?}"
+        );
+        // A retry of the check holds nothing more, and a report that is repeated changes nothing.
+        assert!(outcome(store, &[], &request).await.0);
+        assert_eq!(settle(store, &request, Usage::Running(20)).await, Settled::Renewed);
+        let settled_now = settle(store, &request, usage).await;
+        let expected = if usage == Usage::Released { Settled::Charged(20) } else { settled };
+        assert_eq!(settled_now, expected, "{usage:?}");
+        assert_eq!(settle(store, &request, Usage::Final(90)).await, Settled::Repeated);
+        let now = (left(store, &tokens).await, left(store, &cost).await);
+        // Tokens that were reported while it ran stay charged, and their cost is within the hold.
+        let tokens_spent = if usage == Usage::Released { 20 } else { spent.0 };
+        assert_eq!((before.0 - now.0, before.1 - now.1), (tokens_spent, spent.1), "{usage:?}");
+    }
+    // Nothing is held where one of them has no room; a limit on cost alone is settled, too.
+    let large = hold("cost-money", cost_budget(1000), 999, 999);
+    let verdicts = admit(store, &[], &priced(&[tokens, large])).await;
+    assert_eq!(verdicts.iter().map(|v| v.admitted).collect::<Vec<_>>(), [true, false]);
+    let alone = hold("cost-alone", cost_budget(1000), 300, 300);
+    let request = priced(std::slice::from_ref(&alone));
+    assert_eq!(outcome(store, &[], &request).await, (true, vec![700]));
+    assert_eq!(settle(store, &request, Usage::Final(11)).await, Settled::Charged(0));
+    assert_eq!(left(store, &alone).await, 978);
+}
+
+async fn a_cost_is_charged_at_expiry(store: &dyn Store) {
+    let tokens = hold("cost-lost-tokens", budget(1000), 150, 150);
+    let cost = hold("cost-lost", cost_budget(1000), 300, 300);
+    let request = reservation(Span::from_millis(1), &[tokens.clone(), cost.clone()]);
+    let request = Reservation { cost: Some(Box::new(terms())), ..request };
+    admit(store, &[], &request).await;
+    until("it expires", async || left(store, &cost).await == 700).await;
+    until("its tokens expire", async || left(store, &tokens).await == 850).await;
+    assert_eq!(settle(store, &request, Usage::Final(30)).await, Settled::Late(30));
+    assert_eq!(settle(store, &request, Usage::Final(90)).await, Settled::Repeated);
+    assert_eq!((left(store, &tokens).await, left(store, &cost).await), (970, 940));
+}
+
+/// A replica of the previous version reads the text of a reservation without what is held of its
+/// cost. It settles the tokens; the cost is charged as a whole when it expires.
+#[tokio::test]
+async fn a_replica_of_the_previous_version_leaves_a_cost_to_its_expiry() {
+    let server = redis_server::start(&[]);
+    let store = redis_server::open(&server.unix());
+    let tokens = hold("old-tokens", budget(1000), 150, 150);
+    let cost = hold("old-money", cost_budget(1000), 300, 300);
+    let request = reservation(Span::from_millis(1500), &[tokens.clone(), cost.clone()]);
+    let request = Reservation { cost: Some(Box::new(terms())), ..request };
+    assert!(outcome(&store, &[], &request).await.0);
+    let as_read = Reservation { holds: vec![tokens.clone()], cost: None, ..request.clone() };
+    assert_eq!(settle(&store, &as_read, Usage::Final(40)).await, Settled::Charged(40));
+    assert_eq!(left(&store, &tokens).await, 960);
+    until("the cost expires", async || left(&store, &cost).await == 700).await;
+    // The report that reaches a new replica later corrects the cost, and not the tokens.
+    assert_eq!(settle(&store, &request, Usage::Final(40)).await, Settled::Repeated);
+    assert_eq!((left(&store, &tokens).await, left(&store, &cost).await), (960, 920));
 }
 
 async fn everything_is_held_or_nothing(store: &dyn Store) {

@@ -19,7 +19,7 @@ use std::{borrow::Cow, sync::Arc};
 
 use self::{
     credential::verify_credential,
-    holds::{holds, request_tokens, reserve},
+    holds::{holds, request_cost, request_tokens, reserve},
     limits::check_limits,
 };
 pub use self::{
@@ -36,7 +36,7 @@ use crate::{
     denial::{Denial, Reason, WouldDeny, malformed},
     details::NormalizedRequest,
     identity::Principal,
-    limit::{Charge, ChargeSubject, Held, LimitStatus, rate::RateLimit},
+    limit::{Charge, ChargeSubject, Held, LimitStatus, RequestUnits, rate::RateLimit},
     pattern::Captures,
     permit::{self, Permit, Progress, RequestContext, RoutePermit},
     request::{Body, RawBody, RawHead, RawRequest, Request},
@@ -448,14 +448,17 @@ fn authorize(
         let now = context.now;
         let (tokens, histories) =
             request_tokens(&permit, &subject, |history| hooks.learnt_usage(history));
-        let mut held = holds(&permit, &subject, tokens, now, evidence)?;
+        let cost = request_cost(&permit, &subject, tokens, snapshot, now);
+        let units = RequestUnits { tokens, cost: cost.map(|(_, amounts)| amounts) };
+        let mut held = holds(&permit, &subject, units, now, evidence)?;
         if snapshot.reservation_keys.is_none() {
             // No usage could be reported, which is no reason for a limit in shadow to deny.
             held.retain(|held| !held.hold.is_shadow || !held.hold.is_settled());
         }
-        let reservation = reserve(&held, (tokens, histories), &subject, snapshot, now, || {
-            hooks.reservation_id()
-        })?;
+        let terms = cost.map(|(terms, _)| terms);
+        let of_request = (tokens.fixed, terms, histories);
+        let reservation =
+            reserve(&held, of_request, &subject, snapshot, now, || hooks.reservation_id())?;
         (held, reservation)
     };
     let revocation = permit.principal().map(|principal| Arc::clone(principal.revocation()));

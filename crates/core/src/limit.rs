@@ -8,6 +8,8 @@ mod amount;
 mod bucket;
 mod bucket_size;
 pub mod config;
+pub mod cost;
+mod cost_windows;
 mod counted_by;
 pub mod counters;
 mod entry;
@@ -18,6 +20,7 @@ mod kind;
 pub mod lease;
 pub mod metering;
 pub mod model_tag;
+pub mod price;
 pub mod rate;
 pub mod reference;
 pub mod refusal;
@@ -42,7 +45,7 @@ pub use self::{
     counted_by::{By, ChargeSubject},
     entry::Limit,
     hold::{Counter, Hold},
-    hold_limit::{Demand, Held, HoldLimit, RequestTokens},
+    hold_limit::{Amounts, Demand, Held, HoldLimit, RequestUnits},
     kind::{LimitKind, Unit},
     selector::ClaimValue,
     verdict::Verdict,

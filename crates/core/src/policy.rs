@@ -24,6 +24,7 @@ use crate::{
         self, Limit, TOKEN_BUDGET,
         config::{self as limit_config, LimitConfig},
         metering::MeteringConfig,
+        price::{Prices, PricesConfig},
         shard::ShardBy,
     },
     request::HeaderNames,
@@ -72,6 +73,8 @@ pub struct PolicyConfig {
     /// Limits, by the names that routes refer to.
     #[serde(default)]
     pub limits: Vec<LimitConfig>,
+    /// What models cost. Default: nothing has a cost.
+    pub prices: Option<PricesConfig>,
     /// How the usage of requests is followed to their end. Default: it is not.
     pub metering: Option<MeteringConfig>,
     /// The ledger: a record of each settled request. Needs `metering` and Redis. Default: none is kept.
@@ -115,6 +118,8 @@ pub struct Policy {
     pub routes: RouteTable,
     /// The limits, ordered by name.
     pub limits: Vec<Limit>,
+    /// The section `prices`.
+    pub prices: Option<Prices>,
     /// The section `metering`.
     pub metering: Option<MeteringConfig>,
     /// The section `ledger`.
@@ -275,6 +280,10 @@ impl Policy {
         let automatic_bans =
             automatic_bans.map(|section| section.compile(&root.key("automatic_bans"), errors));
         let models = Models::compile(&config.models, &config.tiers, &root, errors);
+        let prices = config.prices.as_ref().map(|prices| {
+            let names: Vec<&str> = models.names().collect();
+            Prices::compile(prices, &names, &root.key("prices"), errors)
+        });
         let limits = limit::compile(&config.limits, &root.key("limits"), errors);
         if let Some(metering) = &config.metering {
             metering.validate(&root.key("metering"), errors);
@@ -288,6 +297,7 @@ impl Policy {
             categories: &categories,
             models: &models,
             limits: &limits,
+            prices: prices.as_ref(),
             upstream_keys: Vec::new(),
             resources: Vec::new(),
             issuers: &issuers,
@@ -346,6 +356,7 @@ impl Policy {
             models,
             routes: compiled.table,
             limits: limits.into_values().collect(),
+            prices,
             metering: config.metering.clone(),
             ledger: config.ledger.clone(),
             denylists,
@@ -400,6 +411,7 @@ fn verification_rules(config: &PolicyConfig, compiled: &Issuers) -> Verification
         categories: _,
         routes: _,
         limits: _,
+        prices: _,
         metering: _,
         ledger: _,
         require_https: _,

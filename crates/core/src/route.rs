@@ -27,7 +27,7 @@ pub use self::{entry::RouteEntry, table::RouteTable};
 use crate::{
     credential::{api_key::ApiKeys, cookie::Cookies, jwt::issuer::Issuers},
     identity::{CredentialKind, CredentialKinds, Part},
-    limit::{HoldLimit, Limit, rate::RateLimit},
+    limit::{HoldLimit, Limit, price::Prices, rate::RateLimit},
     rule::{
         actor::{ActorRule, ActorsConfig},
         category::{Categories, CategoryRuleConfig},
@@ -297,6 +297,8 @@ impl Route {
 pub(crate) struct CompileContext<'a> {
     pub(crate) models: &'a Models,
     pub(crate) limits: &'a BTreeMap<String, Limit>,
+    /// The section `prices` of the policy.
+    pub(crate) prices: Option<&'a Prices>,
     /// The upstream keys of the routes compiled so far.
     pub(crate) upstream_keys: Vec<SecretSource>,
     pub(crate) categories: &'a Arc<Categories>,

@@ -76,6 +76,7 @@ fn reservation(call: u64, index: usize) -> Reservation {
         shard: None,
         route: ROUTES[index].map(Box::from),
         facts: None,
+        cost: None,
         holds: vec![
             hold("day", Counter::Budget { limit: 1000, ends }, 10),
             hold("minute", Counter::Bucket { interval: 1000, burst: 1000 }, 10),

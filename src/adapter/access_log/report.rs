@@ -6,6 +6,7 @@ use tollgate_core::{
     admission::{Settlement, Usage},
     limit::{
         BucketId, Counter, Hold,
+        cost::CostTerms,
         reservation::{InvalidReservation, Reservation, ReservationKeys},
         usage_history::{HistoryIds, LearntUsage, ObservedUsage, tokens_of_response},
         usage_report::{Basis, RequestEnding, TokenCounts, UsageReport},
@@ -265,9 +266,14 @@ struct Holds {
 }
 
 impl Holds {
-    /// The holds of a reservation; `None` where it holds no tokens.
+    /// The holds of a reservation; `None` where it holds no tokens and no cost of tokens.
     fn of(reservation: &Reservation) -> Option<Self> {
         let holds = || reservation.holds.iter().filter(|hold| is_of_tokens(hold));
+        if holds().next().is_none() && reservation.holds.iter().any(Hold::is_cost) {
+            let CostTerms { most, tokens, .. } = *reservation.cost_terms()?;
+            let are_estimates = tokens < most;
+            return Some(Self { most, least: most, prompt: tokens, are_estimates });
+        }
         let debts = holds().filter(|hold| hold.is_debt()).count();
         Some(Self {
             most: holds().map(|hold| hold.amount).max()?,

@@ -6,6 +6,7 @@ use tollgate_core::{
     admission::Usage,
     limit::{
         BucketId, Counter, Hold,
+        cost::{CostTerms, Price},
         reservation::{MIN_SECRET, Reservation, ReservationId, ReservationKeys},
         usage_history::{HistoryIds, ObservedUsage, UsageHistory},
         usage_report::{TokenCounts, UsageReport},
@@ -47,6 +48,7 @@ fn reservation(counter: Counter) -> Reservation {
         shard: None,
         route: None,
         facts: None,
+        cost: None,
         holds: vec![Hold {
             limit: "day".into(),
             counter_id: "alice".into(),
@@ -666,6 +668,60 @@ fn tokens_above_an_estimate_or_a_bound_are_a_debt() {
     used(9000.0)(&mut entry);
     let report = report::read(&entry, &keys(1), |_| None).unwrap();
     assert_eq!((report.settlement.usage, report.is_absurd), (Usage::Final(9000), false));
+}
+
+/// A request whose only limit counts its cost: a micro-unit for a token of input, three for one of
+/// output. It holds 1000 tokens of the output; `estimate` charges 100 tokens of the prompt without a
+/// report.
+fn of_cost(estimate: bool) -> impl Fn(&mut HttpAccessLogEntry) {
+    let ends = Timestamp::from_secs(1_800_086_400);
+    let mut reservation = reservation(Counter::Cost { limit: 50_000, ends });
+    let price = Price { input: 1_000_000, cached_input: 500_000, output: 3_000_000, request: 0 };
+    let (tokens, unreported) = if estimate { (100, 100) } else { (HELD, 3 * HELD) };
+    reservation.histories =
+        estimate.then(|| HistoryIds { own: "own".into(), shared: "shared".into() });
+    reservation.holds[0].amount = 3 * HELD;
+    reservation.holds[0].unreported = unreported;
+    reservation.cost =
+        Some(Box::new(CostTerms { price, tokens, most: HELD, unreported, fixed: None }));
+    move |entry| {
+        let text = Kind::StringValue(reservation.seal(&keys(1)));
+        set(entry, "envoy.filters.http.ext_authz", "reservation", text);
+    }
+}
+
+#[test]
+fn a_cost_is_charged_by_the_kinds_of_tokens_that_were_reported() {
+    let usage = object(
+        "usage",
+        r#"{"prompt_tokens":40,"completion_tokens":10,"prompt_tokens_details":{"cached_tokens":20}}"#,
+    );
+    let cut = ended(0, "downstream_remote_disconnect");
+    let (bound, soft, hundred) = (of_cost(false), of_cost(true), bytes(100));
+    type Row<'a> = (&'a str, &'a [Change<'a>], Usage, u64, Option<Unmetered>);
+    let rows: [Row<'_>; 5] = [
+        ("by kind", &[&bound, &usage], Usage::Final(50), 60, None),
+        // The store charges what is held.
+        ("not found", &[&bound], Usage::Unreported(0), 0, Some(Unmetered::Complete)),
+        ("cut", &[&bound, &cut], Usage::Unreported(0), 0, Some(Unmetered::Cut)),
+        // The prompt, and 25 tokens of four bytes.
+        ("estimated", &[&soft, &hundred], Usage::Final(125), 175, Some(Unmetered::Complete)),
+        ("in flight", &[&bound, &usage, &periodic], Usage::Running(50), 0, None),
+    ];
+    for (about, changes, usage, cost, unmetered) in rows {
+        let mut entry = entry();
+        changes.iter().for_each(|change| change(&mut entry));
+        let report = report::read(&entry, &keys(1), |_| None).unwrap();
+        let settlement = &report.settlement;
+        assert_eq!((settlement.usage, settlement.cost()), (usage, cost), "{about}");
+        assert_eq!(report.unmetered, unmetered, "{about}");
+    }
+    // A count of more than sixteen bounds is absurd, also where only the cost is limited.
+    let mut entry = entry();
+    of_cost(false)(&mut entry);
+    leaf("total_tokens", 16_001.0)(&mut entry);
+    let report = report::read(&entry, &keys(1), |_| None).unwrap();
+    assert_eq!((report.is_absurd, report.settlement.cost()), (true, 0));
 }
 
 #[test]

@@ -60,6 +60,7 @@ async fn reserve(engine: &Engine, number: u128, route: Option<&str>) -> String {
         shard: None,
         route: route.map(Box::from),
         facts: None,
+        cost: None,
         holds: vec![Hold {
             limit: "day".into(),
             counter_id: "alice".into(),
@@ -233,6 +234,7 @@ async fn a_store_that_does_not_answer_is_no_settlement() {
         shard: None,
         route: None,
         facts: None,
+        cost: None,
         holds: Vec::new(),
     };
     let body = json!({ "entries": [{ "reservation": reservation.seal(&keys), "ending": "cut" }] });

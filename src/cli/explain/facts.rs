@@ -111,6 +111,10 @@ fn hold_text(hold: &Hold) -> String {
         Counter::Bucket { interval, burst } | Counter::Rate { interval, burst } => {
             format!("{burst}, one more every {}", Span::from_micros(*interval))
         }
+        Counter::Cost { limit, ends } => {
+            let until = token_view::whole_seconds(ends.secs());
+            format!("{limit} micro-units of cost until {until}")
+        }
         Counter::Budget { limit, ends } | Counter::Requests { limit, ends } => {
             format!("{limit} until {}", token_view::whole_seconds(ends.secs()))
         }
@@ -118,10 +122,15 @@ fn hold_text(hold: &Hold) -> String {
     };
     let ends = match counter {
         Counter::Rate { .. } | Counter::Requests { .. } => ", spent at admission".to_owned(),
-        Counter::Bucket { .. } | Counter::Budget { .. } if unreported < amount => {
+        Counter::Bucket { .. } | Counter::Budget { .. } | Counter::Cost { .. }
+            if unreported < amount =>
+        {
             format!(", {unreported} at least if no usage is reported")
         }
-        Counter::Bucket { .. } | Counter::Budget { .. } | Counter::Slots { .. } => String::new(),
+        Counter::Bucket { .. }
+        | Counter::Budget { .. }
+        | Counter::Cost { .. }
+        | Counter::Slots { .. } => String::new(),
     };
     format!("`{limit}`: {amount} of {of}{ends}, in {}{}", hold.key(), in_shadow(hold.is_shadow))
 }

@@ -91,8 +91,11 @@ impl CloseArgs {
             }
             Output::Text => writeln!(
                 out,
-                "{month} is closed: {} requests, {} tokens, {} of them estimated",
-                total.requests, total.tokens, total.estimated
+                "{month} is closed: {} requests, {} tokens, {} of them estimated{}",
+                total.requests,
+                total.tokens,
+                total.estimated,
+                place.cost(&total)
             )?,
         }
         Ok(ExitCode::SUCCESS)

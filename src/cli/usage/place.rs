@@ -1,12 +1,12 @@
 //! The ledger of a configuration.
 
-use std::path::Path;
+use std::{path::Path, sync::Arc};
 
 use anyhow::{anyhow, bail};
 use tokio_util::sync::CancellationToken;
 use tollgate_core::{
     admission::Outage,
-    ledger::{calendar::Calendar, config::LedgerConfig, keys::LedgerKeys},
+    ledger::{calendar::Calendar, config::LedgerConfig, keys::LedgerKeys, rows::Measures},
     time::Span,
 };
 
@@ -27,6 +27,8 @@ pub(super) struct Place {
     pub(super) redis: Redis,
     pub(super) config: LedgerConfig,
     pub(super) calendar: Calendar,
+    /// The name of the currency of costs; `None` where the policy has no prices.
+    pub(super) currency: Option<Arc<str>>,
 }
 
 impl Place {
@@ -44,7 +46,8 @@ impl Place {
         let store = RedisConfig { deadline: DEADLINE, ..(**store).clone() };
         let redis = Redis::open(&store, CancellationToken::new())?;
         let calendar = Calendar::of(&config.time_zone);
-        Ok(Self { redis, config, calendar })
+        let currency = loaded.policy.prices.map(|prices| prices.currency);
+        Ok(Self { redis, config, calendar, currency })
     }
 
     /// Reads the keys of the ledger.
@@ -59,6 +62,23 @@ impl Place {
             keys.push((key.id.clone(), secret));
         }
         Ok(LedgerKeys::new(keys)?)
+    }
+
+    /// Words a cost; nothing where there is neither a price nor a cost.
+    pub(super) fn cost(&self, Measures { cost, estimated_cost, .. }: &Measures) -> String {
+        if self.currency.is_none() && *cost == 0 {
+            return String::new();
+        }
+        let unit = self.unit();
+        format!("; the cost is {cost} {unit}, {estimated_cost} of it estimated")
+    }
+
+    /// The unit of costs.
+    pub(super) fn unit(&self) -> String {
+        match &self.currency {
+            Some(currency) => format!("micro-units of {currency}"),
+            None => "micro-units".to_owned(),
+        }
     }
 
     /// Words a call that Redis did not answer.

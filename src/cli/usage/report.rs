@@ -69,12 +69,18 @@ impl ReportArgs {
             report.add(number, &rows.map_err(|outage| place.unavailable(outage))?);
         }
         match self.output {
-            Form::Table => table(&query, &report, out)?,
+            Form::Table => {
+                table(&query, &report, out)?;
+                writeln!(out, "\ncost in {}, which are millionths", place.unit())?;
+            }
             Form::Csv => csv(&query, &report, out)?,
             Form::Json => {
                 let rows: Vec<_> = report.rows().collect();
                 let zone = &place.config.time_zone;
-                let json = json!({ "time_zone": zone, "rows": rows, "total": report.total() });
+                let json = json!({
+                    "time_zone": zone, "currency": place.currency.as_deref(), "rows": rows,
+                    "total": report.total(),
+                });
                 writeln!(out, "{}", printable::json(&json)?)?;
             }
         }
@@ -188,22 +194,22 @@ mod tests {
             model: Some("=1+1".into()),
             route: "chat".into(),
         };
-        let measures = Measures { requests: 2, tokens: 1500, ..Measures::default() };
+        let measures = Measures { requests: 2, tokens: 1500, cost: 750, ..Measures::default() };
         report.add(0, [(&of(Some("acme, inc")), &measures), (&of(None), &measures)]);
         let (mut one, mut other) = (Vec::new(), Vec::new());
         table(&query, &report, &mut one).unwrap();
         csv(&query, &report, &mut other).unwrap();
         let expected = "\
-tenant     model  requests  tokens  input  output  cached  reasoning  estimated
-(none)     =1+1          2    1500      0       0       0          0          0
-acme, inc  =1+1          2    1500      0       0       0          0          0
-total                    4    3000      0       0       0          0          0
+tenant     model  requests  tokens  input  output  cached  reasoning  estimated  cost  estimated_cost
+(none)     =1+1          2    1500      0       0       0          0          0   750               0
+acme, inc  =1+1          2    1500      0       0       0          0          0   750               0
+total                    4    3000      0       0       0          0          0  1500               0
 ";
         assert_eq!(String::from_utf8(one).unwrap(), expected);
         let expected = "\
-tenant,model,requests,tokens,input,output,cached,reasoning,estimated\r
-,'=1+1,2,1500,0,0,0,0,0\r
-\"acme, inc\",'=1+1,2,1500,0,0,0,0,0\r
+tenant,model,requests,tokens,input,output,cached,reasoning,estimated,cost,estimated_cost\r
+,'=1+1,2,1500,0,0,0,0,0,750,0\r
+\"acme, inc\",'=1+1,2,1500,0,0,0,0,0,750,0\r
 ";
         assert_eq!(String::from_utf8(other).unwrap(), expected);
     }

@@ -88,7 +88,13 @@ impl ClosedMonth {
     /// The text that is signed.
     fn unsigned(&self) -> String {
         let Self { month, closed_at, key, sums, mac: _ } = self;
-        format!("closed {month} {closed_at} {key} {:?}", sums.all())
+        // A month that was closed before there were prices has no cost in its text.
+        let [measures @ .., cost, estimated_cost] = sums.all();
+        let cost = match (cost, estimated_cost) {
+            (0, 0) => String::new(),
+            (cost, estimated) => format!(" cost {cost} {estimated}"),
+        };
+        format!("closed {month} {closed_at} {key} {measures:?}{cost}")
     }
 
     fn is_signed(&self, keys: &LedgerKeys) -> bool {
@@ -308,6 +314,8 @@ async fn closed_months(
                 day: month.last_day(),
                 of_records: of_records.map_or(0, |sums| sums.tokens),
                 of_sums: total.tokens,
+                cost_of_records: of_records.map_or(0, |sums| sums.cost),
+                cost_of_sums: total.cost,
             });
         }
     }
@@ -474,9 +482,11 @@ fn worded(finding: &Finding) -> String {
             "chain {chain}: {records} records were removed before they were exported \
              (`ledger.max_records`); their sums are in its checkpoints"
         ),
-        Finding::Day { day, of_records, of_sums } => {
-            write!(text, "{day}: the sums have {of_sums} tokens, and the records {of_records}")
-        }
+        Finding::Day { day, of_records, of_sums, cost_of_records, cost_of_sums } => write!(
+            text,
+            "{day}: the sums have {of_sums} tokens and a cost of {cost_of_sums}, and the records \
+             {of_records} and {cost_of_records}"
+        ),
         Finding::ExportEnds { chain, last, expected } => write!(
             text,
             "chain {chain}: the exports end with entry {last}, and entry {expected} was exported"

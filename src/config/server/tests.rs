@@ -83,7 +83,7 @@ limits: [{{ name: l, by: [subject], {limit} }}]
         ("tokens: 8/day, max_debt_percent: 5", "only a limit with `hold: estimate`"),
         ("tokens: 8/day, hold: bound, max_debt_percent: 5", "only a limit with `hold: estimate`"),
         ("tokens: 8/day, hold: estimate, max_debt_percent: 1001", "it is from 0 to 1000"),
-        ("requests: 8/day, hold: estimate", "only a limit with `tokens` has `hold`"),
+        ("requests: 8/day, hold: estimate", "only a limit with `tokens` or `cost` has `hold`"),
     ] {
         let found = errors(limit, &[METERING, LISTEN, MODELS]);
         assert!(found.contains(error), "{limit}: {found}");
@@ -229,7 +229,7 @@ limits: [{{ name: l, by: [subject], tokens: 8/day }}, {{ name: r, by: [subject],
         (posts("/v1/batches", "model: { from: body }, limits: [l]"), "set `fixed_tokens`"),
         (format!("{realtime}, model: {{ from: 'fixed:m' }}"), "set `fixed_tokens`"),
         (posts("/v1/batches", "limits: [r], fixed_tokens: 7"), "no limit in `limits` has"),
-        (posts("/v1/batches", "fixed_tokens: 7"), "no limit in `limits` has `tokens`"),
+        (posts("/v1/batches", "fixed_tokens: 7"), "no limit in `limits` has `tokens` or `cost`"),
         (posts("/a", "limits: [r], background_tokens: 7"), "no limit in `limits` has"),
         (posts("/a", "limits: [l], fixed_tokens: 0"), "nonzero"),
         (posts("/a", "limits: [l], fixed_tokens: 9007199254740993"), "larger than 2^53"),
@@ -255,6 +255,41 @@ limits: [{{ name: l, by: [subject], tokens: 8/day }}, {{ name: r, by: [subject],
     ] {
         let found = errors(&route);
         assert!(found.contains(error), "{route}: {found}");
+    }
+}
+
+#[test]
+fn a_limit_on_cost_needs_a_price_for_each_model() {
+    let errors = |models: &str, prices: &str, route: &str| {
+        let text = format!(
+            "listen: {{ access_log: 'unix:/run/log.sock' }}
+metering: {{ secrets: ['file:/run/metering'] }}
+issuers: [{{ issuer: 'https://a', audiences: [x], algorithms: [RS256], jwks: {{ url: 'https://a/k' }} }}]
+{models}
+{prices}
+routes: [{{ match: {{ methods: [POST], paths: [/a] }}, scopes: [], limits: [l], {route} }}]
+limits: [{{ name: l, by: [subject], cost: 8/day, hold: estimate }}]"
+        );
+        let errors = compile(&text, &|_| None).err().unwrap_or_default();
+        errors.iter().map(|error| error.message()).collect::<Vec<_>>().join("; ")
+    };
+    let models = "models: [{ name: m, context: 9 }, { name: n, context: 9 }]";
+    let price = |model: &str| format!("{{ model: {model}, input: 1, output: 2 }}");
+    let one = format!("prices: {{ currency: EUR, models: [{}] }}", price("m"));
+    let both = format!("prices: {{ currency: EUR, models: [{}, {}] }}", price("m"), price("n"));
+    let body = "model: { from: body }";
+    for (models, prices, route, expected) in [
+        (models, &*both, body, ""),
+        (models, "", body, "`l` counts cost; add the section `prices`"),
+        (models, &one, body, "the model `n` has no price"),
+        (models, &both, "public: false", "the route has no `model`"),
+        ("", &both, body, "clients can invent names of models"),
+        ("", &one, "model: { from: 'fixed:m' }, fixed_tokens: 5", ""),
+        ("", &one, "model: { from: 'fixed:n' }, fixed_tokens: 5", "the model `n` has no price"),
+    ] {
+        let found = errors(models, prices, route);
+        assert_eq!(found.is_empty(), expected.is_empty(), "{prices} {route}: {found}");
+        assert!(found.contains(expected), "{prices} {route}: {found}");
     }
 }
 

@@ -136,7 +136,7 @@ const ROWS: [Row; 64] = [
         "routes: [{ match: { paths: [/health] }, public: true }]\n\
          frobnicate: true",
         &[
-            "line 2: frobnicate: unknown key `frobnicate`; known here: listen, body, drain_timeout, store, audit, observe, log, token_cache, secrets, issuers, api_keys, client_certificates, cookies, dpop, automatic_bans, models, tiers, categories, routes, limits, metering, ledger, revocation, require_https, identity_headers, dynamic_metadata",
+            "line 2: frobnicate: unknown key `frobnicate`; known here: listen, body, drain_timeout, store, audit, observe, log, token_cache, secrets, issuers, api_keys, client_certificates, cookies, dpop, automatic_bans, models, tiers, categories, routes, limits, prices, metering, ledger, revocation, require_https, identity_headers, dynamic_metadata",
         ],
     ),
     (

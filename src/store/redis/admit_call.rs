@@ -207,9 +207,7 @@ fn write_holds(
     list: &mut PackedList,
     reservation: Option<&Reservation>,
 ) -> usize {
-    let Some(Reservation { id, issued, life, holds, histories: _, shard: _, route: _, facts }) =
-        reservation
-    else {
+    let Some(Reservation { id, issued, life, holds, facts, .. }) = reservation else {
         list.push(0);
         return 0;
     };
@@ -220,7 +218,8 @@ fn write_holds(
     list.push(u64::from(facts.is_some() || holds.iter().any(Hold::is_settled)));
     for hold in holds {
         cmd.arg(tag.bucket(&hold.key()));
-        push_kind(list, hold, if hold.is_shadow { SHADOW } else { 0 });
+        let shadow = if hold.is_shadow { SHADOW } else { 0 };
+        push_kind(list, hold, shadow + if hold.is_cost() { COST } else { 0 });
     }
     holds.len() + 1
 }
@@ -235,7 +234,10 @@ pub(super) fn push_hold(list: &mut PackedList, hold: &Hold) {
 fn push_kind(list: &mut PackedList, hold: &Hold, added: u64) {
     let (kind, first, second) = match hold.counter {
         Counter::Bucket { interval, burst } => (1, interval, burst),
-        Counter::Budget { limit, ends } => (2, limit, ends.micros()),
+        // What is held of a cost is a budget of a reservation whose unit is that of the cost.
+        Counter::Budget { limit, ends } | Counter::Cost { limit, ends } => {
+            (2, limit, ends.micros())
+        }
         Counter::Requests { limit, ends } => (3, limit, ends.micros()),
         Counter::Slots { limit } => (4, limit, 0),
         Counter::Rate { interval, burst } => (5, interval, burst),
@@ -245,8 +247,9 @@ fn push_kind(list: &mut PackedList, hold: &Hold, added: u64) {
     }
 }
 
-/// What is added to the kind of a hold of a limit in shadow.
+/// What is added to the kind of a hold of a limit in shadow, and of a limit on cost.
 const SHADOW: u64 = 10;
+const COST: u64 = 20;
 
 /// The 32 hex digits of an address, with IPv4 mapped to IPv6.
 fn digits(address: IpAddr) -> [u8; 32] {
@@ -460,6 +463,7 @@ mod tests {
             shard: None,
             route: None,
             facts: None,
+            cost: None,
             holds: vec![
                 hold(Counter::Budget { limit: 7, ends }, 2),
                 hold(Counter::Slots { limit: 3 }, 1),
@@ -547,6 +551,7 @@ mod tests {
             shard: None,
             route: None,
             facts: None,
+            cost: None,
         };
         let request = AdmitRequest {
             charges: request().charges[..1].to_vec(),

@@ -16,9 +16,10 @@ use tokio_util::sync::CancellationToken;
 use tollgate_core::{
     admission::{Outage, Settled, Settlement, Usage},
     limit::{
+        Hold,
         counters::MOST,
         model_tag::{ExpiredTokens, ModelTag},
-        reservation::ReservationId,
+        reservation::{Reservation, ReservationId},
     },
     time::Timestamp,
 };
@@ -124,7 +125,7 @@ impl Redis {
         while !rest.is_empty() {
             let mut keys = 0;
             let fitting = rest.iter().take(REPORTS).take_while(|settlement| {
-                keys += settlement.reservation.holds.len() + 2;
+                keys += keys_of(&settlement.reservation);
                 keys <= KEYS
             });
             let (batch, after) = rest.split_at(fitting.count().max(1));
@@ -140,7 +141,7 @@ impl Redis {
         batch: &[Settlement],
     ) -> Result<Vec<Settled>, Outage> {
         let link = self.link(shard);
-        let keys = batch.iter().map(|one| one.reservation.holds.len() + 2).sum::<usize>() + 2;
+        let keys = batch.iter().map(|one| keys_of(&one.reservation)).sum::<usize>() + 2;
         let reply: Vec<u8> = link
             .call(|mut connection| async move {
                 let chain = self.reservations.ledger.get();
@@ -151,7 +152,14 @@ impl Redis {
         let mut reply = PackedNumbers::new(&reply);
         self.reservations.count_expired(reply.next());
         self.reservations.set_open(shard, reply.next().and_then(number).ok_or(Outage::Refused)?);
-        let settled = batch.iter().map(|_| settled(reply.next()?, reply.next().and_then(number)?));
+        let settled = batch.iter().map(|settlement| {
+            let settled = settled(reply.next()?, reply.next().and_then(number)?);
+            if has_cost(&settlement.reservation) {
+                // What became of the cost is what became of the tokens: both are reported at once.
+                reply.next().zip(reply.next())?;
+            }
+            settled
+        });
         let settled = settled.collect::<Option<_>>().ok_or(Outage::Refused)?;
         self.reservations.count_expired_tokens(&mut reply);
         Ok(settled)
@@ -199,14 +207,12 @@ fn write(cmd: &mut Cmd, tag: &Tag, batch: &[Settlement], chain: Option<u32>) {
     let has_facts = || batch.iter().any(|one| one.reservation.facts.is_some());
     let chain = chain.or_else(|| has_facts().then_some(UNCLAIMED));
     let mut ends = chain.map(PackedList::of_chain);
-    for Settlement { reservation, usage, report } in batch {
-        let (slice, member) = settled_place(reservation.id, reservation.issued);
-        cmd.arg(tag.reservation(&reservation.id.to_string())).arg(tag.settled(&slice));
-        let (usage, tokens) = match *usage {
-            Usage::Running(tokens) => (1, tokens),
-            Usage::Final(tokens) => (2, tokens),
-            Usage::Unreported(tokens) => (3, tokens),
-            Usage::Released => (4, 0),
+    let mut reports = 0;
+    for settlement in batch {
+        let Settlement { reservation, usage, report } = settlement;
+        let tokens = match *usage {
+            Usage::Running(tokens) | Usage::Final(tokens) | Usage::Unreported(tokens) => tokens,
+            Usage::Released => 0,
         };
         if let Some(ends) = &mut ends {
             ends.push_str(
@@ -214,19 +220,75 @@ fn write(cmd: &mut Cmd, tag: &Tag, batch: &[Settlement], chain: Option<u32>) {
             );
             ends.push_str(&report.map(|report| report.text()).unwrap_or_default());
         }
-        list.push_count(reservation.holds.len());
-        let times = [reservation.issued.micros(), reservation.life.micros()];
-        for number in [member, times[0], times[1], usage, tokens.min(MOST)] {
-            list.push(number);
-        }
-        for hold in &reservation.holds {
-            cmd.arg(tag.bucket(&hold.key()));
-            push_hold(&mut list, hold);
+        write_report(cmd, tag, &mut list, settlement, Part::Tokens, tokens);
+        reports += 1;
+        if has_cost(reservation) {
+            // The record of the request is made with its tokens.
+            if let Some(ends) = &mut ends {
+                ends.push_str("");
+                ends.push_str("");
+            }
+            write_report(cmd, tag, &mut list, settlement, Part::Cost, settlement.cost());
+            reports += 1;
         }
     }
-    cmd.arg(tag.reservations()).arg(tag.format()).arg(batch.len()).arg(list);
+    cmd.arg(tag.reservations()).arg(tag.format()).arg(reports).arg(list);
     if let Some(ends) = ends {
         cmd.arg(ends);
+    }
+}
+
+/// What one report of the script is about: a request with a limit on cost has two reservations in
+/// Redis, as the unit of one is not that of the other (`counters.lua`).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Part {
+    Tokens,
+    Cost,
+}
+
+/// Whether a request holds units of limits on cost.
+fn has_cost(reservation: &Reservation) -> bool {
+    reservation.holds.iter().any(Hold::is_cost)
+}
+
+/// The number of keys of the reports on a reservation.
+fn keys_of(reservation: &Reservation) -> usize {
+    reservation.holds.len() + if has_cost(reservation) { 4 } else { 2 }
+}
+
+/// Writes the keys and the numbers of one report, with what was used in the unit of its part.
+fn write_report(
+    cmd: &mut Cmd,
+    tag: &Tag,
+    list: &mut PackedList,
+    Settlement { reservation, usage, .. }: &Settlement,
+    part: Part,
+    used: u64,
+) {
+    let (slice, member) = settled_place(reservation.id, reservation.issued);
+    let id = reservation.id.to_string();
+    let (id, member) = match part {
+        Part::Tokens => (id, member),
+        // Another number of the same set.
+        Part::Cost => (format!("{id}-cost"), member ^ 1),
+    };
+    cmd.arg(tag.reservation(&id)).arg(tag.settled(&slice));
+    let is_part = |hold: &&Hold| hold.is_cost() == (part == Part::Cost);
+    let holds = || reservation.holds.iter().filter(is_part);
+    list.push_count(holds().count());
+    let usage = match usage {
+        Usage::Running(_) => 1,
+        Usage::Final(_) => 2,
+        Usage::Unreported(_) => 3,
+        Usage::Released => 4,
+    };
+    let times = [reservation.issued.micros(), reservation.life.micros()];
+    for number in [member, times[0], times[1], usage, used.min(MOST)] {
+        list.push(number);
+    }
+    for hold in holds() {
+        cmd.arg(tag.bucket(&hold.key()));
+        push_hold(list, hold);
     }
 }
 

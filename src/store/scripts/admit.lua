@@ -194,14 +194,24 @@ for _ = 1, checks do
   local is_held, record = false, base + buckets + 1
   -- The holds of limits in shadow, of them those without room, and whether there is something to settle.
   local in_shadow, left_out, settles
+  -- The reservation of holds of cost, where the check has some, and which holds those are.
+  local cost_record, of_cost
   if holds > 0 and code == 0 then
     is_held = is_open(read_reservation(KEYS[record], stored[record]))
-    in_shadow, left_out = {}, {}
+    in_shadow, left_out, of_cost = {}, {}, {}
     for i = 1, holds do
       local count, n = read_count(KEYS[record + i], stored[record + i]), at + 4 + 5 * (i - 1)
-      if list[n + 1] > SHADOW then in_shadow[i], list[n + 1] = true, list[n + 1] - SHADOW end
+      if list[n + 1] > SHADOW then
+        if list[n + 1] > COST then of_cost[i], list[n + 1] = true, list[n + 1] - COST end
+        if list[n + 1] > SHADOW then in_shadow[i], list[n + 1] = true, list[n + 1] - SHADOW end
+        if of_cost[i] and not cost_record then
+          cost_record = cost_reservation(KEYS[record])
+          if is_held then read_reservation(cost_record, redis.call('GET', cost_record)) end
+        end
+      end
       if count then
-        local fits = is_held and not in_shadow[i] or is_held and has_hold(KEYS[record], KEYS[record + i])
+        local holder = of_cost[i] and cost_record or KEYS[record]
+        local fits = is_held and not in_shadow[i] or is_held and has_hold(holder, KEYS[record + i])
         local admitted = verdict_of(count, list[n + 1], list[n + 2], list[n + 3], list[n + 4], 0, fits)
         if in_shadow[i] then left_out[i] = admitted == 0 or is_held and not fits end
         room = room and (admitted == 1 or in_shadow[i] or false)
@@ -251,7 +261,17 @@ for _ = 1, checks do
     local issued, life, stays = list[at + 2], list[at + 3], list[at + 4]
     if room and is_held then
       renew(KEYS[record], life)
+      if cost_record and is_open(reservations[cost_record]) then renew(cost_record, life) end
     elseif room and stays == 1 and settles then
+      if cost_record then
+        -- It is stored without a hold, too, so that a report that names one finds that it has none.
+        local others = {}
+        for i = 1, holds do
+          others[i] = left_out[i] or not of_cost[i]
+          left_out[i] = left_out[i] or of_cost[i]
+        end
+        open_reservation(cost_record, record, holds, list, at + 4, issued, life, 0, 0, others)
+      end
       open_reservation(KEYS[record], record, holds, list, at + 4, issued, life, 0, 0, left_out)
       if given and given[given_at + 1] ~= '' then write_facts(KEYS[record], '-', given[given_at + 1], issued) end
     end

@@ -5,6 +5,8 @@
 -- A reservation is a packed list (MessagePack): 1 (open), its issue, life and expiry in microseconds, the tokens used so far,
 -- 1 if it had expired, and for each hold its key, kind, two numbers of the kind, amount and unreported charge; or 2
 -- (expired), its issue, and the tokens used.
+-- What a request holds of limits on cost, whose unit is not tokens, is a reservation of its own: with the key of the other one
+-- and `-cost`, settled by a report of its own, and expired by itself.
 -- The index (ZSET) has the ids of open reservations by their expiry. Ids that were settled are the members of sets, each for
 -- the issues of one hour: numbers of 52 bits, which take 8 bytes each.
 -- Keys of counters that are read from a reservation are not among KEYS. They have the same hash tag as those that are.
@@ -12,8 +14,8 @@
 -- The kinds of counters. A bucket has an interval and a burst, the others have a limit, and windows their end. Requests of a
 -- window, and units of a rate, are spent when they are admitted. A rate has the bucket of the kind of that name.
 local BUCKET, BUDGET, REQUESTS, SLOTS, RATE = 1, 2, 3, 4, 5
--- What is added to the kind of a hold of a limit in shadow, as a check sends it.
-local SHADOW = 10
+-- What is added to the kind of a hold of a limit in shadow, and of a limit on cost, as a check sends it.
+local SHADOW, COST = 10, 20
 local MOST, HELD_RETRY, EXPIRED_AT_ONCE = 9007199254740991, 1000000, 64
 local REMEMBERED, KEPT = 24 * 3600 * 1000000, 25 * 3600 * 1000000
 
@@ -208,9 +210,15 @@ local function open_reservation(key, first, holds, list, at, issued, life, used,
   expiries[id_of(key)] = now + life
 end
 
+-- The reservation of what a request holds of limits on cost.
+local function cost_reservation(key)
+  return key .. '-cost'
+end
+
 -- Whether an open reservation holds units of a counter.
 local function has_hold(key, counter)
   local reservation = reservations[key]
+  if not is_open(reservation) then return false end
   for n = 7, #reservation, 6 do
     if reservation[n] == counter then return true end
   end
@@ -242,6 +250,8 @@ local function expire(key, reservation)
   end
   expiries[id_of(key)] = false
   write_reservation(key, not forgets(issued) and { 2, issued, used } or false)
+  -- What is held of costs expires beside the tokens of its request, which are counted and recorded.
+  if string.sub(key, -5) == '-cost' then return end
   make_record(key, nil, '', tokens, false, true, issued)
   expired = expired + 1
   -- What expires once more was counted before.

@@ -66,6 +66,7 @@ pub(super) fn request(decision: &str, tenant: &str, amount: u64) -> Reservation 
         histories: None,
         shard: None,
         route: None,
+        cost: None,
         facts: Some(Box::new(RequestFacts {
             decision_id: decision.to_owned(),
             route: "chat".into(),

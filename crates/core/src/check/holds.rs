@@ -7,8 +7,9 @@ use crate::{
     denial::{Denial, Reason},
     json::Json,
     limit::{
-        self, BucketId, ChargeSubject, Demand, Held, HoldLimit, LimitStatus, RequestTokens,
+        self, Amounts, BucketId, ChargeSubject, Demand, Held, HoldLimit, LimitStatus, RequestUnits,
         TOKEN_BUDGET,
+        cost::CostTerms,
         model_tag::ModelTag,
         request_facts::RequestFacts,
         reservation::{Reservation, ReservationId},
@@ -26,18 +27,17 @@ pub(super) fn request_tokens(
     permit: &Permit,
     subject: &ChargeSubject<'_>,
     learnt: impl Fn(BucketId) -> Option<LearntUsage>,
-) -> (RequestTokens, Option<HistoryIds>) {
+) -> (Amounts, Option<HistoryIds>) {
     let route = permit.route();
     if let Some(fixed) = route.fixed_tokens {
-        let tokens =
-            RequestTokens { bound: fixed, estimate: fixed, prompt: fixed, fixed: Some(fixed) };
+        let tokens = Amounts { bound: fixed, estimate: fixed, prompt: fixed, fixed: Some(fixed) };
         return (tokens, None);
     }
     let Some(SizedRequest { size, fixed, is_streamed, .. }) = permit.sized() else {
-        return (RequestTokens::default(), None);
+        return (Amounts::default(), None);
     };
     let bound = size.total;
-    let whole = RequestTokens { bound, estimate: bound, prompt: bound, fixed: *fixed };
+    let whole = Amounts { bound, estimate: bound, prompt: bound, fixed: *fixed };
     if fixed.is_some() || !route.holds.iter().any(|limit| limit.estimates()) {
         return (whole, None);
     }
@@ -45,7 +45,48 @@ pub(super) fn request_tokens(
     let learnt = learnt(histories.own).or_else(|| learnt(histories.shared));
     let prompt = size.prompt_estimate().min(bound);
     let estimate = learnt.map_or(bound, |learnt| learnt.tokens.max(prompt).min(bound));
-    (RequestTokens { estimate, prompt, ..whole }, Some(histories))
+    (Amounts { estimate, prompt, ..whole }, Some(histories))
+}
+
+/// The terms on which a request is charged its cost, and the cost as limits count it; `None` where its
+/// model has no price.
+pub(super) fn request_cost(
+    permit: &Permit,
+    subject: &ChargeSubject<'_>,
+    tokens: Amounts,
+    snapshot: &Snapshot,
+    now: Timestamp,
+) -> Option<(CostTerms, Amounts)> {
+    let price = snapshot.policy.prices.as_ref()?.at(subject.model?, now)?;
+    let terms =
+        |tokens, unreported, most| CostTerms { price, tokens, most, unreported, fixed: None };
+    if let Some(fixed) = tokens.fixed {
+        let cost = price.of_any(fixed);
+        let amounts = Amounts { bound: cost, estimate: cost, prompt: cost, fixed: Some(cost) };
+        return Some((CostTerms { fixed: Some(cost), ..terms(fixed, cost, fixed) }, amounts));
+    }
+    let Some(SizedRequest { size, .. }) = permit.sized() else {
+        // What the request may use is not known, and none of it is held.
+        let cost = price.of_any(0);
+        return Some((
+            terms(0, cost, 0),
+            Amounts { bound: cost, estimate: cost, ..Amounts::default() },
+        ));
+    };
+    let RequestSize { input, output, answers, total } = *size;
+    let bound = price.of_bound(input, output.saturating_mul(answers), total);
+    let prompt = match tokens.prompt < tokens.bound {
+        true => price.of_bound(tokens.prompt, 0, tokens.prompt),
+        false => bound,
+    };
+    let of_prompt = terms(tokens.prompt, prompt, total);
+    let holds = || permit.route().holds.iter().filter(|limit| limit.charges_tokens());
+    let are_estimates = holds().next().is_some() && holds().all(|limit| limit.estimates());
+    // Where no usage is reported, a limit that holds the bound charges all of it.
+    let terms = if are_estimates { of_prompt } else { terms(total, bound, total) };
+    let estimate = of_prompt.so_far(tokens.estimate).max(prompt).min(bound);
+    let prompt = prompt.min(estimate);
+    Some((terms, Amounts { bound, estimate, prompt, fixed: None }))
 }
 
 /// The histories of a subject, a model and a route, and of all subjects.
@@ -62,7 +103,7 @@ fn histories(subject: &ChargeSubject<'_>, is_streamed: bool) -> Option<HistoryId
 pub(super) fn holds(
     permit: &Permit,
     subject: &ChargeSubject<'_>,
-    tokens: RequestTokens,
+    units: RequestUnits,
     now: Timestamp,
     evidence: &mut Evidence,
 ) -> Result<Vec<Held>, Denial> {
@@ -77,7 +118,7 @@ pub(super) fn holds(
             // The body could not be read for it, which is recorded.
             continue;
         }
-        let demand = match limit.demand(subject, tokens, now) {
+        let demand = match limit.demand(subject, units, now) {
             Err(denial) if limit.is_shadow() => {
                 evidence.would_deny.record("limits", Some(&limit.name), denial);
                 continue;
@@ -90,7 +131,7 @@ pub(super) fn holds(
             Demand::Nothing => {}
             Demand::TooLarge(most) => {
                 let size = permit.sized().map(|sized| sized.size);
-                let denial = too_large(&limit.name, most, size, tokens.bound);
+                let denial = too_large(&limit.name, most, size, units.tokens.bound);
                 if !limit.is_shadow() {
                     evidence.limits.push(LimitStatus::too_large(&limit.name, most));
                     return Err(denial);
@@ -106,7 +147,7 @@ pub(super) fn holds(
     {
         let Json::Integer(budget) = budget else { return Err(bad_budget()) };
         let budget = u64::try_from(*budget).map_err(|_| bad_budget())?;
-        held.push(limit::token_budget(principal, budget.min(MAX_COUNT), tokens));
+        held.push(limit::token_budget(principal, budget.min(MAX_COUNT), units.tokens));
     }
     Ok(held)
 }
@@ -138,7 +179,7 @@ fn too_large(name: &str, most: u64, size: Option<RequestSize>, tokens: u64) -> D
 /// Reserves what a request holds, under a random id with the tag of its model.
 pub(super) fn reserve(
     held: &[Held],
-    (tokens, histories): (RequestTokens, Option<HistoryIds>),
+    (fixed, terms, histories): (Option<u64>, Option<CostTerms>, Option<HistoryIds>),
     subject: &ChargeSubject<'_>,
     snapshot: &Snapshot,
     now: Timestamp,
@@ -157,8 +198,11 @@ pub(super) fn reserve(
     let shard = shard.map(|(by, principal)| by.shard(principal.revocation()));
     let route = snapshot.policy.names_routes.then(|| subject.route.into());
     let facts = snapshot.policy.ledger.as_ref();
-    let facts = facts.map(|_| Box::new(RequestFacts::of(subject, tokens.fixed)));
-    let reservation = Reservation { id, issued: now, life, holds, histories, shard, route, facts };
+    let facts = facts.map(|_| Box::new(RequestFacts::of(subject, fixed, terms)));
+    let counts_cost = facts.is_none() && held.iter().any(|held| held.hold.is_cost());
+    let cost = terms.filter(|_| counts_cost).map(Box::new);
+    let reservation =
+        Reservation { id, issued: now, life, holds, histories, shard, route, facts, cost };
     if reservation.is_settled() && snapshot.reservation_keys.is_none() {
         let cause =
             "no secret of `metering.secrets` can be used, so that no usage could be reported";

@@ -30,7 +30,7 @@ pub(super) fn statuses(
     }
     for (held, verdict) in held.into_iter().zip(verdicts) {
         if held.hold.is_shadow {
-            let kind = if held.hold.is_debt() { LimitKind::TokenDebt } else { held.kind };
+            let kind = if held.hold.is_debt() { held.kind.debt() } else { held.kind };
             let name = held.hold.limit_name().into();
             let status = LimitStatus::of_hold(Held { kind, ..held }, verdict);
             record(LimitStatus { name, ..status }, would_deny);
@@ -58,7 +58,7 @@ fn record(status: LimitStatus, would_deny: &mut WouldDeny) {
 /// Adds the verdict on the debt of a limit. It is shown where the limit itself has room.
 fn add_debt(status: &mut LimitStatus, Verdict { admitted, retry_after, .. }: Verdict) {
     if !admitted && status.verdict.admitted {
-        status.kind = LimitKind::TokenDebt;
+        status.kind = status.kind.debt();
         status.verdict = Verdict { admitted, retry_after, ..status.verdict };
     }
 }
@@ -106,6 +106,16 @@ fn left(status: &LimitStatus) -> String {
         LimitKind::TokenDebt => format!(
             ": {} of {limit} tokens are left, and this request and those in flight could exceed them \
              by more than its debt",
+            verdict.remaining
+        ),
+        LimitKind::CostBudget => format!(
+            ": a cost of {} of {limit} micro-units is left until its window ends in {}",
+            verdict.remaining,
+            rounded_up(Span::from_micros(verdict.reset)),
+        ),
+        LimitKind::CostDebt => format!(
+            ": a cost of {} of {limit} micro-units is left, and this request and those in flight could \
+             exceed it by more than its debt",
             verdict.remaining
         ),
         LimitKind::InFlight => format!(": {limit} requests are in flight, as many as it allows"),

@@ -82,6 +82,12 @@ pub struct UsageRecord {
     /// reported after it had been charged.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub corrects: Option<u64>,
+    /// The cost of the request, in micro-units; `None` of a model without a price.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cost: Option<u64>,
+    /// The cost that the earlier record has.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub corrects_cost: Option<u64>,
     /// The day that the record is booked on.
     pub day: Day,
     /// The month that it belongs to, where that was closed before.
@@ -94,10 +100,15 @@ impl UsageRecord {
     pub fn measures(&self) -> Measures {
         let number = |count: u64| i64::try_from(count).unwrap_or(i64::MAX);
         let kind = |count: Option<u64>| number(count.unwrap_or_default());
-        // An earlier record was that of a request without a report.
         let before = number(self.corrects.unwrap_or_default());
         let tokens = number(self.tokens);
-        let estimated = if self.actual { 0 } else { tokens };
+        let cost = number(self.cost.unwrap_or_default());
+        let cost_before = number(self.corrects_cost.unwrap_or_default());
+        let (estimated, estimated_cost) = if self.actual { (0, 0) } else { (tokens, cost) };
+        // An earlier record was an estimate, unless it has the same fixed charge.
+        let repeats_fixed = self.basis == Basis::Fixed && self.corrects == Some(self.tokens);
+        let (estimated_before, estimated_cost_before) =
+            if repeats_fixed { (0, 0) } else { (before, cost_before) };
         Measures {
             requests: i64::from(self.corrects.is_none()),
             tokens: tokens.saturating_sub(before),
@@ -105,7 +116,9 @@ impl UsageRecord {
             output: kind(self.kinds.output),
             cached: kind(self.kinds.cached),
             reasoning: kind(self.kinds.reasoning),
-            estimated: estimated.saturating_sub(before),
+            estimated: estimated.saturating_sub(estimated_before),
+            cost: cost.saturating_sub(cost_before),
+            estimated_cost: estimated_cost.saturating_sub(estimated_cost_before),
         }
     }
 
@@ -258,6 +271,8 @@ pub(super) mod tests {
                 basis: Basis::Reported,
                 actual: true,
                 corrects: None,
+                cost: None,
+                corrects_cost: None,
                 day: "2027-01-15".parse().unwrap(),
                 late_for: None,
             }),
@@ -279,7 +294,7 @@ pub(super) mod tests {
         assert_eq!(Entry::read(&text), Some(record()));
         // A later version may have more members.
         assert_eq!(
-            Entry::read(&text.replace("\"tokens\"", "\"cost\":1,\"tokens\"")),
+            Entry::read(&text.replace("\"tokens\"", "\"colour\":1,\"tokens\"")),
             Some(record())
         );
     }

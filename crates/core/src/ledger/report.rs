@@ -198,8 +198,17 @@ pub struct ReportRow<'a> {
 }
 
 /// The names of the measures of a row, in their order.
-pub const MEASURES: [&str; 7] =
-    ["requests", "tokens", "input", "output", "cached", "reasoning", "estimated"];
+pub const MEASURES: [&str; 9] = [
+    "requests",
+    "tokens",
+    "input",
+    "output",
+    "cached",
+    "reasoning",
+    "estimated",
+    "cost",
+    "estimated_cost",
+];
 
 impl Serialize for ReportRow<'_> {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
@@ -241,7 +250,7 @@ mod tests {
         report.add(1, [(&small, &tokens(7))]);
         let rows: Vec<String> =
             report.rows().map(|row| serde_json::to_string(&row).unwrap()).collect();
-        let rest = r#""input":0,"output":0,"cached":0,"reasoning":0,"estimated":0}"#;
+        let rest = r#""input":0,"output":0,"cached":0,"reasoning":0,"estimated":0,"cost":0,"estimated_cost":0}"#;
         assert_eq!(rows[0], format!(r#"{{"tenant":"acme","requests":2,"tokens":12,{rest}"#));
         assert_eq!(rows[1], format!(r#"{{"tenant":"other","requests":1,"tokens":1,{rest}"#));
         assert_eq!(report.total().tokens, 13);

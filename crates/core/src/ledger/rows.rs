@@ -10,7 +10,7 @@ use super::calendar::Day;
 pub const OTHER: &str = "other";
 
 /// The measures of a row, by the letter that a store keeps each under.
-pub const LETTERS: [char; 7] = ['r', 't', 'i', 'o', 'c', 'n', 'e'];
+pub const LETTERS: [char; 9] = ['r', 't', 'i', 'o', 'c', 'n', 'e', 'm', 'p'];
 
 /// What rows count. A correction may lower a sum.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -29,6 +29,12 @@ pub struct Measures {
     pub reasoning: i64,
     /// Those of the charged tokens that are estimated.
     pub estimated: i64,
+    /// The cost, in micro-units.
+    #[serde(default)]
+    pub cost: i64,
+    /// The part of the cost that is estimated.
+    #[serde(default)]
+    pub estimated_cost: i64,
 }
 
 impl Measures {
@@ -41,13 +47,24 @@ impl Measures {
 
     /// The measures in the order of [`LETTERS`].
     pub fn all(&self) -> [i64; LETTERS.len()] {
-        let Self { requests, tokens, input, output, cached, reasoning, estimated } = *self;
-        [requests, tokens, input, output, cached, reasoning, estimated]
+        let Self { requests, tokens, input, output, cached, reasoning, estimated, .. } = *self;
+        let Self { cost, estimated_cost, .. } = *self;
+        [requests, tokens, input, output, cached, reasoning, estimated, cost, estimated_cost]
     }
 
     fn all_mut(&mut self) -> [&mut i64; LETTERS.len()] {
-        let Self { requests, tokens, input, output, cached, reasoning, estimated } = self;
-        [requests, tokens, input, output, cached, reasoning, estimated]
+        let Self {
+            requests,
+            tokens,
+            input,
+            output,
+            cached,
+            reasoning,
+            estimated,
+            cost,
+            estimated_cost,
+        } = self;
+        [requests, tokens, input, output, cached, reasoning, estimated, cost, estimated_cost]
     }
 
     /// Sets the measure of a letter.
@@ -130,8 +147,8 @@ mod tests {
         for (value, letter) in (1..).zip(LETTERS) {
             measures.set(letter, value);
         }
-        assert_eq!(measures.all(), [1, 2, 3, 4, 5, 6, 7]);
+        assert_eq!(measures.all(), [1, 2, 3, 4, 5, 6, 7, 8, 9]);
         measures.add(&measures.clone());
-        assert_eq!((measures.requests, measures.estimated), (2, 14));
+        assert_eq!((measures.requests, measures.estimated, measures.cost), (2, 14, 16));
     }
 }

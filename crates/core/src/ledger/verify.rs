@@ -147,6 +147,10 @@ pub enum Finding {
         of_records: i64,
         /// The tokens of the sums.
         of_sums: i64,
+        /// The cost of the records, in micro-units.
+        cost_of_records: i64,
+        /// The cost of the sums.
+        cost_of_sums: i64,
     },
     /// The exports end before what was marked as exported.
     ExportEnds {
@@ -333,7 +337,13 @@ impl<'a> ChainVerifier<'a> {
 
     fn checkpoint(&mut self, number: u64, checkpoint: &Checkpoint) {
         let Checkpoint { records, sums, kept_from, unexported, others, .. } = checkpoint;
-        if self.sums.is_some_and(|known| known != (*records, *sums)) {
+        // A writer of an earlier version leaves the cost out, and a later one begins with zero then.
+        let is_costed = sums.cost != 0 || sums.estimated_cost != 0;
+        let known = self.sums.map(|(records, known)| match is_costed {
+            true => (records, known),
+            false => (records, Measures { cost: 0, estimated_cost: 0, ..known }),
+        });
+        if known.is_some_and(|known| known != (*records, *sums)) {
             self.findings.push(Finding::Sums { chain: self.chain, number });
         }
         self.sums = Some((*records, *sums));
@@ -460,6 +470,8 @@ impl DaySums {
             day,
             of_records: records.tokens,
             of_sums: sums.tokens,
+            cost_of_records: records.cost,
+            cost_of_sums: sums.cost,
         })
     }
 }

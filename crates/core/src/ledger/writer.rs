@@ -163,6 +163,11 @@ impl<'a> Batch<'a> {
             Some(fixed) => (Basis::Fixed, fixed),
             None => (report.basis, *tokens),
         };
+        // An earlier record of a fixed charge has all of it, as each of them has.
+        let corrects = corrects.map(|before| facts.fixed.unwrap_or(before));
+        let cost = facts.cost.map(|terms| terms.of_report(Some(&report), tokens));
+        let before = facts.cost.zip(corrects);
+        let corrects_cost = before.map(|(terms, tokens)| terms.of_report(None, tokens));
         let who = Person::of(facts);
         let booking = self.calendar.book(*at, self.closed);
         let record = UsageRecord {
@@ -177,7 +182,9 @@ impl<'a> Batch<'a> {
             ending: report.ending,
             basis,
             actual: basis.is_actual(),
-            corrects: *corrects,
+            corrects,
+            cost,
+            corrects_cost,
             day: booking.day,
             late_for: booking.late_for,
         };

@@ -14,7 +14,7 @@ use crate::{
     time::{Quota, Rate, WindowQuota},
 };
 
-/// One entry of `limits`: a name, what it counts by, and one of `rate`, `requests`, `tokens`,
+/// One entry of `limits`: a name, what it counts by, and one of `rate`, `requests`, `tokens`, `cost`,
 /// `concurrent` and `tokens_per_request`.
 #[derive(Clone, Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
@@ -38,10 +38,13 @@ pub struct LimitConfig {
     /// in each window of the calendar. A request holds as many as it may use until its response has
     /// ended, and is charged what it used.
     pub tokens: Option<Quota>,
-    /// What a request holds of `tokens`. Default `bound`.
+    /// `N/hour`, `N/day` or `N/month`: what requests may cost in each window of the calendar, in
+    /// micro-units. A request holds the most that it may cost until its response has ended, and is
+    /// charged what it did cost. Needs `prices` for every model of its routes.
+    pub cost: Option<WindowQuota>,
+    /// What a request holds of `tokens`, or of `cost`. Default `bound`.
     pub hold: Option<HoldMode>,
-    /// With `hold: estimate`: how many tokens may be spent beyond the limit at most, in percent of
-    /// it, 0 to 1000. Requests that could exceed it are denied. Default 100.
+    /// With `hold: estimate`: how much may be spent beyond the limit at most, in percent of it, 0 to 1000. Requests that could exceed it are denied. Default 100.
     pub max_debt_percent: Option<u64>,
     /// The most requests at once, from the check to the end of the response.
     pub concurrent: Option<u64>,
@@ -107,6 +110,8 @@ pub struct OverrideConfig {
     pub requests: Option<WindowQuota>,
     /// The tokens for these principals, in the form of the limit.
     pub tokens: Option<Quota>,
+    /// What requests of these principals may cost in each window. The window is that of the limit.
+    pub cost: Option<WindowQuota>,
     /// The most requests at once for these principals.
     pub concurrent: Option<u64>,
     /// The most tokens of one request for these principals.
@@ -134,6 +139,7 @@ pub(super) struct SizeKeys {
     pub(super) rate: Option<Rate>,
     pub(super) requests: Option<WindowQuota>,
     pub(super) tokens: Option<Quota>,
+    pub(super) cost: Option<WindowQuota>,
     pub(super) concurrent: Option<u64>,
     pub(super) tokens_per_request: Option<u64>,
     pub(super) burst: Option<u64>,
@@ -141,16 +147,24 @@ pub(super) struct SizeKeys {
 
 impl SizeKeys {
     pub(super) fn of_limit(config: &LimitConfig) -> Self {
-        let LimitConfig { rate, requests, tokens, concurrent, tokens_per_request, burst, .. } =
-            *config;
-        Self { rate, requests, tokens, concurrent, tokens_per_request, burst }
+        let LimitConfig {
+            rate, requests, tokens, cost, concurrent, tokens_per_request, burst, ..
+        } = *config;
+        Self { rate, requests, tokens, cost, concurrent, tokens_per_request, burst }
     }
 
     pub(super) fn of_override(config: &OverrideConfig) -> Self {
         let OverrideConfig {
-            rate, requests, tokens, concurrent, tokens_per_request, burst, ..
+            rate,
+            requests,
+            tokens,
+            cost,
+            concurrent,
+            tokens_per_request,
+            burst,
+            ..
         } = *config;
-        Self { rate, requests, tokens, concurrent, tokens_per_request, burst }
+        Self { rate, requests, tokens, cost, concurrent, tokens_per_request, burst }
     }
 
     /// The names of the keys that are set, except `burst`.
@@ -159,6 +173,7 @@ impl SizeKeys {
             ("rate", self.rate.is_some()),
             ("requests", self.requests.is_some()),
             ("tokens", self.tokens.is_some()),
+            ("cost", self.cost.is_some()),
             ("concurrent", self.concurrent.is_some()),
             ("tokens_per_request", self.tokens_per_request.is_some()),
         ];

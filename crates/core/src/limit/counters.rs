@@ -7,9 +7,11 @@
 //!
 //! | State | Spent | Held |
 //! |---|---|---|
-//! | open | the tokens used so far | the rest of the hold |
-//! | expired | the unreported charge, or the tokens used if they are more | nothing |
+//! | open | what is used so far | the rest of the hold |
+//! | expired | the unreported charge, or what was used if it is more | nothing |
 //! | settled | the charge of the final report | nothing |
+//!
+//! What is used is tokens, and beside them the cost that the terms of the reservation give them.
 //!
 //! A step from one state to another replaces the share. A reservation is *open* until a report of
 //! its end, or until its life has passed without a report: then it has *expired*. A report of its
@@ -109,7 +111,7 @@ struct StoredCount {
 #[derive(Clone, Debug)]
 struct OpenReservation {
     reservation: Reservation,
-    used: u64,
+    used: Used,
     /// Whether it had expired: what was charged then is spent.
     had_expired: bool,
     expires: u64,
@@ -123,10 +125,29 @@ impl OpenReservation {
     }
 }
 
+/// What a request has used.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+struct Used {
+    tokens: u64,
+    /// The cost, in micro-units.
+    cost: u64,
+}
+
+impl Used {
+    /// The units of the counter of a hold.
+    const fn of(self, hold: &Hold) -> u64 {
+        if hold.is_cost() { self.cost } else { self.tokens }
+    }
+
+    fn max(self, other: Self) -> Self {
+        Self { tokens: self.tokens.max(other.tokens), cost: self.cost.max(other.cost) }
+    }
+}
+
 #[derive(Clone, Copy, Debug)]
 enum Closed {
-    /// No report arrived in time; this many tokens were used by then.
-    Expired(u64),
+    /// No report arrived in time; this was used by then.
+    Expired(Used),
     Settled,
 }
 
@@ -192,16 +213,19 @@ impl Counters {
         }
         if reservation.is_settled() {
             self.forget(reservation.id);
-            self.store_open(reservation.clone(), 0, false, Owner::of(client, true), now);
+            self.store_open(
+                reservation.clone(),
+                Used::default(),
+                false,
+                Owner::of(client, true),
+                now,
+            );
         }
     }
 
     /// Applies a report of usage.
-    pub fn settle(
-        &mut self,
-        Settlement { reservation, usage, report: _ }: &Settlement,
-        now: Timestamp,
-    ) -> Settled {
+    pub fn settle(&mut self, settlement: &Settlement, now: Timestamp) -> Settled {
+        let Settlement { reservation, usage, report: _ } = settlement;
         self.expire_due(reservation.id, now);
         let open = self.take_open(reservation.id);
         let closed = self.closed.get(&reservation.id).map(|(_, closed)| *closed);
@@ -211,11 +235,11 @@ impl Counters {
             _ if self.is_forgotten(reservation, now) => return Settled::Forgotten,
             (None, Some(Closed::Expired(used))) => (used, true),
             (None, Some(Closed::Settled)) => return Settled::Repeated,
-            (None, None) => (0, false),
+            (None, None) => (Used::default(), false),
         };
         let share = |hold: &Hold| match (&open, closed) {
             (Some(_), _) => Share::running(hold, spent_so_far(hold, used, had_expired)),
-            (None, Some(_)) => Share::ended(hold, hold.unreported.max(used)),
+            (None, Some(_)) => Share::ended(hold, hold.unreported.max(used.of(hold))),
             (None, None) => Share::default(),
         };
         let tokens = match *usage {
@@ -224,7 +248,7 @@ impl Counters {
             }
             Usage::Released => 0,
         };
-        let most = used.max(tokens);
+        let most = used.max(Used { tokens, cost: settlement.cost().min(MOST) });
         let mut charged = 0;
         for hold in &reservation.holds {
             if open.as_ref().is_some_and(|open| !open.has(hold)) {
@@ -232,11 +256,11 @@ impl Counters {
             }
             let new = match *usage {
                 Usage::Running(_) => Share::running(hold, spent_so_far(hold, most, had_expired)),
-                Usage::Final(_) => Share::ended(hold, most),
-                Usage::Unreported(_) => Share::ended(hold, hold.unreported.max(most)),
-                Usage::Released => Share::ended(hold, used),
+                Usage::Final(_) => Share::ended(hold, most.of(hold)),
+                Usage::Unreported(_) => Share::ended(hold, hold.unreported.max(most.of(hold))),
+                Usage::Released => Share::ended(hold, used.of(hold)),
             };
-            if hold.is_settled() {
+            if hold.is_settled() && !hold.is_cost() {
                 charged = new.spent.max(charged);
             }
             self.replace(hold, share(hold), new, owner, now);
@@ -325,6 +349,11 @@ impl Counters {
         self.open.len()
     }
 
+    /// Whether a reservation is open.
+    pub fn is_open(&self, id: ReservationId) -> bool {
+        self.open.contains_key(&id)
+    }
+
     /// The number of reservations that have expired since the start.
     pub const fn expired(&self) -> u64 {
         self.expired
@@ -343,13 +372,13 @@ impl Counters {
         let Some(open) = self.take_open(id) else { return };
         for hold in &open.reservation.holds {
             let spent = spent_so_far(hold, open.used, open.had_expired);
-            let ended = Share::ended(hold, hold.unreported.max(open.used));
+            let ended = Share::ended(hold, hold.unreported.max(open.used.of(hold)));
             self.replace(hold, Share::running(hold, spent), ended, open.owner, now);
         }
         self.expired += 1;
         if !open.had_expired {
             let unreported = open.reservation.unreported_tokens().unwrap_or(0);
-            self.expired_tokens.add(id.model(), unreported.max(open.used));
+            self.expired_tokens.add(id.model(), unreported.max(open.used.tokens));
         }
         self.remember(&open.reservation, Closed::Expired(open.used), now);
     }
@@ -367,13 +396,16 @@ impl Counters {
         count.replace(hold, old, new, now.micros());
         let ends = match hold.counter {
             Counter::Bucket { .. } | Counter::Rate { .. } => count.spent,
-            Counter::Budget { ends, .. } | Counter::Requests { ends, .. } => {
-                ends.micros().saturating_add(WINDOW_KEPT.micros())
-            }
+            Counter::Budget { ends, .. }
+            | Counter::Cost { ends, .. }
+            | Counter::Requests { ends, .. } => ends.micros().saturating_add(WINDOW_KEPT.micros()),
             Counter::Slots { .. } => 0,
         };
         self.counts.insert(hold.counter_id, StoredCount { count, ends, owner });
-        let is_window = matches!(hold.counter, Counter::Budget { .. } | Counter::Requests { .. });
+        let is_window = matches!(
+            hold.counter,
+            Counter::Budget { .. } | Counter::Cost { .. } | Counter::Requests { .. }
+        );
         if is_window || count.held == 0 {
             self.idle.insert((ends, hold.counter_id));
             if ends <= now.micros() {
@@ -392,7 +424,7 @@ impl Counters {
     fn store_open(
         &mut self,
         reservation: Reservation,
-        used: u64,
+        used: Used,
         had_expired: bool,
         owner: Owner,
         now: Timestamp,
@@ -447,8 +479,9 @@ impl Counters {
     }
 }
 
-/// The tokens of a hold that are spent while its request runs.
-fn spent_so_far(hold: &Hold, used: u64, had_expired: bool) -> u64 {
+/// The units of a hold that are spent while its request runs.
+fn spent_so_far(hold: &Hold, used: Used, had_expired: bool) -> u64 {
+    let used = used.of(hold);
     if had_expired { hold.unreported.max(used) } else { used }
 }
 

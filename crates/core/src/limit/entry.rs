@@ -29,16 +29,16 @@ impl Limit {
         let [key] = *keys else {
             let text = match keys.is_empty() {
                 true => {
-                    "a limit needs a size: set `rate`, `requests`, `tokens`, `concurrent` or `tokens_per_request`"
+                    "a limit needs a size: set `rate`, `requests`, `tokens`, `cost`, `concurrent` or `tokens_per_request`"
                 }
                 false => {
-                    "a limit has one size: set one of `rate`, `requests`, `tokens`, `concurrent` and `tokens_per_request`"
+                    "a limit has one size: set one of `rate`, `requests`, `tokens`, `cost`, `concurrent` and `tokens_per_request`"
                 }
             };
             errors.push(path, text);
             return None;
         };
-        if config.time_zone.is_some() && !matches!(key, "requests" | "tokens") {
+        if config.time_zone.is_some() && !matches!(key, "requests" | "tokens" | "cost") {
             let text = format!("`{key}` has no windows of the calendar; remove this");
             errors.push(&path.key("time_zone"), text);
         }
@@ -46,8 +46,9 @@ impl Limit {
             ("hold", config.hold.is_some()),
             ("max_debt_percent", config.max_debt_percent.is_some()),
         ] {
-            if is_set && key != "tokens" {
-                let text = format!("only a limit with `tokens` has `{name}`; remove this");
+            if is_set && !matches!(key, "tokens" | "cost") {
+                let text =
+                    format!("only a limit with `tokens` or `cost` has `{name}`; remove this");
                 errors.push(&path.key(name), text);
             }
         }
@@ -114,11 +115,19 @@ impl Limit {
         }
     }
 
-    /// Whether tokens are charged, and not only compared.
+    /// Whether tokens, or their cost, are charged, and not only compared.
     pub fn charges_tokens(&self) -> bool {
         match self {
             Self::Rate(_) => false,
             Self::Hold(limit) => limit.charges_tokens(),
+        }
+    }
+
+    /// Whether the limit counts the cost of requests.
+    pub fn counts_cost(&self) -> bool {
+        match self {
+            Self::Rate(_) => false,
+            Self::Hold(limit) => limit.counts_cost(),
         }
     }
 

@@ -87,7 +87,7 @@ impl EscrowTerms {
         };
         match counter {
             Counter::Bucket { burst, .. } => part(burst),
-            Counter::Budget { limit, .. } => part(limit),
+            Counter::Budget { limit, .. } | Counter::Cost { limit, .. } => part(limit),
             Counter::Slots { limit } => part(limit).max(u64::from(limit / 2 >= replicas)),
             Counter::Requests { .. } | Counter::Rate { .. } => 0,
         }

@@ -23,7 +23,7 @@ pub struct Hold {
     pub counter: Counter,
     /// The units that are held, at least 1.
     pub amount: u64,
-    /// The tokens that are charged at least if no usage is ever reported, at most `amount`.
+    /// The units that are charged at least if no usage is ever reported, at most `amount`.
     pub unreported: u64,
     /// Whether the limit counts by an attribute of the credential. Otherwise requests without a
     /// credential may hold such counters, and a store keeps them apart.
@@ -49,6 +49,14 @@ pub enum Counter {
     /// held leave room for it.
     Budget {
         /// Tokens in the window.
+        limit: u64,
+        /// The end of the window.
+        ends: Timestamp,
+    },
+    /// The cost of one window of the calendar, in micro-units: as [`Budget`](Self::Budget), with what
+    /// requests cost in place of their tokens.
+    Cost {
+        /// Micro-units in the window.
         limit: u64,
         /// The end of the window.
         ends: Timestamp,
@@ -98,10 +106,16 @@ impl Hold {
         self.counter_id.count_key(&self.limit)
     }
 
-    /// Returns the units that a settlement with `tokens` charges: a slot costs nothing.
-    pub const fn charge_of(&self, tokens: u64) -> u64 {
+    /// Whether the units are micro-units of a cost that is not charged yet.
+    pub const fn is_cost(&self) -> bool {
+        matches!(self.counter, Counter::Cost { .. })
+    }
+
+    /// Returns the units that a settlement with so many tokens, or micro-units of a cost, charges: a
+    /// slot costs nothing.
+    pub const fn charge_of(&self, units: u64) -> u64 {
         match self.counter {
-            Counter::Bucket { .. } | Counter::Budget { .. } => tokens,
+            Counter::Bucket { .. } | Counter::Budget { .. } | Counter::Cost { .. } => units,
             Counter::Requests { .. } | Counter::Rate { .. } | Counter::Slots { .. } => 0,
         }
     }

@@ -7,6 +7,7 @@ use super::{
     bucket::BucketId,
     bucket_size::BucketSize,
     config::{LimitConfig, SizeKeys},
+    cost_windows::{CostSize, CostWindows},
     counted_by::{ChargeSubject, CountedBy},
     hold::{Counter, DEBT, Hold},
     kind::LimitKind,
@@ -38,13 +39,23 @@ pub struct HoldLimit {
 enum Kind {
     Requests(RequestWindows),
     Tokens(Tokens),
+    Cost(CostWindows),
     Slots(Sizes<Amount>),
     PerRequest(Sizes<Amount>),
 }
 
-/// The tokens of one request, as limits count them.
+/// What one request may use, as limits count it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct RequestTokens {
+pub struct RequestUnits {
+    /// The tokens of the request.
+    pub tokens: Amounts,
+    /// The cost of it in micro-units; `None` of a model without a price.
+    pub cost: Option<Amounts>,
+}
+
+/// The tokens of one request, or the micro-units of its cost, as limits count them.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Amounts {
     /// The most that the request may use.
     pub bound: u64,
     /// What limits with `hold: estimate` hold, at most `bound`.
@@ -91,6 +102,7 @@ impl HoldLimit {
         let counted_by = CountedBy::compile(&config.name, kind, &config.by, path, errors);
         let kind = match kind? {
             "tokens" => Kind::Tokens(Tokens::compile(config, path, errors)?),
+            "cost" => Kind::Cost(CostWindows::compile(config, path, errors)?),
             "concurrent" => Kind::Slots(Sizes::compile(config, path, errors)?),
             "tokens_per_request" => Kind::PerRequest(Sizes::compile(config, path, errors)?),
             _ => Kind::Requests(RequestWindows::compile(config, path, errors)?),
@@ -113,7 +125,9 @@ impl HoldLimit {
     pub(super) fn within(&self) -> Option<CountedWithin> {
         match self.kind {
             Kind::PerRequest(_) => None,
-            Kind::Requests(_) | Kind::Tokens(_) | Kind::Slots(_) => Some(self.counted_by.within()),
+            Kind::Requests(_) | Kind::Tokens(_) | Kind::Cost(_) | Kind::Slots(_) => {
+                Some(self.counted_by.within())
+            }
         }
     }
 
@@ -127,30 +141,40 @@ impl HoldLimit {
         self.counted_by.uses(part) || self.selectors().any(|selector| selector.uses(part))
     }
 
-    /// Whether the limit counts tokens, so that the size of a request is needed.
+    /// Whether the limit counts tokens or their cost, so that the size of a request is needed.
     pub fn counts_tokens(&self) -> bool {
-        matches!(self.kind, Kind::PerRequest(_) | Kind::Tokens(_))
+        matches!(self.kind, Kind::PerRequest(_) | Kind::Tokens(_) | Kind::Cost(_))
+    }
+
+    /// Whether the limit counts the cost of requests.
+    pub fn counts_cost(&self) -> bool {
+        matches!(self.kind, Kind::Cost(_))
     }
 
     /// Whether what a request holds is settled when its response has ended.
     pub fn is_settled(&self) -> bool {
-        matches!(self.kind, Kind::Tokens(_) | Kind::Slots(_))
+        matches!(self.kind, Kind::Tokens(_) | Kind::Cost(_) | Kind::Slots(_))
     }
 
-    /// Whether tokens are charged, and not only compared.
+    /// Whether tokens, or their cost, are charged, and not only compared.
     pub fn charges_tokens(&self) -> bool {
-        matches!(self.kind, Kind::Tokens(_))
+        matches!(self.kind, Kind::Tokens(_) | Kind::Cost(_))
     }
 
-    /// Whether a request holds an estimate of its tokens.
+    /// Whether a request holds an estimate of its tokens, or of their cost.
     pub fn estimates(&self) -> bool {
-        matches!(&self.kind, Kind::Tokens(tokens) if tokens.debt_percent.is_some())
+        match &self.kind {
+            Kind::Tokens(tokens) => tokens.debt_percent.is_some(),
+            Kind::Cost(cost) => cost.debt_percent.is_some(),
+            Kind::Requests(_) | Kind::Slots(_) | Kind::PerRequest(_) => false,
+        }
     }
 
     fn selectors(&self) -> Box<dyn Iterator<Item = &Selector> + '_> {
         match &self.kind {
             Kind::Requests(requests) => Box::new(requests.sizes.selectors()),
             Kind::Tokens(tokens) => Box::new(tokens.sizes.selectors()),
+            Kind::Cost(cost) => Box::new(cost.sizes.selectors()),
             Kind::Slots(sizes) => Box::new(sizes.selectors()),
             Kind::PerRequest(sizes) => Box::new(sizes.selectors()),
         }
@@ -161,6 +185,7 @@ impl HoldLimit {
         match &self.kind {
             Kind::Requests(requests) => requests.sizes.fits(quota),
             Kind::Tokens(tokens) => tokens.sizes.fits(quota),
+            Kind::Cost(cost) => cost.sizes.fits(quota),
             Kind::Slots(sizes) => sizes.fits(quota),
             Kind::PerRequest(sizes) => sizes.fits(quota),
         }
@@ -171,20 +196,22 @@ impl HoldLimit {
         match (&self.kind, &other.kind) {
             (Kind::Requests(one), Kind::Requests(other)) => one.sizes.fits_as(&other.sizes),
             (Kind::Tokens(one), Kind::Tokens(other)) => one.sizes.fits_as(&other.sizes),
+            (Kind::Cost(one), Kind::Cost(other)) => one.sizes.fits_as(&other.sizes),
             (Kind::Slots(one), Kind::Slots(other)) => one.fits_as(other),
             (Kind::PerRequest(one), Kind::PerRequest(other)) => one.fits_as(other),
             _ => false,
         }
     }
 
-    /// Returns what the limit demands at `now` of a request with these tokens.
+    /// Returns what the limit demands at `now` of a request that may use these units.
     ///
     /// # Errors
-    /// A denial if the request lacks an attribute that the limit counts by.
+    /// A denial if the request lacks an attribute that the limit counts by, or if its model has no
+    /// price.
     pub fn demand(
         &self,
         facts: &ChargeSubject<'_>,
-        tokens: RequestTokens,
+        units: RequestUnits,
         now: Timestamp,
     ) -> Result<Demand, Denial> {
         let id = self.counted_by.id(facts)?;
@@ -202,7 +229,15 @@ impl HoldLimit {
             }
             Kind::Tokens(limit) => {
                 let size = limit.sizes.of(&self.name, holder)?;
-                self.tokens(limit, size, id, tokens, now)?
+                self.tokens(limit, size, id, units.tokens, now)?
+            }
+            Kind::Cost(limit) => {
+                let CostSize(size) = limit.sizes.of(&self.name, holder)?;
+                let cost = units.cost.ok_or_else(|| self.unpriced(facts))?;
+                let (counter_id, window) = in_window(id, size.unit, &limit.windows, now)?;
+                let counter = Counter::Cost { limit: size.count, ends: window.ends };
+                let of = (LimitKind::CostBudget, length(window));
+                self.demanded(counter_id, counter, of, limit.debt_percent, cost)
             }
             Kind::Slots(sizes) => {
                 let Amount(limit) = sizes.of(&self.name, holder)?;
@@ -210,7 +245,7 @@ impl HoldLimit {
             }
             Kind::PerRequest(sizes) => {
                 let Amount(most) = sizes.of(&self.name, holder)?;
-                if tokens.bound > most { Demand::TooLarge(most) } else { Demand::Nothing }
+                if units.tokens.bound > most { Demand::TooLarge(most) } else { Demand::Nothing }
             }
         })
     }
@@ -221,7 +256,7 @@ impl HoldLimit {
         limit: &Tokens,
         size: TokenSize,
         id: BucketId,
-        tokens: RequestTokens,
+        tokens: Amounts,
         now: Timestamp,
     ) -> Result<Demand, Denial> {
         let (counter_id, counter, kind, window) = match (size, &limit.windows) {
@@ -239,25 +274,50 @@ impl HoldLimit {
                 return Err(Denial::new(Reason::Internal, cause));
             }
         };
+        Ok(self.demanded(counter_id, counter, (kind, window), limit.debt_percent, tokens))
+    }
+
+    /// The denial of a request whose model has no price.
+    fn unpriced(&self, facts: &ChargeSubject<'_>) -> Denial {
+        let cause = match facts.model {
+            Some(model) => {
+                format!("limit `{}` counts cost, and the model `{model}` has no price", self.name)
+            }
+            None => format!("limit `{}` counts cost, and the request names no model", self.name),
+        };
+        Denial::new(Reason::ModelForbidden, cause)
+            .with_message("the model has no price, and this endpoint counts what requests cost")
+    }
+
+    /// What a request holds of a counter of tokens, or of cost: its bound, or an estimate, and its bound
+    /// of the counter that is larger by the debt.
+    fn demanded(
+        &self,
+        counter_id: BucketId,
+        counter: Counter,
+        (kind, window): (LimitKind, u64),
+        debt_percent: Option<u64>,
+        amounts: Amounts,
+    ) -> Demand {
         let held = |hold: Hold| {
             let limit = size_of(hold.counter);
             Held { hold, kind, limit, window }
         };
-        let hold_of = |counter_id, counter, amount, unreported| match tokens.fixed {
+        let hold_of = |counter_id, counter, amount, unreported| match amounts.fixed {
             None => self.hold(counter_id, counter, amount, unreported),
             Some(fixed) => self.hold(counter_id, at_admission(counter), fixed, 0),
         };
-        let RequestTokens { bound, estimate, prompt, .. } = tokens;
-        let Some(percent) = limit.debt_percent else {
+        let Amounts { bound, estimate, prompt, .. } = amounts;
+        let Some(percent) = debt_percent else {
             // The answer of a request without a report may have had every token.
-            return Ok(Demand::Hold(held(hold_of(counter_id, counter, bound, bound))));
+            return Demand::Hold(held(hold_of(counter_id, counter, bound, bound)));
         };
         // INVARIANT: the bound of a request counts here until its end is reported, also after its
         // expiry, so that a late report never exceeds the limit by more than the debt.
         let mut debt = hold_of(debt_of(counter_id), with_debt(counter, percent), bound, bound);
         debt.limit = format!("{}{DEBT}", self.name).into();
         let hold = hold_of(counter_id, counter, estimate, prompt);
-        Ok(Demand::Estimate(held(hold), held(debt)))
+        Demand::Estimate(held(hold), held(debt))
     }
 
     fn hold(&self, counter_id: BucketId, counter: Counter, amount: u64, unreported: u64) -> Hold {
@@ -278,7 +338,9 @@ impl HoldLimit {
 const fn at_admission(counter: Counter) -> Counter {
     match counter {
         Counter::Bucket { interval, burst } => Counter::Rate { interval, burst },
-        Counter::Budget { limit, ends } => Counter::Requests { limit, ends },
+        Counter::Budget { limit, ends } | Counter::Cost { limit, ends } => {
+            Counter::Requests { limit, ends }
+        }
         other => other,
     }
 }
@@ -294,6 +356,7 @@ fn with_debt(counter: Counter, percent: u64) -> Counter {
     match counter {
         Counter::Bucket { interval, burst } => Counter::Bucket { interval, burst: larger(burst) },
         Counter::Budget { limit, ends } => Counter::Budget { limit: larger(limit), ends },
+        Counter::Cost { limit, ends } => Counter::Cost { limit: larger(limit), ends },
         other => other,
     }
 }
@@ -308,6 +371,7 @@ const fn size_of(counter: Counter) -> u64 {
     match counter {
         Counter::Bucket { burst, .. } | Counter::Rate { burst, .. } => burst,
         Counter::Budget { limit, .. }
+        | Counter::Cost { limit, .. }
         | Counter::Requests { limit, .. }
         | Counter::Slots { limit } => limit,
     }
@@ -332,7 +396,7 @@ fn in_window(
 }
 
 /// What a request holds of the budget that its token names (`token_budget`), for the token's life.
-pub(crate) fn token_budget(principal: &Principal, limit: u64, tokens: RequestTokens) -> Held {
+pub(crate) fn token_budget(principal: &Principal, limit: u64, tokens: Amounts) -> Held {
     let token = BucketId::from(principal.revocation().token().fingerprint());
     let counter = Counter::Budget { limit, ends: principal.validity().until };
     let amount = tokens.fixed.unwrap_or(tokens.bound).max(1);

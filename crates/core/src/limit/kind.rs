@@ -16,6 +16,10 @@ pub enum LimitKind {
     /// Tokens of a limit with `hold: estimate`, which the requests in flight could exceed by more
     /// than its debt may be.
     TokenDebt,
+    /// The cost of a window of the calendar.
+    CostBudget,
+    /// The cost of a limit with `hold: estimate`, as [`TokenDebt`](Self::TokenDebt).
+    CostDebt,
     /// Requests in flight.
     InFlight,
     /// Tokens of one request.
@@ -29,6 +33,8 @@ pub enum Unit {
     Requests,
     /// The unit is one token of a prompt or an answer.
     Tokens,
+    /// The unit is a millionth of the currency of the policy.
+    MicroUnits,
     /// Requests at once.
     InFlight,
 }
@@ -39,6 +45,7 @@ impl Unit {
         match self {
             Self::Requests => b"",
             Self::Tokens => b";qu=\"tokens\"",
+            Self::MicroUnits => b";qu=\"micro-units\"",
             Self::InFlight => b";qu=\"concurrent-requests\"",
         }
     }
@@ -52,7 +59,16 @@ impl LimitKind {
             Self::TokenRate | Self::TokenBudget | Self::TokenDebt | Self::PerRequest => {
                 Unit::Tokens
             }
+            Self::CostBudget | Self::CostDebt => Unit::MicroUnits,
             Self::InFlight => Unit::InFlight,
+        }
+    }
+
+    /// The kind of a limit of this kind that could exceed its debt.
+    pub(crate) const fn debt(self) -> Self {
+        match self {
+            Self::CostBudget => Self::CostDebt,
+            _ => Self::TokenDebt,
         }
     }
 
@@ -64,6 +80,8 @@ impl LimitKind {
             | Self::TokenRate
             | Self::TokenBudget
             | Self::TokenDebt
+            | Self::CostBudget
+            | Self::CostDebt
             | Self::PerRequest => Reason::BudgetExhausted,
             Self::InFlight => Reason::TooManyInFlight,
         }

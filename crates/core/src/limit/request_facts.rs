@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::ChargeSubject;
+use super::{ChargeSubject, cost::CostTerms};
 use crate::{revocation::sha256, text::hex};
 
 /// The longest text that is recorded, in bytes. A longer one is recorded as `sha256:` and its hash: a
@@ -42,11 +42,18 @@ pub struct RequestFacts {
     /// The tokens of a fixed charge.
     #[serde(rename = "f", default, skip_serializing_if = "Option::is_none")]
     pub fixed: Option<u64>,
+    /// What its cost is computed from; `None` of a model without a price.
+    #[serde(rename = "p", default, skip_serializing_if = "Option::is_none")]
+    pub cost: Option<CostTerms>,
 }
 
 impl RequestFacts {
     /// The facts of a request, without the id of its decision.
-    pub(crate) fn of(subject: &ChargeSubject<'_>, fixed: Option<u64>) -> Self {
+    pub(crate) fn of(
+        subject: &ChargeSubject<'_>,
+        fixed: Option<u64>,
+        cost: Option<CostTerms>,
+    ) -> Self {
         let principal = subject.principal;
         let text = |text: &str| recorded(text);
         Self {
@@ -60,6 +67,7 @@ impl RequestFacts {
             key: principal.and_then(|it| it.key()).map(|key| key.id.to_string()),
             actor: principal.and_then(|it| it.actor_text()).map(text),
             fixed,
+            cost,
         }
     }
 

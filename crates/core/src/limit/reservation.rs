@@ -12,8 +12,8 @@ use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
 use super::{
-    Counter, Hold, Verdict, model_tag::ModelTag, request_facts::RequestFacts, shard::Shard,
-    usage_history::HistoryIds,
+    Counter, Hold, Verdict, cost::CostTerms, model_tag::ModelTag, request_facts::RequestFacts,
+    shard::Shard, usage_history::HistoryIds,
 };
 use crate::{
     secret::Secret,
@@ -64,30 +64,92 @@ impl fmt::Debug for ReservationId {
 }
 
 /// The holds of one request.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Reservation {
     /// The identity, under which a store settles it once.
     pub id: ReservationId,
     /// When the request was admitted.
     pub issued: Timestamp,
     /// The time after which the holds expire, unless they are renewed.
-    #[serde(with = "micros")]
     pub life: Span,
     /// What is held: all of it, or nothing.
     pub holds: Vec<Hold>,
     /// The histories that the usage is recorded in, and estimated from where it is not reported;
     /// `None` without a hold that is an estimate.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub histories: Option<HistoryIds>,
     /// The shard that the counters are in; `None` in a store without shards.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub shard: Option<Shard>,
     /// The route of the request, where those that report usage are bound to routes.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub route: Option<Box<str>>,
     /// The facts of the request for its record; `None` where no ledger is kept.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub facts: Option<Box<RequestFacts>>,
+    /// The terms of its cost, where a limit counts it and the facts do not have them.
+    pub cost: Option<Box<CostTerms>>,
+}
+
+/// The form of a reservation as a text.
+///
+/// What is held of limits on cost is a member of its own: the previous version reads the others, and
+/// settles these in their units only.
+#[derive(Serialize, Deserialize)]
+struct ReservationText<'a> {
+    id: ReservationId,
+    issued: Timestamp,
+    #[serde(with = "micros")]
+    life: Span,
+    holds: Vec<Cow<'a, Hold>>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    cost_holds: Vec<Cow<'a, Hold>>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    histories: Option<HistoryIds>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    shard: Option<Shard>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    route: Option<Cow<'a, str>>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    facts: Option<Cow<'a, RequestFacts>>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    cost: Option<CostTerms>,
+}
+
+impl<'a> From<&'a Reservation> for ReservationText<'a> {
+    fn from(reservation: &'a Reservation) -> Self {
+        let Reservation { id, issued, life, holds, histories, shard, route, facts, cost } =
+            reservation;
+        let holds_of = |of_cost| {
+            let holds = holds.iter().filter(move |hold| hold.is_cost() == of_cost);
+            holds.map(Cow::Borrowed).collect()
+        };
+        Self {
+            id: *id,
+            issued: *issued,
+            life: *life,
+            holds: holds_of(false),
+            cost_holds: holds_of(true),
+            histories: *histories,
+            shard: *shard,
+            route: route.as_deref().map(Cow::Borrowed),
+            facts: facts.as_deref().map(Cow::Borrowed),
+            cost: cost.as_deref().copied(),
+        }
+    }
+}
+
+impl From<ReservationText<'_>> for Reservation {
+    fn from(text: ReservationText<'_>) -> Self {
+        let holds = text.holds.into_iter().chain(text.cost_holds);
+        Self {
+            id: text.id,
+            issued: text.issued,
+            life: text.life,
+            holds: holds.map(Cow::into_owned).collect(),
+            histories: text.histories,
+            shard: text.shard,
+            route: text.route.map(|route| route.into_owned().into()),
+            facts: text.facts.map(|facts| Box::new(facts.into_owned())),
+            cost: text.cost.map(Box::new),
+        }
+    }
 }
 
 /// The secrets that authenticate reservations. The first one signs, all of them verify.
@@ -155,6 +217,12 @@ impl Reservation {
         self.holds.iter().filter(is_of_tokens).map(|hold| hold.unreported).max()
     }
 
+    /// The terms of the cost of the request; `None` of a model without a price.
+    pub fn cost_terms(&self) -> Option<&CostTerms> {
+        let of_facts = self.facts.as_ref().and_then(|facts| facts.cost.as_ref());
+        of_facts.or(self.cost.as_deref())
+    }
+
     /// Removes the holds of limits in shadow that the store had no room for: nothing is held of them.
     pub(crate) fn remove_refused(&mut self, verdicts: &[Verdict]) {
         let mut verdicts = verdicts.iter();
@@ -184,7 +252,7 @@ impl Reservation {
     /// Returns the text that names the reservation: `CONTENT.TAG`, in base64url.
     pub fn seal(&self, keys: &ReservationKeys) -> String {
         // A list of numbers and texts has a JSON form.
-        let content = serde_json::to_vec(self).unwrap_or_default();
+        let content = serde_json::to_vec(&ReservationText::from(self)).unwrap_or_default();
         let mut text = BASE64_URL_SAFE_NO_PAD.encode(content);
         let tag = keys.0.first().map(|secret| tag(secret, &text));
         text.push('.');
@@ -212,7 +280,9 @@ impl Reservation {
         if !keys.0.iter().any(is_tag) {
             return Err(InvalidReservation::Forged);
         }
-        serde_json::from_slice(&decode(content)?).map_err(|_| InvalidReservation::Malformed)
+        let content = decode(content)?;
+        let text = serde_json::from_slice::<ReservationText<'_>>(&content);
+        text.map(Self::from).map_err(|_| InvalidReservation::Malformed)
     }
 }
 
@@ -241,7 +311,7 @@ fn tag(secret: &Secret, text: &str) -> [u8; TAG] {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::admission::AdmitRequest;
+    use crate::{admission::AdmitRequest, limit::cost::Price};
 
     fn keys(names: &[u8]) -> ReservationKeys {
         let secrets = names.iter().map(|name| Secret::new(vec![*name; MIN_SECRET])).collect();
@@ -267,12 +337,20 @@ mod tests {
             shard: None,
             route: Some("chat".into()),
             facts: None,
+            cost: Some(Box::new(CostTerms {
+                price: Price { input: 5, cached_input: 1, output: 7, request: 0 },
+                tokens: 7,
+                unreported: 3,
+                fixed: None,
+                most: 7,
+            })),
             holds: vec![
                 hold("minute", Counter::Bucket { interval: 5, burst: 9 }),
                 hold("day", Counter::Budget { limit: 9, ends }),
                 hold("requests", Counter::Requests { limit: 9, ends }),
                 hold("rate", Counter::Rate { interval: 5, burst: 9 }),
                 hold("gpu", Counter::Slots { limit: 2 }),
+                hold("money", Counter::Cost { limit: 9, ends }),
             ],
         }
     }
@@ -284,6 +362,21 @@ mod tests {
             assert_eq!(Reservation::open(&text, &keys(names)), Ok(reservation()));
         }
         assert_eq!(Reservation::open(&text, &keys(b"b")), Err(InvalidReservation::Forged));
+    }
+
+    /// The previous version opens the text of a request with a limit on cost, and settles the rest.
+    #[test]
+    fn what_is_held_of_a_cost_is_apart_from_what_the_previous_version_reads() {
+        let text = reservation().seal(&keys(b"a"));
+        let (content, _) = text.split_once('.').unwrap();
+        let content: serde_json::Value =
+            serde_json::from_slice(&BASE64_URL_SAFE_NO_PAD.decode(content).unwrap()).unwrap();
+        let names = |member: &str| -> Vec<&str> {
+            let holds = content[member].as_array().unwrap();
+            holds.iter().map(|hold| hold["limit"].as_str().unwrap()).collect()
+        };
+        assert_eq!(names("holds"), ["minute", "day", "requests", "rate", "gpu"]);
+        assert_eq!(names("cost_holds"), ["money"]);
     }
 
     #[test]

@@ -85,6 +85,7 @@ mod tests {
             shard: None,
             route: None,
             facts: None,
+            cost: None,
             holds: vec![
                 hold(Counter::Slots { limit: 1 }, 1),
                 hold(Counter::Budget { limit: 900, ends }, 40),

@@ -102,7 +102,7 @@ impl Tokens {
 }
 
 /// The debt that a limit with `hold: estimate` may have, in percent of the limit.
-fn debt_percent(config: &LimitConfig, path: &Path, errors: &mut Errors) -> Option<u64> {
+pub(super) fn debt_percent(config: &LimitConfig, path: &Path, errors: &mut Errors) -> Option<u64> {
     let at = path.key("max_debt_percent");
     match (config.hold, config.max_debt_percent) {
         (Some(HoldMode::Estimate), percent) => {

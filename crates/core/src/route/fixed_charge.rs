@@ -25,7 +25,7 @@ impl FixedCharges {
             let Some(tokens) = tokens else { continue };
             let at = path.key(key);
             if !charges_tokens {
-                let text = "no limit in `limits` has `tokens`; add one, or remove this";
+                let text = "no limit in `limits` has `tokens` or `cost`; add one, or remove this";
                 errors.push_presuming(&at, &[path.key("limits")], text);
             }
             if tokens.get() > MAX_COUNT {

@@ -7,6 +7,7 @@ use std::collections::HashMap;
 use tollgate_core::{
     limit::{
         BucketId, Counter, Hold, Verdict,
+        cost::{CostTerms, Price},
         counters::Counters,
         escrow::{Covered, EscrowTerms, Escrows},
         reservation::{Reservation, ReservationId},
@@ -119,6 +120,15 @@ fn hold(counter: Counter, amount: u64) -> Hold {
     }
 }
 
+/// Terms that make the cost of a request the number of its tokens, reported or not.
+const A_UNIT_FOR_EACH_TOKEN: CostTerms = CostTerms {
+    price: Price { input: 1_000_000, cached_input: 1_000_000, output: 1_000_000, request: 0 },
+    tokens: 0,
+    most: 0,
+    unreported: 0,
+    fixed: None,
+};
+
 impl World {
     fn new(seed: u64) -> Self {
         let mut random = Random(seed);
@@ -131,7 +141,15 @@ impl World {
         };
         let size = 20 + random.below(400);
         let counter = match random.below(3) {
-            0 => Counter::Budget { limit: 5 * size, ends: Timestamp::from_micros(2 * START) },
+            0 => {
+                let (limit, ends) = (5 * size, Timestamp::from_micros(2 * START));
+                let is_cost = seed % 2 == 1;
+                if is_cost {
+                    Counter::Cost { limit, ends }
+                } else {
+                    Counter::Budget { limit, ends }
+                }
+            }
             1 => Counter::Bucket { interval: 20_000 + random.below(SECOND), burst: size },
             _ => Counter::Slots { limit: 1 + random.below(10) },
         };
@@ -202,6 +220,7 @@ impl World {
             shard: None,
             route: None,
             facts: None,
+            cost: Some(Box::new(A_UNIT_FOR_EACH_TOKEN)),
         };
         let answer = if self.is_cut(replica) {
             None
@@ -263,7 +282,7 @@ impl World {
         let held = self.unused
             + self.requests.iter().map(|one| one.reservation.holds[0].amount).sum::<u64>();
         match self.counter {
-            Counter::Budget { limit, .. } => {
+            Counter::Budget { limit, .. } | Counter::Cost { limit, .. } => {
                 assert!(held + amount + parked > limit, "{held} + {amount} + {parked}");
             }
             Counter::Slots { limit } => {
@@ -284,7 +303,7 @@ impl World {
             .map(|one| one.reservation.holds[0].amount)
             .sum();
         match self.counter {
-            Counter::Budget { limit, .. } => {
+            Counter::Budget { limit, .. } | Counter::Cost { limit, .. } => {
                 let ended = self.requests.iter().filter(|one| one.has_ended);
                 let used: u64 = ended.map(|one| one.uses).sum();
                 let most = limit + self.lost;
@@ -497,7 +516,7 @@ impl World {
         let count = self.store.count(&hold(self.counter, 1));
         assert_eq!(count.held, 0);
         let used: u64 = self.requests.iter().map(|one| one.uses).sum();
-        if let Counter::Budget { .. } = self.counter {
+        if let Counter::Budget { .. } | Counter::Cost { .. } = self.counter {
             assert!(count.spent + self.lost >= used, "{} of {used}", count.spent);
             if self.deaths == 0 && self.lost == 0 {
                 assert_eq!(count.spent, used);

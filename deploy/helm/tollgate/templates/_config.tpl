@@ -145,7 +145,7 @@ tls: { cert: {{ $files }}/tls.crt, key: {{ $files }}/tls.key, client_ca: {{ $fil
 {{- $config := fromYaml (include "tollgate.config" .) -}}
 {{- if eq .Values.rollOn "needed" -}}
 {{- if .Values.settle.enabled -}}{{- $_ := unset $config.listen.settle "reporters" -}}{{- end -}}
-{{- $config = omit $config "issuers" "api_keys" "client_certificates" "cookies" "dpop" "automatic_bans" "models" "tiers" "categories" "routes" "limits" "metering" "ledger" "revocation" "require_https" "identity_headers" "dynamic_metadata" -}}
+{{- $config = omit $config "issuers" "api_keys" "client_certificates" "cookies" "dpop" "automatic_bans" "models" "tiers" "categories" "routes" "limits" "prices" "metering" "ledger" "revocation" "require_https" "identity_headers" "dynamic_metadata" -}}
 {{- end -}}
 {{- $envoy := "" -}}
 {{- if ne .Values.mode "service" -}}{{- $envoy = include "tollgate.envoy" . -}}{{- end -}}

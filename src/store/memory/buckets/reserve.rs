@@ -204,6 +204,7 @@ mod tests {
             shard: None,
             route: None,
             facts: None,
+            cost: None,
         }
     }
 

@@ -143,7 +143,11 @@ fn write(cmd: &mut Cmd, append: &Append<'_>, periods: &[Period]) {
         list.push(u64::try_from(life.as_millis()).unwrap_or(u64::MAX));
         list.push(u64::from(append.max_rows));
         list.push_str(&row.text());
-        for (letter, number) in LETTERS.into_iter().zip(measures.all()) {
+        // The first one is there in each row.
+        let numbers = LETTERS.into_iter().zip(measures.all()).enumerate();
+        for (_, (letter, number)) in
+            numbers.filter(|(place, (_, number))| *place == 0 || *number != 0)
+        {
             list.push_str(letter.encode_utf8(&mut [0; 4]));
             list.push_str(&number.to_string());
         }

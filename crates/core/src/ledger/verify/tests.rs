@@ -8,6 +8,7 @@ use crate::{
             tests::{NOON, pending},
         },
     },
+    limit::cost::{CostTerms, Price},
     time::Timestamp,
 };
 
@@ -196,4 +197,36 @@ fn days_without_records_are_compared_too() {
     verifier.set_removed_until(day("2026-11-30"));
     assert_eq!(days(&verifier.days(), "2026-12-01"), [with("2026-12-01", 0)]);
     assert_eq!(days(&DaySums::default(), "2026-12-01"), []);
+}
+
+#[test]
+fn a_checkpoint_has_the_cost_of_its_records_or_none() {
+    let (keys, calendar) = (keys(), Calendar::of("UTC"));
+    let price = Price { request: 30, ..Price::default() };
+    let mut priced = pending("priced", 1000, NOON);
+    priced.facts.cost = Some(CostTerms { price, tokens: 0, most: 0, unreported: 0, fixed: None });
+    let mut later = priced.clone();
+    later.facts.decision_id = "later".to_owned();
+    let written = |change: fn(&mut ChainTail)| {
+        let mut batch = Batch::after(ChainTail::empty(1), keys.first(), &calendar, "r", None);
+        batch.take_over(Timestamp::from_secs(NOON), Vec::new());
+        batch.add(&priced, None, [0; 12]);
+        let mut entries = batch.entries.clone();
+        let mut tail = batch.into_tail();
+        change(&mut tail);
+        // The checkpoint of the process that continues the chain, and a record after it.
+        let mut batch = Batch::after(tail, keys.first(), &calendar, "r", None);
+        batch.take_over(Timestamp::from_secs(NOON), Vec::new());
+        batch.add(&later, None, [0; 12]);
+        batch.checkpoint(Timestamp::from_secs(NOON), Vec::new());
+        entries.extend(batch.entries);
+        (1..).zip(entries).collect::<Vec<_>>()
+    };
+    let entries = written(|_| {});
+    assert_eq!(findings(&entries, end(&entries)), []);
+    // An earlier version knows no cost, and leaves it out of its sums.
+    let earlier = written(|tail| tail.sums.cost = 0);
+    assert_eq!(findings(&earlier, end(&earlier)), []);
+    let wrong = written(|tail| tail.sums.cost = 29);
+    assert_eq!(findings(&wrong, end(&wrong)), [Finding::Sums { chain: 1, number: 3 }]);
 }

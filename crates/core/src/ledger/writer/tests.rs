@@ -1,7 +1,10 @@
 use super::*;
 use crate::{
     ledger::entry::tests::keys,
-    limit::usage_report::{RequestEnding, TokenCounts},
+    limit::{
+        cost::{CostTerms, Price},
+        usage_report::{RequestEnding, TokenCounts},
+    },
 };
 
 /// A request of a tenant that used tokens, settled at a moment.
@@ -88,6 +91,49 @@ fn a_fixed_charge_is_recorded_whatever_was_reported() {
     batch.add(&fixed, None, [0; 12]);
     let record = record(&batch.entries[0]);
     assert_eq!((record.tokens, record.basis, record.actual), (50_000, Basis::Fixed, true));
+}
+
+#[test]
+fn a_correction_of_a_fixed_charge_adds_nothing() {
+    let (keys, calendar) = (keys(), Calendar::of("UTC"));
+    let mut batch = Batch::after(ChainTail::empty(1), keys.first(), &calendar, "r", None);
+    let mut fixed = PendingRecord { report: None, ..pending("d", 0, NOON) };
+    fixed.facts.fixed = Some(50_000);
+    fixed.facts.cost = Some(CostTerms { fixed: Some(700), ..terms() });
+    batch.add(&fixed, None, [0; 12]);
+    // The store has charged nothing when it expired: the charge was spent before.
+    batch.add(&PendingRecord { corrects: Some(0), ..fixed }, None, [0; 12]);
+    let sums = batch.tail().sums;
+    assert_eq!((sums.requests, sums.tokens, sums.cost), (1, 50_000, 700));
+    assert_eq!((sums.estimated, sums.estimated_cost), (0, 0));
+}
+
+/// 1.50 for a million tokens of input, 6 for a million of output, and 400 micro-units for the 200
+/// tokens that are charged without a report.
+fn terms() -> CostTerms {
+    let price = Price { input: 1_500_000, cached_input: 750_000, output: 6_000_000, request: 0 };
+    CostTerms { price, tokens: 200, most: 200, unreported: 400, fixed: None }
+}
+
+#[test]
+fn a_correction_replaces_the_cost_of_the_record_before_it() {
+    let (keys, calendar) = (keys(), Calendar::of("UTC"));
+    let mut batch = Batch::after(ChainTail::empty(1), keys.first(), &calendar, "r", None);
+    let mut expired = PendingRecord { report: None, ..pending("d", 210, NOON) };
+    expired.facts.cost = Some(terms());
+    batch.add(&expired, None, [0; 12]);
+    let sums = batch.tail().sums;
+    assert_eq!((sums.cost, sums.estimated_cost), (460, 460), "ten tokens beyond those of the hold");
+    let mut ended = PendingRecord { corrects: Some(210), ..pending("d", 100, NOON) };
+    ended.facts.cost = Some(terms());
+    batch.add(&ended, None, [0; 12]);
+    let sums = batch.tail().sums;
+    assert_eq!((sums.cost, sums.estimated_cost), (150, 0), "a hundred tokens of input");
+    let last = record(batch.entries.last().unwrap());
+    assert_eq!((last.cost, last.corrects_cost), (Some(150), Some(460)));
+    // A model without a price has no cost, which is not a cost of nothing.
+    batch.add(&pending("free", 5, NOON), None, [0; 12]);
+    assert_eq!(record(batch.entries.last().unwrap()).cost, None);
 }
 
 #[test]

@@ -33,7 +33,7 @@ impl Share {
     /// rest of the hold is held.
     pub const fn running(hold: &Hold, used: u64) -> Self {
         match hold.counter {
-            Counter::Bucket { .. } | Counter::Budget { .. } => {
+            Counter::Bucket { .. } | Counter::Budget { .. } | Counter::Cost { .. } => {
                 Self { spent: used, held: hold.amount.saturating_sub(used) }
             }
             Counter::Requests { .. } | Counter::Rate { .. } => Self { spent: hold.amount, held: 0 },
@@ -41,11 +41,11 @@ impl Share {
         }
     }
 
-    /// Returns the share of a hold that has ended, with `tokens` charged.
-    pub const fn ended(hold: &Hold, tokens: u64) -> Self {
+    /// Returns the share of a hold that has ended, with so many units charged.
+    pub const fn ended(hold: &Hold, units: u64) -> Self {
         match hold.counter {
             Counter::Requests { .. } | Counter::Rate { .. } => Self { spent: hold.amount, held: 0 },
-            _ => Self { spent: hold.charge_of(tokens), held: 0 },
+            _ => Self { spent: hold.charge_of(units), held: 0 },
         }
     }
 }
@@ -77,7 +77,9 @@ impl Count {
             Counter::Bucket { .. } | Counter::Rate { .. } => {
                 (spent + amount).saturating_sub(limit).max(HELD_RETRY)
             }
-            Counter::Budget { ends, .. } | Counter::Requests { ends, .. }
+            Counter::Budget { ends, .. }
+            | Counter::Cost { ends, .. }
+            | Counter::Requests { ends, .. }
                 if spent + amount > limit =>
             {
                 ends.micros().saturating_sub(now).max(1)
@@ -119,6 +121,7 @@ impl Count {
                 (interval, interval.saturating_mul(burst), self.spent.saturating_sub(now))
             }
             Counter::Budget { limit, .. }
+            | Counter::Cost { limit, .. }
             | Counter::Requests { limit, .. }
             | Counter::Slots { limit } => (1, limit, self.spent),
         };
@@ -139,9 +142,9 @@ impl Level {
         let level = self.spent + self.held + amount;
         match hold.counter {
             Counter::Bucket { .. } | Counter::Rate { .. } => level,
-            Counter::Budget { ends, .. } | Counter::Requests { ends, .. } => {
-                ends.micros().saturating_sub(now)
-            }
+            Counter::Budget { ends, .. }
+            | Counter::Cost { ends, .. }
+            | Counter::Requests { ends, .. } => ends.micros().saturating_sub(now),
             Counter::Slots { .. } => level.min(1) * HELD_RETRY,
         }
     }

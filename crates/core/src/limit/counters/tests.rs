@@ -40,6 +40,7 @@ fn reservation(id: u8, issued: u64, holds: &[Hold]) -> Reservation {
         shard: None,
         route: None,
         facts: None,
+        cost: None,
     }
 }
 

@@ -286,6 +286,7 @@ impl Escrows {
                 shard,
                 route: None,
                 facts: None,
+                cost: None,
             };
             takes.push(reservation.clone());
             tracked.escrow = Some(Escrow { reservation, confirmed: None, is_used: false });
@@ -360,7 +361,7 @@ impl Escrows {
     /// escrows of windows that have ended.
     fn drop_unused(&mut self, now: Timestamp) {
         let has_ended = |counter: Counter| match counter {
-            Counter::Budget { ends, .. } => ends <= now,
+            Counter::Budget { ends, .. } | Counter::Cost { ends, .. } => ends <= now,
             _ => false,
         };
         let ended: Vec<Key> =
@@ -448,7 +449,7 @@ impl Escrow {
     fn can_admit(&self, counter: Counter, life: Span, now: Timestamp) -> bool {
         let Some(confirmed) = self.confirmed else { return false };
         match counter {
-            Counter::Budget { ends, .. } => {
+            Counter::Budget { ends, .. } | Counter::Cost { ends, .. } => {
                 now < ends && now < after(self.reservation.issued, OLDEST)
             }
             Counter::Bucket { .. } | Counter::Slots { .. } => {
@@ -464,6 +465,7 @@ impl Escrow {
         let limit = self.amount();
         let counter = match hold.counter {
             Counter::Budget { ends, .. } => Counter::Budget { limit, ends },
+            Counter::Cost { ends, .. } => Counter::Cost { limit, ends },
             Counter::Bucket { .. } => {
                 Counter::Budget { limit, ends: after(self.reservation.issued, OLDEST) }
             }
@@ -507,6 +509,7 @@ mod tests {
             shard: None,
             route: None,
             facts: None,
+            cost: None,
         }
     }
 

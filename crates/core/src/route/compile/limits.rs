@@ -9,7 +9,10 @@ use crate::{
         CompileContext, RouteConfig,
         fixed_charge::{FixedCharges, is_batch, may_run_in_background},
     },
-    rule::size::{Api, Sizing},
+    rule::{
+        model::ModelSource,
+        size::{Api, Sizing},
+    },
 };
 
 /// Returns the limits that the route names.
@@ -48,6 +51,9 @@ pub(super) fn limits(
         }
         if limit.counts_tokens() {
             check_size(limit, config, context, (&at, path), errors);
+        }
+        if limit.counts_cost() {
+            check_prices(limit, config, context, (&at, path), errors);
         }
         if limit.is_settled() && !context.has_metering {
             let metering = path.parent().parent().key("metering");
@@ -155,6 +161,44 @@ fn check_size(
             None => format!("`{name}` counts tokens; list the `models` with their `context`"),
         };
         errors.push_presuming(at, &[models, route.key("model")], message);
+    }
+}
+
+/// Checks that every model of a route has a price.
+fn check_prices(
+    limit: &Limit,
+    config: &RouteConfig,
+    context: &CompileContext<'_>,
+    (at, route): (&Path, &Path),
+    errors: &mut Errors,
+) {
+    let name = limit.name();
+    let root = route.parent().parent();
+    let Some(prices) = context.prices else {
+        let message = format!("`{name}` counts cost; add the section `prices`");
+        return errors.push_presuming(at, &[root.key("prices")], message);
+    };
+    let Some(model) = &config.model else {
+        let message =
+            format!("`{name}` counts cost, and the route has no `model`, which has a price");
+        return errors.push_presuming(at, &[route.key("model")], message);
+    };
+    let presumes = [root.key("models"), root.key("prices"), route.key("model")];
+    let mut names: Vec<&str> = context.models.names().collect();
+    if names.is_empty() {
+        match &model.from {
+            ModelSource::Fixed(model) => names.push(model),
+            _ => {
+                let message = format!(
+                    "`{name}` counts cost, and clients can invent names of models; list the `models`"
+                );
+                return errors.push_presuming(at, &presumes, message);
+            }
+        }
+    }
+    if let Some(model) = names.into_iter().filter(|model| !prices.has(model)).min() {
+        let message = format!("`{name}` counts cost, and the model `{model}` has no price");
+        errors.push_presuming(at, &presumes, message);
     }
 }
 

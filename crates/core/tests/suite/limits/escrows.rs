@@ -53,6 +53,7 @@ fn request(number: u8, counter: Counter, amount: u64) -> Reservation {
         shard: None,
         route: None,
         facts: None,
+        cost: None,
     }
 }
 
