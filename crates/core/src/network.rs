@@ -39,6 +39,15 @@ const MAPPED: u128 = 0xffff_0000_0000;
 /// The length of the prefix that all mapped IPv4 addresses share.
 const MAPPED_LENGTH: u8 = 96;
 
+/// The prefix of 96 bits of the IPv6 addresses that stand for IPv4 addresses behind a translator:
+/// `64:ff9b::/96` (RFC 6052 section 2.1). Every client of IPv4 has one of them there.
+const TRANSLATED: u128 = 0x0064_ff9b << 96;
+
+/// Whether an address has an IPv4 address in its last 32 bits.
+fn has_ipv4(bits: u128) -> bool {
+    matches!(bits & mask(MAPPED_LENGTH), MAPPED | TRANSLATED)
+}
+
 /// Returns the bits of an address, mapped to IPv6.
 fn bits(address: IpAddr) -> u128 {
     match address {
@@ -110,13 +119,17 @@ impl Network {
         Self::of_prefix(address, 24, 48)
     }
 
-    /// Returns the network of an address with this many leading bits: `v4` of an IPv4 address, `v6` of
-    /// an IPv6 address.
+    /// Returns the network of an address with this many leading bits: `v4` of an IPv4 address, also of
+    /// one in a translated IPv6 address (RFC 6052), `v6` of another IPv6 address.
     pub fn of_prefix(address: IpAddr, v4: u8, v6: u8) -> Self {
         let address = bits(address);
-        let is_v4 = address & mask(MAPPED_LENGTH) == MAPPED;
-        let length = if is_v4 { MAPPED_LENGTH.saturating_add(v4) } else { v6 }.min(128);
+        let length = if has_ipv4(address) { MAPPED_LENGTH.saturating_add(v4) } else { v6 }.min(128);
         Self { base: address & mask(length), length }
+    }
+
+    /// Whether every address of the network is one of IPv4, or stands for one (RFC 6052).
+    pub fn is_ipv4(self) -> bool {
+        self.length >= MAPPED_LENGTH && has_ipv4(self.base)
     }
 
     /// Whether some address is in both networks: one of them contains the other.
@@ -182,6 +195,8 @@ mod tests {
         for (address, expected) in [
             ("192.0.2.7", "192.0.2.0/24"),
             ("::ffff:192.0.2.255", "192.0.2.0/24"),
+            ("64:ff9b::192.0.2.255", "64:ff9b::c000:200/120"),
+            ("64:ff9b:1::192.0.2.255", "64:ff9b:1::/48"),
             ("2001:db8:1:2::3", "2001:db8:1::/48"),
             ("::1", "::/48"),
         ] {

@@ -10,6 +10,7 @@ use crate::{
     config::{Errors, Path},
     denial::{Denial, Reason},
     identity::{Actor, Part, Principal},
+    network::Network,
     revocation::EntryKey,
 };
 
@@ -231,10 +232,11 @@ fn missing(by: By) -> Denial {
     }
 }
 
-/// Returns the network that a bucket is counted by: the IPv4 address, or the /64 of an IPv6
-/// address, within which one client can choose its address.
+/// Returns the network that a bucket is counted by: the IPv4 address, also where it is translated
+/// (RFC 6052), or the /64 of an IPv6 address, within which one client can choose its address.
 fn network(address: IpAddr) -> String {
     match address.to_canonical() {
+        IpAddr::V6(v6) if Network::of_prefix(address, 32, 64).is_ipv4() => v6.to_string(),
         IpAddr::V4(v4) => v4.to_string(),
         IpAddr::V6(v6) => {
             let [a, b, c, d, ..] = v6.segments();
