@@ -192,7 +192,7 @@ impl Bench {
             .await
             .unwrap();
         let script = redis::Script::new(&format!(
-            "local time = redis.call('TIME')\nlocal now = time[1] * 1000000 + time[2]\n{ADMIT_BODY}"
+            "local time = redis.call('TIME')\nlocal now = time[1] * 1000000 + time[2]\nlocal steady = now\n{ADMIT_BODY}"
         ));
         let calls: Vec<Cmd> =
             checks.iter().map(|demands| call(script.get_hash(), demands)).collect();

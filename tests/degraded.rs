@@ -78,6 +78,7 @@ scenes! {
         redis_full: redis::full => [redis::FULL];
         redis_read_only_and_replaced: redis::failover => [redis::READ_ONLY, redis::FAILOVER];
         redis_emptied: redis::emptied => [redis::FLUSHED];
+        redis_whose_clock_is_set_back: redis::set_back => [redis::SET_BACK];
     }
     "Clock" {
         a_clock_that_steps: clock::in_memory_and_on_redis => [clock::AHEAD, clock::BEHIND];

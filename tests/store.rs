@@ -38,4 +38,5 @@ mod shards;
 mod shares;
 mod stale_sentinels;
 mod starvation;
+mod steady_time;
 mod valkey;

@@ -170,6 +170,26 @@ pub(super) const FLUSHED: Row = Row {
     recovered: &[],
 };
 
+const BEYOND: &str = "a request beyond its limit";
+const AFTERWARDS: &str = "the same after its usual wait";
+
+pub(super) const SET_BACK: Row = Row {
+    condition: "the clock of Redis is set back an hour, or that of its successor is an hour behind",
+    answers: &[
+        Answer { to: BEYOND, status: 429, reason: "rate_limited", headers: &[] },
+        Answer { to: AFTERWARDS, status: 200, reason: "", headers: &[] },
+    ],
+    metrics: &[
+        Metric::is("tollgate_store_errors_total", &[], 0.0),
+        Metric::is("tollgate_store_up", &[], 1.0),
+    ],
+    log: &[],
+    audit: &["\"reason\":\"rate_limited\""],
+    recovery: "none is needed: limits, reservations and proofs go on with a time that never goes back; \
+               revocations and bans end up to an hour later",
+    recovered: UP,
+};
+
 /// One route for each `on_outage`.
 const CONFIG: &str = r#"issuers:
   - { issuer: "https://auth.example.com", audiences: [inference-api], algorithms: [RS256], jwks: { file: "${DIR}/jwks.json" } }
@@ -341,6 +361,44 @@ pub(super) fn emptied(verified: &Verified) {
     verified.recovered(&FLUSHED, &rig.tollgate, &[], || {
         (rig.get("/deny", &on.gone).status == 401).then_some(())
     });
+}
+
+/// Puts every moment that scripts have stored an hour ahead, which is what they are where the clock is set
+/// back by one: no test may set the clock of its machine.
+const AHEAD: &str = "
+local hour = 3600000000
+for _, key in ipairs(redis.call('KEYS', '{tollgate}:rate:*')) do
+  local life = redis.call('PTTL', key) + hour / 1000
+  redis.call('SET', key, string.format('%.0f', redis.call('GET', key) + hour), 'PX', life)
+end
+local latest, ahead = string.match(redis.call('GET', '{tollgate}:clock'), '^(%d+) (%d+)$')
+redis.call('SET', '{tollgate}:clock', string.format('%.0f %s', latest + hour, ahead))
+return 1";
+
+pub(super) fn set_back(verified: &Verified) {
+    let dir = tempfile::tempdir().unwrap();
+    let redis = Redis::start(dir.path());
+    let url = "url: \"unix:${DIR}/redis.sock\", password: \"file:${DIR}/redis.password\"";
+    let brief = "  - { match: { methods: [GET], paths: [/brief] }, scopes: [], limits: [brief] }\n";
+    let config = on_redis(url)
+        .replacen("limits:\n", "limits:\n  - { name: brief, by: [subject], rate: 1/1s }\n", 1)
+        .replacen("routes:\n", &format!("routes:\n{brief}"), 1);
+    let rig = Rig::start_in(dir, &config);
+    until("the connection", || rig.allows("/deny", &rig.token("first")));
+    let (limited, brief) = (rig.token("limited"), rig.token("brief"));
+    // Used up without a refusal that this replica would remember.
+    until("the charges", || {
+        (rig.get("/deny", &limited).one("ratelimit")?.contains("r=0")).then_some(())
+    });
+    assert_eq!(rig.get("/brief", &brief).status, 200);
+    assert_eq!(redis.command(&["EVAL", AHEAD, "0"]), ":1");
+    verified.answer(&SET_BACK, BEYOND, &rig.get("/deny", &limited));
+    let reply = until("the usual wait", || {
+        Some(rig.get("/brief", &brief)).filter(|reply| reply.status == 200)
+    });
+    verified.answer(&SET_BACK, AFTERWARDS, &reply);
+    verified.observed(&SET_BACK, &rig.tollgate, &[], "");
+    verified.recovered(&SET_BACK, &rig.tollgate, &[], || rig.allows("/brief", &rig.token("new")));
 }
 
 pub(super) fn slow(verified: &Verified) {

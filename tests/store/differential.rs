@@ -30,7 +30,7 @@ fn script() -> Script {
 }
 
 fn at_a_moment(body: &str) -> Script {
-    Script::new(&format!("local now = tonumber(ARGV[#ARGV])\n{body}"))
+    Script::new(&format!("local now = tonumber(ARGV[#ARGV])\nlocal steady = now\n{body}"))
 }
 
 #[derive(Clone, Copy, Debug)]

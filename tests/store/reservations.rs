@@ -44,6 +44,7 @@ fn script(body: &str) -> Script {
         end";
     Script::new(&format!(
         "local now = tonumber(ARGV[#ARGV])
+        local steady = now
         local function body()\n{packing}\n{body}\nend
         return cmsgpack.unpack(body())"
     ))

@@ -1,6 +1,6 @@
 -- Decides some checks, one after the other, in one atomic step. For each check: is its network or its holder banned, is
 -- the credential revoked, and does every bucket have room? All of its charges are taken, or none, independently of the
--- other checks. `now` (microseconds) is set by preamble.lua in production and by a line of the test in a test.
+-- other checks. `now` and `steady` (microseconds) are set by preamble.lua in production and by a line of the test in a test.
 --
 -- KEYS  for each check its E exact revocations, B before-revocations, C buckets, the reservation and the counters of its
 --       holds, and the proofs of its holder where it has a proof; after those of all checks, the marker of
@@ -117,7 +117,7 @@ end
 -- Uses a proof once: 0, or the code of a check that may not use it. The proofs of a holder are a sorted set by their ends. It
 -- is written at once, so that a proof is used up whatever follows.
 local function use_proof(key, life, most, id)
-  local ms = floor(now / 1000)
+  local ms = floor(steady / 1000)
   local due = redis.pcall('ZRANGEBYSCORE', key, '-inf', string.format('%.0f', ms), 'LIMIT', 0, 64)
   if due.err then return -1 end
   if #due > 0 then redis.call('ZREM', key, unpack(due)) end
@@ -173,8 +173,8 @@ for _ = 1, checks do
       local interval, burst, cost, want = integer(numbers[n - 3]), integer(numbers[n - 2]), integer(numbers[n - 1]), integer(numbers[n])
       local tat = integer(tats[KEYS[base + i]] or stored[base + i] or 0)
       if interval and burst and cost and want and tat then
-        local start = max(tat, now)
-        local next, latest = integer(start + interval * cost), integer(now + interval * burst)
+        local start = max(tat, steady)
+        local next, latest = integer(start + interval * cost), integer(steady + interval * burst)
         if not (next and latest) then code = -1 end
         starts[i], nexts[i], latests[i], intervals[i], takes[i], nevers[i] = start, next, latest, interval, cost, cost > burst
         -- A charge of a limit in shadow wants nothing, and never refuses the check.
@@ -235,7 +235,7 @@ for _ = 1, checks do
       answer[size + 1] = admitted and (room and takes[i] or 1) or 0
       answer[size + 2] = floor(max(latest - tat, 0) / max(intervals[i], 1))
       answer[size + 3] = admitted and 0 or (nevers[i] and -1 or next - latest)
-      answer[size + 4] = tat - now
+      answer[size + 4] = tat - steady
       size = size + 4
       if room and admitted then
         local bucket = KEYS[base + i]
@@ -285,7 +285,7 @@ end
 for i = 1, #written do
   local tat = tats[written[i]]
   -- The key expires a second after the bucket is full again: a full bucket and a missing one are the same.
-  local ttl = ceil((tat - now) / 1000) + 1000
+  local ttl = ceil((tat - steady) / 1000) + 1000
   redis.call('SET', written[i], string.format('%.0f', tat), 'PX', string.format('%.0f', ttl))
 end
 if list then

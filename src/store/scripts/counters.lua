@@ -2,6 +2,7 @@
 -- crates/core/src/limit/counters.rs. Everything is written by write_changes, so an error before it changes nothing.
 --
 -- A counter is a text: what is spent (of a bucket its TAT in microseconds), a space, and what is held.
+-- The TAT of a bucket and the expiry of a reservation are moments of the steady time (preamble.lua).
 -- A reservation is a packed list (MessagePack): 1 (open), its issue, life and expiry in microseconds, the tokens used so far,
 -- 1 if it had expired, and for each hold its key, kind, two numbers of the kind, amount and unreported charge; or 2
 -- (expired), its issue, and the tokens used.
@@ -100,7 +101,7 @@ local function replace(key, count, kind, first, second, old_spent, old_held, spe
   if kind ~= BUCKET then
     count.spent = math.min(math.max(count.spent + more, 0), MOST)
   elseif more > 0 then
-    count.spent = math.min(math.max(count.spent, now) + more * first, MOST)
+    count.spent = math.min(math.max(count.spent, steady) + more * first, MOST)
   end
   count.kind, count.ends = kind, second
   if not count.changed then
@@ -113,9 +114,9 @@ end
 local function life_of(count)
   if count.kind == BUCKET and count.held == 0 then
     -- As a full bucket and a missing one are the same, the key may expire a second late.
-    return count.spent > now and count.spent - now + 1000000 or 0
+    return count.spent > steady and count.spent - steady + 1000000 or 0
   elseif count.kind == BUCKET then
-    return math.max(count.spent - now, 0) + KEPT
+    return math.max(count.spent - steady, 0) + KEPT
   elseif count.kind == SLOTS then
     return count.held > 0 and KEPT or 0
   end
@@ -128,7 +129,7 @@ local function verdict_of(count, kind, first, second, amount, taken, fits)
   local unit, limit, spent = 1, math.min(first, MOST), count.spent
   if kind == RATE then kind = BUCKET end
   if kind == BUCKET then
-    unit, limit, spent = math.max(first, 1), math.min(math.max(first, 1) * second, MOST), math.max(spent - now, 0)
+    unit, limit, spent = math.max(first, 1), math.min(math.max(first, 1) * second, MOST), math.max(spent - steady, 0)
   end
   local held = math.min(count.held * unit, MOST)
   amount, taken = math.min(amount * unit, MOST), math.min(taken * unit, MOST)
@@ -198,7 +199,7 @@ end
 -- Stores an open reservation, whose holds are `numbers` of `list` after `at`, five for each key after KEYS[first].
 -- Those in `left_out` are not held.
 local function open_reservation(key, first, holds, list, at, issued, life, used, had_expired, left_out)
-  local reservation, size = { 1, issued, life, now + life, used, had_expired }, 6
+  local reservation, size = { 1, issued, life, steady + life, used, had_expired }, 6
   for i = 1, holds do
     if not (left_out and left_out[i]) then
       reservation[size + 1] = KEYS[first + i]
@@ -207,7 +208,7 @@ local function open_reservation(key, first, holds, list, at, issued, life, used,
     end
   end
   write_reservation(key, reservation)
-  expiries[id_of(key)] = now + life
+  expiries[id_of(key)] = steady + life
 end
 
 -- The reservation of what a request holds of limits on cost.
@@ -228,7 +229,7 @@ end
 -- Renews the holds of an open reservation whose check is retried.
 local function renew(key, life)
   local reservation = reservations[key]
-  reservation[4] = math.max(reservation[4], now + life)
+  reservation[4] = math.max(reservation[4], steady + life)
   write_reservation(key, reservation)
   expiries[id_of(key)] = reservation[4]
 end
@@ -271,12 +272,12 @@ end
 
 -- Expires the reservations of the index that are due, as many as one step may.
 local function expire_due(index)
-  local due = redis.call('ZRANGEBYSCORE', index, '-inf', whole(now), 'LIMIT', 0, EXPIRED_AT_ONCE)
+  local due = redis.call('ZRANGEBYSCORE', index, '-inf', whole(steady), 'LIMIT', 0, EXPIRED_AT_ONCE)
   for i = 1, #due do
     -- Its key is that of the index, without the `s` at its end, and the id.
     local key = string.sub(index, 1, -2) .. ':' .. due[i]
     local reservation = read_reservation(key, redis.call('GET', key))
-    if is_open(reservation) and reservation[4] <= now then
+    if is_open(reservation) and reservation[4] <= steady then
       expire(key, reservation)
     else
       expiries[due[i]] = is_open(reservation) and reservation[4] or false

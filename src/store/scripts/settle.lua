@@ -1,5 +1,5 @@
 -- Applies reports of usage, one after the other, and expires reservations that are due. The functions are in counters.lua.
--- `now` (microseconds) is set by preamble.lua in production and by a line of the test in a test.
+-- `now` and `steady` (microseconds) are set by preamble.lua in production and by a line of the test in a test.
 --
 -- KEYS  for each report its reservation, the set of settled ids, and its H counters; then the index and the format marker
 -- ARGV  the number of reports, and a packed list (MessagePack), for each report: H, the member of the set, issue and life in
@@ -23,7 +23,7 @@ end
 local function report(record, holds, member, issued, life, usage, tokens, given, known_end)
   local set, first = KEYS[key + 2], key + 2
   local known = read_reservation(record, redis.call('GET', record))
-  if is_open(known) and known[4] <= now then
+  if is_open(known) and known[4] <= steady then
     expire(record, known)
     known = reservations[record]
   end
