@@ -11,16 +11,21 @@ use std::{
     path::{Path, PathBuf},
     process::Command,
     sync::{
-        Mutex,
+        Arc, Mutex,
         atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed},
     },
 };
 
 use nix::sys::signal::Signal;
 use rustix::io::{FdFlags, fcntl_dupfd_cloexec, fcntl_setfd};
+use rustls::{
+    ClientConfig, ClientConnection, RootCertStore, StreamOwned,
+    pki_types::{CertificateDer, pem::PemObject as _},
+};
 use serde_json::json;
 use tempfile::TempDir;
 
+use super::tls::{Authority, tls};
 use crate::rig::{
     POLICY, SOON, chat,
     envoy::{CURRENT, Envoy, TOLLGATE},
@@ -54,6 +59,8 @@ struct Place {
     issuer: Issuer,
     config: PathBuf,
     http: u16,
+    /// The authority of the listeners' certificates; `None` without TLS.
+    authority: Option<Authority>,
     dir: TempDir,
 }
 
@@ -61,25 +68,61 @@ impl Place {
     /// Writes the configuration, and starts Envoy with `deploy/envoy/envoy.yaml`. `grpc` is the
     /// address of the checks; `port` is theirs, where it is one of TCP.
     fn new(port: Option<u16>) -> Self {
+        let grpc = match port {
+            Some(port) => format!("\"127.0.0.1:{port}\""),
+            None => "\"unix:${DIR}/authz.sock\"".to_owned(),
+        };
+        Self::with(None, (&grpc, ""), |_, envoy| match port {
+            Some(port) => replace_once(envoy, TOLLGATE, &at_port(port)),
+            None => envoy,
+        })
+    }
+
+    /// A place whose listeners have TLS, that of Envoy with certificates on both sides.
+    fn with_tls() -> Self {
+        let port = free_port();
+        let pair = "cert: \"${DIR}/server.pem\", key: \"${DIR}/server.key\"";
+        let grpc = format!(
+            "{{ address: \"127.0.0.1:{port}\", tls: {{ {pair}, client_ca: \"${{DIR}}/ours.pem\" }} }}"
+        );
+        let http = format!(", tls: {{ {pair} }}");
+        Self::with(Some(Authority::new()), (&grpc, &http), |dir, envoy| {
+            tls(dir, "ours", Some("proxy"))(replace_once(envoy, TOLLGATE, &at_port(port)))
+        })
+    }
+
+    /// `grpc` and `http` are texts of the configuration: a listener, and more keys of one.
+    fn with(
+        authority: Option<Authority>,
+        (grpc, http_keys): (&str, &str),
+        change: impl FnOnce(&Path, String) -> String,
+    ) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let issuer = Issuer::new("https://auth.example.com");
         issuer.publish(dir.path());
+        if let Some(authority) = &authority {
+            authority.publish(dir.path(), "ours");
+            authority.issue(dir.path(), "server", "tollgate.test");
+            authority.issue(dir.path(), "proxy", "envoy.test");
+        }
         let http = free_port();
-        let grpc = match port {
-            Some(port) => format!("127.0.0.1:{port}"),
-            None => "unix:${DIR}/authz.sock".to_owned(),
-        };
-        let config = write(dir.path(), "tollgate.yaml", &grpc, http, POLICY);
+        let config = write(dir.path(), "tollgate.yaml", grpc, (http, http_keys), POLICY);
         let upstream = Upstream::start();
-        let envoy = Envoy::start(dir.path(), upstream.port, CURRENT, |envoy| match port {
-            Some(port) => {
-                let address =
-                    format!("socket_address: {{ address: 127.0.0.1, port_value: {port} }}");
-                replace_once(envoy, TOLLGATE, &address)
-            }
-            None => envoy,
+        let envoy =
+            Envoy::start(dir.path(), upstream.port, CURRENT, |envoy| change(dir.path(), envoy));
+        Self { envoy, _upstream: upstream, issuer, config, http, authority, dir }
+    }
+
+    /// A client of the listener for HTTP.
+    fn client(&self) -> HttpClient {
+        let tls = self.authority.as_ref().map(|_| {
+            let mut roots = RootCertStore::empty();
+            let file = std::fs::read(self.dir.path().join("ours.pem")).unwrap();
+            roots.add(CertificateDer::from_pem_slice(&file).unwrap()).unwrap();
+            let config = ClientConfig::builder().with_root_certificates(roots);
+            Arc::new(config.with_no_client_auth())
         });
-        Self { envoy, _upstream: upstream, issuer, config, http, dir }
+        HttpClient { port: self.http, tls }
     }
 
     fn token(&self) -> String {
@@ -141,7 +184,7 @@ impl Place {
             }
             for _ in 0..2 {
                 scope.spawn(|| {
-                    let mut client = KeptConnection::new(self.http, &token);
+                    let mut client = KeptConnection::new(self.client(), &token);
                     load.repeat(&load.on_kept_connections, || client.check().err());
                 });
             }
@@ -155,11 +198,17 @@ impl Place {
     }
 }
 
-/// Writes a configuration file.
-fn write(dir: &Path, name: &str, grpc: &str, http: u16, policy: &str) -> PathBuf {
+/// The address of a port in Envoy's configuration.
+fn at_port(port: u16) -> String {
+    format!("socket_address: {{ address: 127.0.0.1, port_value: {port} }}")
+}
+
+/// Writes a configuration file. `http` is the port of the listener for HTTP, and more of its keys.
+fn write(dir: &Path, name: &str, grpc: &str, http: (u16, &str), policy: &str) -> PathBuf {
+    let (port, keys) = http;
     let text = format!(
-        "listen: {{ grpc: \"{grpc}\", ops: \"127.0.0.1:0\", \
-         http: [{{ address: \"127.0.0.1:{http}\", dialect: traefik, body: deny }}] }}\n{policy}"
+        "listen: {{ grpc: {grpc}, ops: \"127.0.0.1:0\", \
+         http: [{{ address: \"127.0.0.1:{port}\", dialect: traefik, body: deny{keys} }}] }}\n{policy}"
     );
     let path = dir.join(name);
     std::fs::write(&path, text).unwrap();
@@ -215,15 +264,57 @@ impl Drop for EndOfLoad<'_> {
     }
 }
 
+/// A connection with or without TLS.
+type Stream = Box<dyn ReadWrite>;
+
+trait ReadWrite: Read + Write {}
+
+impl<T: Read + Write> ReadWrite for T {}
+
+/// Opens connections to the listener for HTTP.
+struct HttpClient {
+    port: u16,
+    tls: Option<Arc<ClientConfig>>,
+}
+
+impl HttpClient {
+    fn connect(&self) -> std::io::Result<TcpStream> {
+        let stream = TcpStream::connect((Ipv4Addr::LOCALHOST, self.port))?;
+        stream.set_read_timeout(Some(SOON))?;
+        Ok(stream)
+    }
+
+    fn open(&self) -> std::io::Result<Stream> {
+        let stream = self.connect()?;
+        Ok(match &self.tls {
+            None => Box::new(stream),
+            Some(tls) => Box::new(StreamOwned::new(session(tls), stream)),
+        })
+    }
+
+    /// The certificate of the server, for a connection that is made now.
+    fn certificate(&self) -> Option<Vec<u8>> {
+        let (mut session, mut stream) = (session(self.tls.as_ref()?), self.connect().ok()?);
+        while session.is_handshaking() {
+            session.complete_io(&mut stream).ok()?;
+        }
+        Some(session.peer_certificates()?.first()?.to_vec())
+    }
+}
+
+fn session(config: &Arc<ClientConfig>) -> ClientConnection {
+    ClientConnection::new(Arc::clone(config), "tollgate.test".try_into().unwrap()).unwrap()
+}
+
 /// A client like nginx: it keeps its connection until the server announces its end.
 struct KeptConnection {
-    port: u16,
+    client: HttpClient,
     request: Vec<u8>,
-    stream: Option<BufReader<TcpStream>>,
+    stream: Option<BufReader<Stream>>,
 }
 
 impl KeptConnection {
-    fn new(port: u16, token: &str) -> Self {
+    fn new(client: HttpClient, token: &str) -> Self {
         let request = Request::get("/")
             .header("X-Forwarded-Method", "GET")
             .header("X-Forwarded-Proto", "https")
@@ -233,7 +324,7 @@ impl KeptConnection {
             .bearer(token);
         let text = String::from_utf8(request.bytes()).unwrap();
         let request = text.replace("Connection: close\r\n", "").into_bytes();
-        Self { port, request, stream: None }
+        Self { client, request, stream: None }
     }
 
     /// Sends one check; an error where it is not answered with 200.
@@ -241,14 +332,10 @@ impl KeptConnection {
         let failed = |error: std::io::Error| format!("a kept connection: {error}");
         let mut stream = match self.stream.take() {
             Some(stream) => stream,
-            None => {
-                let stream =
-                    TcpStream::connect((Ipv4Addr::LOCALHOST, self.port)).map_err(failed)?;
-                stream.set_read_timeout(Some(SOON)).unwrap();
-                BufReader::new(stream)
-            }
+            None => BufReader::new(self.client.open().map_err(failed)?),
         };
         stream.get_mut().write_all(&self.request).map_err(failed)?;
+        stream.get_mut().flush().map_err(failed)?;
         let (mut head, mut length, mut is_last) = (String::new(), 0, false);
         loop {
             let mut line = String::new();
@@ -306,20 +393,52 @@ fn a_new_process_takes_over_a_tcp_port_without_a_failed_request() {
     handed_over(Some(free_port()));
 }
 
+/// Envoy over gRPC with certificates on both sides, and a client over HTTPS. The process that took over
+/// reloads the certificate as the one before it did, and passes the listeners on again.
+#[test]
+fn a_new_process_takes_over_listeners_with_tls_and_reloads_their_certificate() {
+    let place = Place::with_tls();
+    let client = place.client();
+    let mut running = place.start("tollgate-0");
+    let mut replace = |number: usize, load: &Load| {
+        let new = place.start(&format!("tollgate-{number}"));
+        let mut old = std::mem::replace(&mut running, new);
+        assert!(old.ended(SOON).success());
+        load.progress();
+    };
+    let failed = place.under_load(|load| {
+        let first = client.certificate().unwrap();
+        replace(1, load);
+        assert_eq!(client.certificate().unwrap(), first, "the same file");
+        place.authority.as_ref().unwrap().issue(place.dir.path(), "server", "tollgate.test");
+        let second = until("the new certificate", || {
+            client.certificate().filter(|certificate| *certificate != first)
+        });
+        load.progress();
+        for number in 2..=RESTARTS {
+            replace(number, load);
+            assert_eq!(client.certificate().unwrap(), second);
+        }
+    });
+    assert_eq!(failed, [""; 0]);
+    running.signal(Signal::SIGTERM);
+    assert!(running.ended(SOON).success());
+}
+
 #[test]
 fn the_old_process_goes_on_where_the_new_one_does_not_start_or_is_not_ready() {
     let place = Place::new(None);
     let dir = place.dir.path();
     let mut old = place.start("tollgate-old");
-    let unix = "unix:${DIR}/authz.sock";
+    let unix = "\"unix:${DIR}/authz.sock\"";
     let wrong = POLICY.replace("public: true", "publik: true");
-    let wrong = write(dir, "wrong.yaml", unix, place.http, &wrong);
+    let wrong = write(dir, "wrong.yaml", unix, (place.http, ""), &wrong);
     let without_keys = POLICY.replace("jwks.json", "missing.json");
-    let without_keys = write(dir, "without-keys.yaml", unix, place.http, &without_keys);
+    let without_keys = write(dir, "without-keys.yaml", unix, (place.http, ""), &without_keys);
     // Its TCP port is another process's.
     let taken = TcpListener::bind("127.0.0.1:0").unwrap();
     let taken_port = taken.local_addr().unwrap().port();
-    let elsewhere = write(dir, "elsewhere.yaml", unix, taken_port, POLICY);
+    let elsewhere = write(dir, "elsewhere.yaml", unix, (taken_port, ""), POLICY);
     let failed = place.under_load(|load| {
         for (name, config, error) in [
             ("tollgate-wrong", &wrong, "publik"),

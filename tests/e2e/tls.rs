@@ -44,7 +44,7 @@ impl Authority {
 
 /// Envoy's side: it trusts `ca`, and presents the certificate `client` if there is one. A handshake
 /// may take longer than the shipped connect timeout when all cores are busy.
-fn tls(dir: &Path, ca: &str, client: Option<&str>) -> impl FnOnce(String) -> String {
+pub(super) fn tls(dir: &Path, ca: &str, client: Option<&str>) -> impl FnOnce(String) -> String {
     let file = |name: String| format!("{{ filename: \"{}/{name}\" }}", dir.display());
     let own = client.map_or_else(String::new, |stem| {
         let (certificate, key) = (file(format!("{stem}.pem")), file(format!("{stem}.key")));
