@@ -1,4 +1,5 @@
-//! The admin API on `listen.admin`: revocations, [`bans`] and [`keys`], and its [document](openapi).
+//! The admin API on `listen.admin`: revocations, [`bans`], [`keys`] and [`offenders`], and its
+//! [document](openapi).
 //!
 //! `POST /v1/revocations` revokes, `DELETE /v1/revocations` removes a revocation, and
 //! `GET /v1/revocations?limit=&cursor=` lists. The target is named in a JSON body, for DELETE as
@@ -12,6 +13,7 @@ pub mod bans;
 pub mod caller;
 mod json_body;
 pub mod keys;
+pub mod offenders;
 pub mod openapi;
 mod record;
 pub mod request;
@@ -34,12 +36,13 @@ use self::{
     bans::Bans,
     caller::{AdminAction, AdminCredentialConfig, Caller},
     keys::{KeyAdmin, KeyRecords},
+    offenders::OffenderSource,
     record::AdminRecord,
     usage::{UsageAdmin, UsageSums},
 };
 use crate::{
     json_api::{self, Refusal, ok},
-    observe::{audit::Audit, now},
+    observe::{audit::Audit, now, offenders::Offenders},
     store::{Entry, PAGE_MAX, Position, Revocation},
 };
 
@@ -98,6 +101,7 @@ pub struct Admin<R> {
     issuers: Box<dyn Fn() -> Option<Vec<Arc<str>>> + Send + Sync>,
     keys: Option<KeyAdmin>,
     usage: Option<UsageAdmin>,
+    offenders: Option<Box<OffenderSource>>,
     /// The credentials in force.
     credentials: Box<dyn Fn() -> Arc<Vec<AdminCredentialConfig>> + Send + Sync>,
     audit: Arc<Audit>,
@@ -128,6 +132,7 @@ impl<R: Revocations + Bans> Admin<R> {
             issuers: Box::new(|| None),
             keys: None,
             usage: None,
+            offenders: None,
             credentials: Box::new(Arc::default),
             audit,
         }
@@ -160,6 +165,15 @@ impl<R: Revocations + Bans> Admin<R> {
         policy: impl Fn() -> Arc<Policy> + Send + Sync + 'static,
     ) -> Self {
         Self { usage: Some(UsageAdmin::new(sums, policy)), ..self }
+    }
+
+    /// Adds the lists of those whose requests are refused most, which `offenders` returns.
+    #[must_use]
+    pub fn with_offenders(
+        self,
+        offenders: impl Fn(usize, Option<&[String]>) -> Offenders + Send + Sync + 'static,
+    ) -> Self {
+        Self { offenders: Some(Box::new(offenders)), ..self }
     }
 
     /// Adds callers that have fewer rights than the one with the token. `credentials` returns those
@@ -222,6 +236,11 @@ where
     match request.uri().path() {
         PATH => revocations(admin, caller, request, record).await,
         bans::PATH | bans::CHECK_PATH => bans::call(admin, caller, request, record).await,
+        offenders::PATH => {
+            let query = request.uri().query().unwrap_or_default();
+            let source = admin.offenders.as_deref();
+            offenders::call(source, caller, (request.method(), query), record)
+        }
         openapi::PATH => openapi::call(request.method(), record),
         usage::PATH => {
             let query = request.uri().query().unwrap_or_default();
@@ -230,10 +249,11 @@ where
         path if keys::is_below(path) => keys::call(admin, caller, request, record).await,
         _ => {
             let paths = format!(
-                "the paths are `{PATH}`, `{}`, `{}`, `{}`, `{}` and `{}`",
+                "the paths are `{PATH}`, `{}`, `{}`, `{}`, `{}`, `{}` and `{}`",
                 bans::PATH,
                 bans::CHECK_PATH,
                 keys::PATH,
+                offenders::PATH,
                 usage::PATH,
                 openapi::PATH
             );

@@ -57,6 +57,8 @@ mod ban_writer;
 mod body_pool;
 pub mod check;
 mod deadline;
+mod denied_subjects;
+mod frequency;
 mod key_watch;
 pub mod ledger;
 pub mod live;

@@ -47,20 +47,31 @@ impl NetworkBudget {
 
     /// Takes a lookup from the budget of whatever `key` identifies, likewise.
     pub(crate) fn take_for(&self, key: impl Hash, now: Duration) -> bool {
-        let hash = self.seed.hash_one(key);
-        let [first, second] = &self.rows;
-        let (Some(first), Some(second)) = (cell(first, hash), cell(second, hash >> 32)) else {
-            return false;
-        };
-        let now = u64::try_from(now.as_micros()).unwrap_or(u64::MAX);
-        let full_at = first.load(Relaxed).min(second.load(Relaxed)).max(now) + self.interval;
-        if full_at > now + self.burst * self.interval {
-            return false;
-        }
-        for cell in [first, second] {
+        let Some(cells) = self.cells(key) else { return false };
+        let Some(full_at) = self.after_one(cells, now) else { return false };
+        for cell in cells {
             cell.fetch_max(full_at, Relaxed);
         }
         true
+    }
+
+    /// Whether the budget of whatever `key` identifies has a lookup left.
+    pub(crate) fn has_for(&self, key: impl Hash, now: Duration) -> bool {
+        self.cells(key).is_some_and(|cells| self.after_one(cells, now).is_some())
+    }
+
+    fn cells(&self, key: impl Hash) -> Option<[&AtomicU64; 2]> {
+        let hash = self.seed.hash_one(key);
+        let [first, second] = &self.rows;
+        Some([cell(first, hash)?, cell(second, hash >> 32)?])
+    }
+
+    /// The moment at which the budget of two cells is whole again after one more lookup; `None` where none
+    /// is left.
+    fn after_one(&self, [first, second]: [&AtomicU64; 2], now: Duration) -> Option<u64> {
+        let now = u64::try_from(now.as_micros()).unwrap_or(u64::MAX);
+        let full_at = first.load(Relaxed).min(second.load(Relaxed)).max(now) + self.interval;
+        (full_at <= now + self.burst * self.interval).then_some(full_at)
     }
 }
 

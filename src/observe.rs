@@ -9,6 +9,7 @@ pub mod key_uses;
 pub mod ledger;
 pub mod log;
 pub mod metrics;
+pub mod offenders;
 mod process;
 pub mod settlements;
 mod subjects;

@@ -67,7 +67,7 @@ pub enum AdminAction {
     RotateKeys,
     /// Revoke API keys.
     RevokeKeys,
-    /// List and check bans.
+    /// List and check bans, and list offenders.
     ReadBans,
     /// Ban, and lift bans.
     WriteBans,

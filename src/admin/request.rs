@@ -264,6 +264,16 @@ pub(super) fn page(query: &str) -> Result<(Option<Position>, usize), Refusal> {
     Ok((cursor, limit.unwrap_or(LIMITS.0)))
 }
 
+/// Reads the query of a list without a cursor: its `limit`.
+pub(super) fn limit(query: &str) -> Result<usize, Refusal> {
+    match page(query)? {
+        (None, limit) => Ok(limit),
+        (Some(_), _) => {
+            Err(Refusal::invalid("the list is one page; the query takes `limit`, once"))
+        }
+    }
+}
+
 /// Returns the members that name `target` in a body: the inverse of what this module reads.
 pub fn selector(target: &Target) -> Map<String, Value> {
     let (name, value, issuer) = match target {

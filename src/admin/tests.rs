@@ -177,6 +177,14 @@ impl Bench {
         Self { admin: self.admin.with_usage(sums, move || Arc::clone(&policy)), ..self }
     }
 
+    /// The bench with lists of offenders.
+    pub(super) fn with_offenders(
+        self,
+        offenders: impl Fn(usize, Option<&[String]>) -> Offenders + Send + Sync + 'static,
+    ) -> Self {
+        Self { admin: self.admin.with_offenders(offenders), ..self }
+    }
+
     /// The bench with callers that have fewer rights.
     pub(super) fn with_credentials(self, credentials: Vec<AdminCredentialConfig>) -> Self {
         let credentials = Arc::new(credentials);

@@ -177,7 +177,7 @@ async fn serve_admin(
     let records = engine.redis().map(|redis| Arc::clone(redis) as Arc<dyn KeyRecords>);
     let admin = admin.with_issuers(engine.issuers()).with_keys(records, engine.policy());
     let sums = engine.redis().map(|redis| Arc::clone(redis) as Arc<dyn UsageSums>);
-    let admin = admin.with_usage(sums, engine.policy());
+    let admin = admin.with_usage(sums, engine.policy()).with_offenders(engine.offenders());
     let admin = admin.with_credentials(engine.admin_credentials());
     let handlers = Arc::new(admin);
     let handler = move |request: http::Request<_>| {

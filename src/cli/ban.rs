@@ -1,6 +1,7 @@
 //! `tollgate ban`: adds, lifts, lists and finds bans.
 
 mod help;
+mod offenders;
 
 use std::{
     future::Future,
@@ -19,6 +20,7 @@ use tollgate_core::{
     time::{Span, Timestamp},
 };
 
+use self::offenders::OffendersArgs;
 use super::{
     Output,
     access::{Access, Place},
@@ -70,6 +72,7 @@ enum Action {
     /// Show whether a target or an address is banned.
     #[command(after_long_help = help::CHECK)]
     Check(CheckArgs),
+    Offenders(OffendersArgs),
 }
 
 #[derive(Debug, Args)]
@@ -193,6 +196,7 @@ where
         | Action::List(ListArgs { access })
         | Action::Lift(LiftArgs { access, .. })
         | Action::Check(CheckArgs { access, .. }) => access,
+        Action::Offenders(args) => return args.run(out).await,
     };
     match access.place()? {
         Place::Redis(url) => act(&connect(url).await?, &args.action, out).await,
@@ -206,6 +210,7 @@ async fn act<B: Bans>(
     out: &mut (dyn Write + Send),
 ) -> anyhow::Result<ExitCode> {
     match action {
+        Action::Offenders(args) => args.run(out).await,
         Action::Add(AddArgs { selector, span, until: end, reason, access, config: _ }) => {
             let now = now();
             let end = end.or_else(|| span.map(|span| after(now, span)));

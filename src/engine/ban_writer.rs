@@ -34,6 +34,14 @@ const LOOK: Duration = Duration::from_secs(5);
 /// The most automatic bans that are in force, as far as this process knows.
 const MOST_BANS: u64 = 10_000;
 
+/// How many bans the networks of one provider may have for each one that is free.
+const PART_OF_FREE: u64 = 7;
+
+/// The network of a provider: a /16 of IPv4, a /32 of IPv6.
+fn provider_of(network: Network) -> Network {
+    Network::of_prefix(network.first_address(), 16, 32)
+}
+
 /// A ban that this process began.
 #[derive(Clone, Copy, Debug)]
 struct Begun {
@@ -93,7 +101,7 @@ impl BanWriter {
             let counts = Kind::ALL.iter().zip(bans.counts);
             counts.filter(|(kind, _)| **kind == Kind::AutomaticNetwork).map(|(_, n)| n).sum()
         });
-        if known.is_some_and(|known: u64| known >= MOST_BANS) {
+        if known.is_some_and(|known: u64| !self.has_room(network, known)) {
             return self.activity.count_result(BanResult::Dropped);
         }
         let ban = AutomaticBan { network, durations: terms.durations, reason: reason(offender) };
@@ -126,6 +134,16 @@ impl BanWriter {
                 self.activity.report(offender);
             }
         }
+    }
+
+    /// Whether there is room for the ban of a network beside those that are known: the networks of one
+    /// provider have at most as many as the others leave free, seven times over, so that no client with many
+    /// networks keeps another's from being banned.
+    fn has_room(&self, network: Network, known: u64) -> bool {
+        let provider = provider_of(network);
+        let begun = self.begun.keys().filter(|other| provider_of(**other) == provider).count();
+        let free = MOST_BANS.saturating_sub(known);
+        (begun as u64) < free.saturating_mul(PART_OF_FREE)
     }
 
     fn would_ban(&mut self, offender: Offender, terms: &AutomaticBans) {

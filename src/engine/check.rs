@@ -268,7 +268,7 @@ impl Checker {
             }
         };
         let record = self.record_of(call, read);
-        note_failure(&outcome, &state, &record);
+        self.note_failure(&outcome, &state, &record);
         Ok(self.answer(&outcome, &state, record, encode))
     }
 
@@ -349,12 +349,31 @@ impl Checker {
             Prepared::Pending(pending) => pending,
             Prepared::Decided(done) => {
                 outcome = done;
-                note_failure(&outcome, &state, &record);
+                self.note_failure(&outcome, &state, &record);
                 return self.answer(&outcome, &state, record, encode);
             }
         };
         outcome = self.admit(pending, &state, &mut record, (call, began)).await;
         self.answer(&outcome, &state, record, encode)
+    }
+
+    /// Counts the credential of a denied request against the network of its client, where no honest
+    /// client has such a credential.
+    ///
+    /// A key that an issuer may have published since the last fetch is not counted as unknown.
+    fn note_failure(&self, outcome: &Outcome, state: &State, record: &CheckRecord<'_>) {
+        let (Some(bans), Some(address)) = (&state.network_bans, record.address()) else { return };
+        let Decision::Deny(denial) = &outcome.decision else { return };
+        let Some(failure) = denial.failure else { return };
+        let is_certain = match outcome.evidence.missing {
+            Some(Missing::Key { source }) => {
+                state.sources.get(source).is_some_and(|source| source.has_confirmed_keys())
+            }
+            _ => true,
+        };
+        if is_certain {
+            bans.count(failure, address, self.store.network_ban(address).is_some());
+        }
     }
 
     fn answer<'a, T>(
@@ -369,6 +388,11 @@ impl Checker {
             && let Some(source) = state.sources.get(source)
         {
             source.request_refresh();
+        }
+        if let (Decision::Deny(denial), Some(principal)) =
+            (&outcome.decision, &outcome.evidence.principal)
+        {
+            self.live.denied().count(principal, denial.reason);
         }
         let guard = self.guard(outcome, record.id());
         let encoded = encode(shape(outcome, &state.snapshot, record.id(), guard));
@@ -415,25 +439,6 @@ impl Checker {
             return Err(Denial::new(Reason::BodyTooLarge, "the body is larger than body.max"));
         }
         Ok(())
-    }
-}
-
-/// Counts the credential of a denied request against the network of its client, where no honest client
-/// has such a credential.
-///
-/// A key that an issuer may have published since the last fetch is not counted as unknown.
-fn note_failure(outcome: &Outcome, state: &State, record: &CheckRecord<'_>) {
-    let (Some(bans), Some(address)) = (&state.network_bans, record.address()) else { return };
-    let Decision::Deny(denial) = &outcome.decision else { return };
-    let Some(failure) = denial.failure else { return };
-    let is_certain = match outcome.evidence.missing {
-        Some(Missing::Key { source }) => {
-            state.sources.get(source).is_some_and(|source| source.has_confirmed_keys())
-        }
-        _ => true,
-    };
-    if is_certain {
-        bans.count(failure, address);
     }
 }
 

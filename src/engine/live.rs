@@ -18,6 +18,7 @@ use tollgate_core::{
 };
 
 use super::{
+    denied_subjects::DeniedRequests,
     network_bans::{BanActivity, NetworkBans},
     policy_worker::PolicyWorker,
     refusals::Refusals,
@@ -107,7 +108,7 @@ impl State {
             |other| self.verify(other, now),
             || bans.may_verify(address),
         );
-        bans.count_check(&result);
+        bans.count_check(address, &result);
         result.verified()
     }
 }
@@ -123,6 +124,7 @@ pub struct Live {
     histories: Arc<UsageHistories>,
     worker: PolicyWorker,
     ban_activity: Arc<BanActivity>,
+    denied: DeniedRequests,
 }
 
 impl Live {
@@ -155,7 +157,8 @@ impl Live {
         let state = ArcSwap::from_pointee(state);
         let worker = PolicyWorker::default();
         let writing = Mutex::new(());
-        Self { state, writing, token_cache, lookups, histories, worker, ban_activity }
+        let denied = DeniedRequests::default();
+        Self { state, writing, token_cache, lookups, histories, worker, ban_activity, denied }
     }
 
     /// Creates a state without key sources, for tests. It has a token cache only where the policy has
@@ -187,6 +190,7 @@ impl Live {
             histories,
             worker: PolicyWorker::default(),
             ban_activity,
+            denied: DeniedRequests::default(),
         }
     }
 
@@ -204,6 +208,11 @@ impl Live {
     /// keeps them.
     pub(super) fn ban_activity(&self) -> &Arc<BanActivity> {
         &self.ban_activity
+    }
+
+    /// The denied requests of holders of valid credentials. A change of the policy keeps them.
+    pub(super) fn denied(&self) -> &DeniedRequests {
+        &self.denied
     }
 
     /// Whether the policy in force calls introspection endpoints.

@@ -13,6 +13,7 @@ use crate::{
     observe::{
         self,
         exposition::{ApiKeyStatus, JwksStatus, Status, TokenStatus},
+        offenders::{FailingNetworks, Offenders},
     },
 };
 
@@ -42,7 +43,29 @@ impl Engine {
             refusals: state.refusals.count(observe::now()),
             api_keys: self.api_key_status(&state),
             network_bans: state.network_bans.as_ref().map(|bans| bans.status()),
+            most_denials: self.live.denied().most(),
             tokens: TokenStatus { lookups: self.live.lookups().by_result(), entries, bytes },
+        }
+    }
+
+    /// Returns a function that returns those whose requests are refused most, a number of each kind at
+    /// most; of some tenants where tenants are given, of which networks are none.
+    pub fn offenders(
+        &self,
+    ) -> impl Fn(usize, Option<&[String]>) -> Offenders + Send + Sync + 'static {
+        let (live, store) = (Arc::clone(&self.live), Arc::clone(&self.store.store));
+        move |most, tenants| {
+            let state = live.load();
+            let networks = state.network_bans.as_ref().filter(|_| tenants.is_none());
+            let networks = networks.map(|bans| {
+                let mut list = bans.offenders(most);
+                for network in &mut list {
+                    network.ban = store.network_ban(network.network.first_address());
+                }
+                let limit = bans.terms().failures.count();
+                FailingNetworks { window: bans.window(), limit, list }
+            });
+            Offenders { networks, subjects: live.denied().offenders(most, tenants) }
         }
     }
 

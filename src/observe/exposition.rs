@@ -57,6 +57,8 @@ pub struct Status {
     pub certificates: Vec<CertificateStatus>,
     /// The state of automatic bans; `None` where the policy has none.
     pub network_bans: Option<NetworkBanStatus>,
+    /// The most denied requests of one holder of a credential in the latest minute.
+    pub most_denials: u64,
 }
 
 /// The period in which the certificates of a listener are valid, in seconds since 1970.

@@ -10,7 +10,7 @@ use super::*;
 use crate::admin::{
     bans, keys,
     keys::tests::{Memory, policy},
-    openapi, usage,
+    offenders, openapi, usage,
 };
 
 const METHODS: [&str; 5] = ["get", "post", "put", "delete", "patch"];
@@ -22,7 +22,8 @@ fn document() -> Value {
 fn bench() -> Bench {
     let records = Arc::new(Memory::default()) as Arc<dyn KeyRecords>;
     let bench = Bench::with_keys(Some(records), policy(json!({ "redis": true })));
-    bench.with_usage(Some(Arc::new(usage::tests::Sums)), usage::tests::policy())
+    let bench = bench.with_usage(Some(Arc::new(usage::tests::Sums)), usage::tests::policy());
+    bench.with_offenders(offenders::tests::found)
 }
 
 /// Follows a reference.
@@ -86,6 +87,7 @@ async fn the_document_has_the_paths_and_methods_of_the_api() {
         format!("{}/import", keys::PATH),
         id.clone(),
         format!("{id}/rotate"),
+        offenders::PATH.to_owned(),
         openapi::PATH.to_owned(),
         PATH.to_owned(),
         usage::PATH.to_owned(),
@@ -183,6 +185,7 @@ async fn answers_have_the_form_that_the_document_states() {
         ("post", bans::CHECK_PATH, target.clone()),
         ("delete", bans::PATH, target),
         ("delete", bans::PATH, json!({})),
+        ("get", offenders::PATH, json!({})),
         ("get", openapi::PATH, json!({})),
         ("get", usage::PATH, json!({})),
     ] {

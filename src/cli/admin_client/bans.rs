@@ -10,10 +10,22 @@ use crate::{
     admin::{
         EntryPage,
         bans::{Bans, CHECK_PATH, ListedBan, PATH, selector},
+        offenders::{self, ListedOffenders},
     },
     observe::rfc3339::Rfc3339,
     store::{BanQuery, Entry, NewBan, Position},
 };
+
+impl AdminClient {
+    /// Reads the lists of offenders, `limit` of each kind at most.
+    pub(in crate::cli) async fn offenders(
+        &self,
+        limit: u16,
+    ) -> Result<ListedOffenders, ClientError> {
+        let path = format!("{}?limit={limit}", offenders::PATH);
+        read(self.call(Method::GET, path, None).await?)
+    }
+}
 
 impl Bans for AdminClient {
     type Error = ClientError;

@@ -43,3 +43,13 @@ Exit codes:
   0  banned
   1  not banned
   2  the store or the admin API does not answer or refuses, or usage";
+
+pub(super) const OFFENDERS: &str = "\
+Examples:
+  tollgate ban offenders --admin unix:/run/tollgate/admin.sock --token-file admin-token.txt
+  tollgate ban offenders --admin https://gate.example.com --token-file admin-token.txt --limit 100 \\
+    --output json | jq -r '.networks.list[] | select(.ban == null) | .network'
+
+Exit codes:
+  0  printed, also if nothing was refused
+  2  the admin API does not answer or refuses, or usage";

@@ -209,3 +209,30 @@ async fn a_reason_from_elsewhere_does_not_reach_the_terminal_as_it_is() {
         assert!(!text.contains('\u{200b}') && text.contains("200b"), "{text}");
     }
 }
+
+#[tokio::test]
+async fn offenders_are_listed_by_the_admin_api() {
+    let served = Served::new().await;
+    let (url, token) = (format!("http://{}", served.address), served.file("token"));
+    let run = async |more: &[&str]| {
+        let line = ["offenders", "--admin", &url, "--token-file", &token];
+        run_line(&[&line[..], more].concat(), &served.kept).await
+    };
+    let (text, good) = run(&[]).await.unwrap();
+    let expected = "\
+networks, by failed credentials in 60 s (120 ban one):
+       900  192.0.2.7/32, 450 of them refused unverified, banned until 2036-07-18T13:20:00.000000Z (automatic)
+       100  2001:db8::/64, 50 of them refused unverified
+subjects, by denied requests in 60 s:
+       500  subject \"alice\", issuer \"https://a\", tenant \"acme\", last rate_limited
+        40  client \"batch\\u001b[2J\", issuer \"https://a\", tenant \"beta\", last rate_limited
+         3  key \"7Jk2mN4pQ8rT\", last rate_limited
+";
+    assert_eq!((text.as_str(), good), (expected, true));
+    let (text, _) = run(&["--limit", "1", "--output", "json"]).await.unwrap();
+    let json: Value = serde_json::from_str(&text).unwrap();
+    assert_eq!(json["subjects"]["list"].as_array().unwrap().len(), 1);
+    crate::cli::printable::tests::assert_plain(&run(&["--output", "json"]).await.unwrap().0);
+    assert!(run(&["--limit", "0"]).await.is_err());
+    assert!(run(&["--redis", "redis://there"]).await.is_err(), "Redis has no counts");
+}

@@ -49,6 +49,7 @@ impl Served {
                 Arc::new(Audit::off()),
             )
             .with_issuers(|| vec!["https://a".into(), "".into()])
+            .with_offenders(crate::admin::offenders::tests::found)
             .with_keys(Some(Arc::new(Memory::default())), move || Arc::clone(&policy)),
         );
         let socket = directory.path().join("admin.sock");

@@ -41,6 +41,16 @@ impl CheckHooks for Hooks<'_> {
         self.state.verify_from_banned(credential, address, now)
     }
 
+    fn may_verify_proof(&self, address: IpAddr, key: &[u8; 32]) -> bool {
+        self.state.network_bans.as_ref().is_none_or(|bans| bans.may_verify_proof(address, key))
+    }
+
+    fn note_forged_proof(&self, address: IpAddr, key: &[u8; 32]) {
+        if let Some(bans) = &self.state.network_bans {
+            bans.note_forged_proof(address, key);
+        }
+    }
+
     fn verify(
         &mut self,
         _snapshot: &Snapshot,

@@ -20,8 +20,8 @@ use tollgate_core::{
 };
 
 use super::{
-    CheckAnswer, Checker, Hooks, ProxyCall, client_shares::owner, lookup::keep_proven,
-    note_failure, overloaded, refused,
+    CheckAnswer, Checker, Hooks, ProxyCall, client_shares::owner, lookup::keep_proven, overloaded,
+    refused,
 };
 use crate::{
     engine::{
@@ -110,7 +110,7 @@ impl Checker {
         };
         outcome = match prepared {
             Prepared::Decided(done) => {
-                note_failure(&done, &state, &record);
+                self.note_failure(&done, &state, &record);
                 done
             }
             Prepared::Pending(pending) => {

@@ -115,9 +115,13 @@ impl BanActivity {
         add(&self.results, result as usize);
     }
 
-    /// Adds a network to those that wait. It never blocks.
+    /// Adds a network to those that wait, once: one that goes on failing meanwhile takes no place of
+    /// another. It never blocks.
     pub(crate) fn report(&self, offender: Offender) {
         let mut waiting = self.waiting();
+        if waiting.iter().any(|other| other.network == offender.network) {
+            return;
+        }
         if waiting.len() < MOST_WAITING {
             waiting.push_back(offender);
             drop(waiting);
@@ -167,5 +171,32 @@ impl BanActivity {
 fn add(counts: &[AtomicU64], place: usize) {
     if let Some(count) = counts.get(place) {
         count.fetch_add(1, Relaxed);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    #[test]
+    fn a_network_waits_once_whatever_it_sends() {
+        let activity = BanActivity::default();
+        let offender = |number: u32| Offender {
+            network: Network::host(std::net::Ipv4Addr::from_bits(number).into()),
+            reached: Reached { failures: 10, within: Duration::ZERO },
+        };
+        for number in 0..1000 {
+            activity.report(offender(1));
+            activity.report(offender(1_000_000 + number / 100));
+        }
+        assert_eq!(activity.take(5).len(), 5);
+        assert_eq!(activity.take(100).len(), 6);
+        for number in 0..2000 {
+            activity.report(offender(number));
+        }
+        assert_eq!(activity.take(usize::MAX).len(), MOST_WAITING);
+        assert_eq!(activity.status().results[3], ("dropped", 2000 - 1024));
     }
 }

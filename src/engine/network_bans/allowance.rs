@@ -1,4 +1,5 @@
-//! The credentials of banned networks that are verified although they are new here.
+//! The credentials of banned networks that are verified although they are new here, and the proofs of
+//! possession after those that were forged.
 
 use std::time::Duration;
 
@@ -6,11 +7,14 @@ use tollgate_core::{ban::AutomaticBans, network::Network, time::Rate};
 
 use crate::network_budget::{CELLS, NetworkBudget};
 
-/// The rates at which new credentials are verified, in 256 KiB.
+/// The rates at which new credentials are verified, and forged proofs, in 512 KiB.
 #[derive(Debug)]
 pub(super) struct Allowance {
     of_network: NetworkBudget,
     of_all: NetworkBudget,
+    /// The forged proofs of each key. A proof is new with each request, so that one that verifies takes
+    /// nothing: whoever has the key is not slowed down by the ban.
+    of_proofs: NetworkBudget,
 }
 
 impl Allowance {
@@ -23,12 +27,23 @@ impl Allowance {
         Self {
             of_network: budget(terms.new_credentials, CELLS),
             of_all: budget(terms.all_new_credentials, 1),
+            of_proofs: budget(terms.new_credentials, CELLS),
         }
     }
 
     /// Takes a verification for a network, at `now` since a fixed moment. Returns whether there was one.
     pub(super) fn take(&self, network: Network, now: Duration) -> bool {
         self.of_network.take_for(network, now) && self.of_all.take_for((), now)
+    }
+
+    /// Whether another proof of a key may be verified for a network.
+    pub(super) fn has_proof(&self, network: Network, key: &[u8; 32], now: Duration) -> bool {
+        self.of_proofs.has_for((network, key), now)
+    }
+
+    /// Takes a forged proof of a key.
+    pub(super) fn take_proof(&self, network: Network, key: &[u8; 32], now: Duration) {
+        self.of_proofs.take_for((network, key), now);
     }
 }
 

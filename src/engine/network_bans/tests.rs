@@ -7,7 +7,8 @@ use std::sync::{
 
 use rand::{Rng as _, SeedableRng as _, rngs::StdRng};
 use tollgate_core::{
-    ban::Kind,
+    ban::{Kind, Target},
+    denial::Reason,
     network::{Network, Networks},
     time::Timestamp,
 };
@@ -258,6 +259,107 @@ async fn proxies_are_never_banned() {
     until_async("it is noted", async || (gate.result("exempt") > 0).then_some(())).await;
     assert_eq!(gate.store.list_bans(None, 10).await.unwrap().entries, []);
     writing.abort();
+}
+
+/// What a network sent before its ban, and during it, begins no second one when an operator lifts it.
+#[tokio::test]
+async fn a_ban_that_is_lifted_begins_again_after_as_many_failures() {
+    let gate = Gate::new("enforce");
+    let (forged, malformed) =
+        (gate.case("bad_signature: of a token"), gate.case("malformed: an API key"));
+    let waiting = || gate.live.ban_activity().take(10).len();
+    for _ in 0..9 {
+        gate.send(forged).await;
+    }
+    // Another replica bans it.
+    let network = Network::host("192.0.2.7".parse().unwrap());
+    let durations = gate.live.load().snapshot.policy.automatic_bans.as_ref().unwrap().durations;
+    let ban = AutomaticBan { network, durations, reason: "automatic".into() };
+    gate.store.begin_ban(&ban).await.unwrap();
+    for _ in 0..25 {
+        assert_eq!(gate.send(malformed).await, 401, "it costs nothing to say so");
+        assert_eq!(gate.send(forged).await, 429);
+    }
+    assert_eq!(waiting(), 0);
+    assert!(gate.store.lift(&Target::Network(network)).await.unwrap());
+    for _ in 0..9 {
+        gate.send(malformed).await;
+    }
+    assert_eq!(waiting(), 0);
+    gate.send(malformed).await;
+    assert_eq!(waiting(), 1);
+}
+
+/// A client that has a whole IPv6 site sends from another network each time, below the threshold of
+/// each. Clients of IPv4 behind a translator have one /64 in common, and are not one client.
+#[tokio::test]
+async fn a_client_that_changes_its_ipv6_network_is_banned_as_a_site() {
+    let gate = Gate::new("enforce");
+    let send = async |address: String| {
+        let mut case = gate.case("bad_signature: of a token").clone();
+        case.request.address = Some(address.parse().unwrap());
+        gate.send(&case).await;
+        let taken = gate.live.ban_activity().take(10);
+        taken.first().map(|offender| offender.network.to_string())
+    };
+    for number in 0..79 {
+        assert_eq!(send(format!("2001:db8:7:{number:x}::1")).await, None, "{number}");
+        assert_eq!(send(format!("64:ff9b::198.51.100.{number}")).await, None, "{number}");
+        assert_eq!(send(format!("198.51.100.{number}")).await, None, "{number}");
+    }
+    assert_eq!(send("2001:db8:7:ffff::1".into()).await.as_deref(), Some("2001:db8:7::/48"));
+    // One network of a site is banned alone, and its failures are none of its neighbours.
+    for number in 0..200 {
+        let found = send("2001:db8:8:1::1".into()).await;
+        if found.is_some() {
+            assert_eq!((number % 10, found.as_deref()), (9, Some("2001:db8:8:1::/64")));
+        }
+        if number == 9 {
+            let network = Network::parse("2001:db8:8:1::/64").unwrap();
+            let terms = gate.live.load().snapshot.policy.automatic_bans.clone().unwrap();
+            let durations = terms.durations;
+            let ban = AutomaticBan { network, durations, reason: "automatic".into() };
+            gate.store.begin_ban(&ban).await.unwrap();
+        }
+    }
+    assert_eq!(send("2001:db8:8:2::1".into()).await, None);
+}
+
+#[tokio::test]
+async fn offenders_are_listed_before_and_after_a_ban() {
+    let gate = Gate::new("enforce");
+    let (forged, limited) =
+        (gate.case("bad_signature: of a token"), gate.case("none: allowed or beyond its limit"));
+    let listed = || {
+        let bans = Arc::clone(gate.live.load().network_bans.as_ref().unwrap());
+        let list = bans.offenders(10);
+        let found = list.first().map(|one| (one.network.to_string(), one.failures, one.refused));
+        (list.len(), found)
+    };
+    assert_eq!(listed(), (0, None));
+    for _ in 0..10 {
+        gate.send(forged).await;
+    }
+    assert_eq!(listed(), (1, Some(("192.0.2.7/32".into(), 10, 0))));
+    let network = Network::host("192.0.2.7".parse().unwrap());
+    let durations = gate.live.load().snapshot.policy.automatic_bans.as_ref().unwrap().durations;
+    let ban = AutomaticBan { network, durations, reason: "automatic".into() };
+    gate.store.begin_ban(&ban).await.unwrap();
+    for _ in 0..5 {
+        gate.send(forged).await;
+    }
+    assert_eq!(listed(), (1, Some(("192.0.2.7/32".into(), 15, 5))));
+    // A holder of a valid credential that is denied is no network's failure.
+    for _ in 0..4 {
+        gate.send(limited).await;
+    }
+    let denied = gate.live.denied().offenders(10, None).list;
+    let [alice] = &denied[..] else { panic!("{denied:?}") };
+    let expected =
+        Target::Subject { issuer: "https://auth.example.com".into(), subject: "alice".into() };
+    assert_eq!((&alice.holder, alice.denials, alice.tenant.as_deref()), (&expected, 3, None));
+    assert_eq!((alice.reason, gate.live.denied().most()), (Reason::RateLimited, 3));
+    assert_eq!(gate.live.denied().offenders(10, Some(&["acme".into()])).list.len(), 0);
 }
 
 /// A refusal costs no verification, with another forged token each time.

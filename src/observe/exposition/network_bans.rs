@@ -25,6 +25,9 @@ pub struct NetworkBanStatus {
 
 impl Scrape {
     pub(super) fn network_bans(&self, encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
+        let help = "The most denied requests of one holder of a credential in the latest minute.";
+        Family::gauge(encoder, "denied_subject_requests", help, None)?
+            .alone(self.status.most_denials)?;
         let Some(status) = self.status.network_bans else { return Ok(()) };
         let help = "Failed credentials that count against the network of their client, by failure.";
         let mut family = Family::counter(encoder, "failed_credentials", help)?;
@@ -32,7 +35,7 @@ impl Scrape {
             family.count(&[("failure", failure)], count)?;
         }
         let help =
-            "Networks with failed credentials in the present time of automatic_bans.failures.";
+            "Networks with failed credentials in the latest time of automatic_bans.failures.";
         Family::gauge(encoder, "failing_networks", help, None)?.alone(status.networks)?;
         let help = "The most failed credentials of one network in that time.";
         Family::gauge(encoder, "failing_network_failures", help, None)?.alone(status.most)?;

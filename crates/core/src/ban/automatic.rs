@@ -25,6 +25,8 @@ const DURATIONS: (Span, Span) = (Span::from_secs(1), Span::from_secs(30 * 86_400
 /// The lengths of prefixes of IPv4 and of IPv6.
 const V4_PREFIXES: (u8, u8) = (8, 32);
 const V6_PREFIXES: (u8, u8) = (32, 128);
+/// The length of the prefix of an IPv6 site, which one client may have as a whole (RFC 6177).
+const SITE_PREFIX: u8 = 48;
 /// The most verifications in a second from banned networks together.
 const MOST_PER_SECOND: u64 = 10_000;
 
@@ -232,6 +234,14 @@ impl AutomaticBans {
         Network::of_prefix(address, self.ipv4_prefix, self.ipv6_prefix)
     }
 
+    /// Returns the IPv6 site of a network that is a part of one; `None` for a network of IPv4, and for
+    /// one that is not smaller.
+    pub fn site_of(&self, network: Network) -> Option<Network> {
+        let length = self.ipv6_prefix.min(SITE_PREFIX);
+        let site = Network::of_prefix(network.first_address(), 32, length);
+        (!network.is_ipv4() && site.length() < network.length()).then_some(site)
+    }
+
     /// Whether a network has an address that is never banned automatically.
     pub fn is_exempt(&self, network: Network) -> bool {
         self.exempt.overlaps(network)
@@ -309,6 +319,8 @@ mod tests {
             ("198.51.100.7", "198.51.100.0/24", false, true),
             ("::ffff:198.51.100.7", "198.51.100.0/24", false, true),
             ("2001:db9:1:2:3::4", "2001:db9:1:2::/64", false, true),
+            // Clients of IPv4 whose addresses are translated (RFC 6052) are no neighbours.
+            ("64:ff9b::198.51.100.7", "64:ff9b::c633:6400/120", false, true),
             // One address of the network is exempt, so that the network is not banned.
             ("192.0.2.9", "192.0.2.0/24", true, true),
             ("192.0.2.7", "192.0.2.0/24", true, false),
@@ -320,6 +332,26 @@ mod tests {
             let found = bans.network_of(address);
             assert_eq!(found.to_string(), network);
             assert_eq!((bans.is_exempt(found), bans.applies_to(address)), (is_exempt, applies));
+        }
+    }
+
+    #[test]
+    fn the_networks_of_an_ipv6_site_have_it_in_common() {
+        let site = |text: &str, address: &str| {
+            let bans = compile(text).unwrap();
+            let network = bans.network_of(address.parse().unwrap());
+            bans.site_of(network).map(|site| site.to_string())
+        };
+        for (text, address, expected) in [
+            ("{}", "2001:db8:1:2::3", Some("2001:db8:1::/48")),
+            ("ipv6_prefix: 128", "2001:db8:1:2::3", Some("2001:db8:1::/48")),
+            ("ipv6_prefix: 48", "2001:db8:1:2::3", None),
+            ("ipv6_prefix: 32", "2001:db8:1:2::3", None),
+            ("{}", "192.0.2.7", None),
+            ("{}", "::ffff:192.0.2.7", None),
+            ("{}", "64:ff9b::192.0.2.7", None),
+        ] {
+            assert_eq!(site(text, address).as_deref(), expected, "{text} {address}");
         }
     }
 }

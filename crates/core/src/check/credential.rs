@@ -67,7 +67,7 @@ pub(super) fn verify_credential(
     // Before the principal is evidence: without the proof, it is not the client.
     evidence.stage = Stage::Verification(Check::Claims);
     let proof = if has_proof || principal.confirmation().is_some() {
-        check_possession(credential, &principal, request, snapshot, now, evidence)?
+        check_possession(credential, &principal, (request, banned), snapshot, now, hooks, evidence)?
     } else {
         None
     };

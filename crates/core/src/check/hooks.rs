@@ -42,6 +42,15 @@ pub trait CheckHooks {
         Some(self.verify(snapshot, credential, now))
     }
 
+    /// Whether a proof of possession with a key, from a network that is banned automatically, is
+    /// verified: as long as few with that key were forged there lately.
+    fn may_verify_proof(&self, _address: IpAddr, _key: &[u8; 32]) -> bool {
+        true
+    }
+
+    /// Notes that such a proof did not verify.
+    fn note_forged_proof(&self, _address: IpAddr, _key: &[u8; 32]) {}
+
     /// Observes that a part of the check is passed. The core has no clock; a caller that measures
     /// has one. The parts end with [`Stage::Transport`], [`Stage::Route`], the last check of the
     /// credential ([`Check::Claims`](crate::stage::Check::Claims)) and [`Stage::Content`].

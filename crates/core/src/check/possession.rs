@@ -1,5 +1,6 @@
 //! The part of a check that finds out whether a client has the keys that its token is bound to.
 
+use super::{hooks::CheckHooks, network::BannedClient};
 use crate::{
     authenticate,
     credential::{
@@ -7,7 +8,7 @@ use crate::{
         dpop::{self, Dpop, Expected, HEADER, ProofAnswer, ProofFault, ProofUse, RefusedProof},
     },
     decision::Evidence,
-    denial::{Denial, Reason},
+    denial::{CredentialFailure, Denial, Reason},
     identity::Principal,
     request::Request,
     snapshot::Snapshot,
@@ -15,7 +16,8 @@ use crate::{
 };
 
 /// Checks the proof of each key that a credential is bound to (RFC 7800). Returns the use of the
-/// proof, which the store permits once.
+/// proof, which the store permits once. `banned` is a client whose network is banned automatically: where
+/// proofs of a key were forged there, few are verified.
 ///
 /// The scheme of the token and its binding have to agree: a bound token that is sent as `Bearer`
 /// would be worth as much as one that is not bound.
@@ -23,9 +25,10 @@ use crate::{
 pub(super) fn check_possession(
     credential: Credential<'_>,
     principal: &Principal,
-    request: &Request<'_>,
+    (request, banned): (&Request<'_>, Option<&BannedClient>),
     snapshot: &Snapshot,
     now: Timestamp,
+    hooks: &mut impl CheckHooks,
     evidence: &mut Evidence,
 ) -> Result<Option<Box<ProofUse>>, Denial> {
     let policy = &snapshot.policy;
@@ -69,13 +72,23 @@ pub(super) fn check_possession(
         nonces,
         now,
     };
+    if let Some(client) = banned
+        && !hooks.may_verify_proof(client.address, &thumbprint)
+    {
+        return Err(client.unverified(now));
+    }
     match dpop::verify(proof, &expected, config) {
         Ok(verified) => {
             answer.nonce = verified.next_nonce;
             let holder = principal.revocation().subject().fingerprint();
             Ok(Some(Box::new(config.use_of(verified.id, holder))))
         }
-        Err(refused) => Err(denial(refused, config, &expected, answer)),
+        Err(refused) => {
+            if let Some(client) = banned.filter(|_| refused.is_forged) {
+                hooks.note_forged_proof(client.address, &thumbprint);
+            }
+            Err(denial(refused, config, &expected, answer))
+        }
     }
 }
 
@@ -98,7 +111,7 @@ fn one_proof<'a>(request: &Request<'a>, answer: &mut ProofAnswer) -> Result<&'a 
 
 /// The denial of a proof, with the nonce that the client has to use where it lacks one.
 fn denial(
-    RefusedProof { fault, cause }: RefusedProof,
+    RefusedProof { fault, cause, is_forged }: RefusedProof,
     config: &Dpop,
     expected: &Expected<'_>,
     answer: &mut ProofAnswer,
@@ -110,5 +123,6 @@ fn denial(
         answer.nonce = Some(keys.issue(terms.life, expected.now));
     }
     let cause = format!("the proof in the header `DPoP` is refused: {cause}");
-    Denial::new(Reason::InvalidProof, cause.clone()).with_message(cause)
+    let denial = Denial::new(Reason::InvalidProof, cause.clone()).with_message(cause);
+    if is_forged { denial.with_failure(CredentialFailure::BadSignature) } else { denial }
 }

@@ -66,10 +66,13 @@ pub struct RefusedProof {
     pub fault: ProofFault,
     /// The exact cause, as the end of a sentence about the proof.
     pub cause: Cow<'static, str>,
+    /// Whether the signature does not verify with the key of the token: no client with this key makes
+    /// such a proof.
+    pub is_forged: bool,
 }
 
 impl RefusedProof {
     fn new(cause: impl Into<Cow<'static, str>>) -> Self {
-        Self { fault: ProofFault::Proof, cause: cause.into() }
+        Self { fault: ProofFault::Proof, cause: cause.into(), is_forged: false }
     }
 }

@@ -112,7 +112,8 @@ pub fn verify(
         return refuse("its signature is not base64url");
     }
     if !key.verifies(algorithm, signed.as_bytes(), signature) {
-        return refuse("its signature does not verify with its key");
+        let cause = "its signature does not verify with its key";
+        return Err(RefusedProof { is_forged: true, ..RefusedProof::new(cause) });
     }
     let digest = sha256(&[expected.thumbprint, jti.as_bytes()].concat());
     let id = std::array::from_fn(|at| digest.get(at).copied().unwrap_or_default());
@@ -170,7 +171,7 @@ fn read_header<'j>(
     if thumbprint != *expected.thumbprint {
         return Err(RefusedProof {
             fault: ProofFault::Token,
-            cause: "its key is not the one that the token is bound to".into(),
+            ..RefusedProof::new("its key is not the one that the token is bound to")
         });
     }
     Ok((algorithm, jwk))
@@ -223,8 +224,9 @@ fn check_nonce(
     config: &Dpop,
 ) -> Result<Option<String>, RefusedProof> {
     let (Some(terms), Some(keys)) = (&config.nonce, expected.nonces) else { return Ok(None) };
-    let needed =
-        |cause: &'static str| Err(RefusedProof { fault: ProofFault::Nonce, cause: cause.into() });
+    let needed = |cause: &'static str| {
+        Err(RefusedProof { fault: ProofFault::Nonce, ..RefusedProof::new(cause) })
+    };
     let Some(nonce) = claims.get("nonce").and_then(Json::text) else {
         return needed("it has no nonce; use the one of the header `DPoP-Nonce`");
     };
