@@ -18,6 +18,8 @@ local now = time[1] * 1000000 + time[2]
 -- Moments with a meaning of their own, such as the end of a budget or of a ban, are compared with `now`.
 local latest, ahead = string.match(clock or '', '^(%d+) (%d+)$')
 latest, ahead = tonumber(latest) or 0, tonumber(ahead) or 0
+-- The year 2255: doubles count exactly until then, and a clock that was beyond it for a moment ends nothing.
+if latest >= 9000000000000000 then latest, ahead = 0, 0 end
 local is_back = now + ahead < latest
 if is_back then ahead = latest - now end
 local steady = now + ahead
