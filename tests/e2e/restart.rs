@@ -2,7 +2,7 @@
 //! takes the listening sockets of the one that runs, or a service manager keeps them. No request fails.
 
 use std::{
-    io::{BufRead as _, BufReader, Read as _, Write as _},
+    io::{BufRead as _, BufReader, Read, Write},
     net::{Ipv4Addr, TcpListener, TcpStream},
     os::{
         fd::{AsFd, AsRawFd as _, OwnedFd},

@@ -102,6 +102,7 @@ fn everything_counted_as_text() {
             most: 43,
             threshold: 44,
         }),
+        most_denials: 45,
         tokens: TokenStatus {
             lookups: [("hit", 5), ("negative", 1), ("miss", 2)],
             entries: 1,
