@@ -33,13 +33,23 @@ pub struct RequestBody<B = H2Body> {
 
 /// A request body as h2 receives it.
 #[derive(Debug)]
-pub struct H2Body(RecvStream);
+pub struct H2Body {
+    stream: RecvStream,
+    /// Whether all of it was returned.
+    has_ended: bool,
+}
+
+impl H2Body {
+    fn new(stream: RecvStream) -> Self {
+        Self { stream, has_ended: false }
+    }
+}
 
 impl RequestBody {
     /// The body of a call on the connection of `activity`. Its answer begins when its message has
     /// arrived, and ends when this value is dropped.
     pub(crate) fn of_call(stream: RecvStream, activity: &Arc<Activity>) -> Self {
-        Self { activity: Some(Arc::clone(activity)), ..Self::new(H2Body(stream)) }
+        Self { activity: Some(Arc::clone(activity)), ..Self::new(H2Body::new(stream)) }
     }
 }
 
@@ -168,16 +178,20 @@ impl Body for H2Body {
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
-        let frame = match ready!(self.0.poll_data(cx)) {
+        if self.has_ended {
+            return Poll::Ready(None);
+        }
+        let frame = match ready!(self.stream.poll_data(cx)) {
             Some(data) => data.map(|data| {
+                self.has_ended = self.stream.is_end_stream();
                 // The peer may send as much again. This fails only for a stream that has ended;
                 // h2 returns its part to the connection when the stream is dropped.
-                if !self.0.is_end_stream() {
-                    let _ = self.0.flow_control().release_capacity(data.len());
+                if !self.has_ended {
+                    let _ = self.stream.flow_control().release_capacity(data.len());
                 }
                 Frame::data(data)
             }),
-            None => match ready!(self.0.poll_trailers(cx)) {
+            None => match ready!(self.stream.poll_trailers(cx)) {
                 Ok(Some(trailers)) => Ok(Frame::trailers(trailers)),
                 Ok(None) => return Poll::Ready(None),
                 Err(error) => Err(error),
@@ -187,11 +201,11 @@ impl Body for H2Body {
     }
 
     fn is_end_stream(&self) -> bool {
-        self.0.is_end_stream()
+        self.has_ended || self.stream.is_end_stream()
     }
 }
 
 /// The body for a server that tonic generates.
 pub(crate) fn for_tonic(stream: RecvStream) -> tonic::body::Body {
-    tonic::body::Body::new(H2Body(stream))
+    tonic::body::Body::new(H2Body::new(stream))
 }

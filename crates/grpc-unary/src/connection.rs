@@ -3,6 +3,7 @@
 
 use std::{
     future::poll_fn,
+    io,
     pin::pin,
     sync::Arc,
     task::{Context, Poll},
@@ -21,7 +22,7 @@ use tokio::{
 use crate::{
     activity::Activity,
     batch::OpenCalls,
-    coalesced::CoalescedWrites,
+    gathered::GatheredWrites,
     read_slices::{ReadSlices, Slice},
     resets::{ObservedResets, Resets},
     services::Services,
@@ -110,6 +111,9 @@ pub enum ConnectionError {
     /// HTTP/2 or the stream below it failed.
     #[error("HTTP/2 failed: {0}")]
     Http2(#[from] h2::Error),
+    /// The stream below HTTP/2 cannot be written to.
+    #[error("the stream cannot be written to: {0}")]
+    Write(#[from] io::Error),
     /// The peer did not answer a ping in time.
     #[error("the peer does not answer pings")]
     PeerLost,
@@ -137,7 +141,7 @@ where
     let slice = Slice::new();
     let resets = Resets::new(limits.concurrent_streams as usize);
     let stream = ObservedResets::new(ReadSlices::new(stream, slice.clone()), resets.clone());
-    let stream = CoalescedWrites::new(stream);
+    let (stream, writes) = GatheredWrites::new(stream);
     let mut handshake = pin!(limits.builder().handshake(stream));
     let (mut connection, is_shut_down) = tokio::select! {
         biased;
@@ -153,24 +157,25 @@ where
             shutdown.await;
         }
     };
+    writes.hold();
     let mut lost = pin!(wait_until_lost(connection.ping_pong(), limits));
     let (mut arrived, mut open) = (Vec::new(), OpenCalls::new());
     let mut answer = |connection: &mut Connection<_, _>, cx: &mut Context<'_>| {
         loop {
             slice.renew();
             while let Poll::Ready(next) = connection.poll_accept(cx)? {
-                let Some(call) = next else { return Poll::Ready(Ok(())) };
+                let Some((request, respond)) = next else { return Poll::Ready(Ok(())) };
                 activity.record_call();
-                arrived.push(call);
+                arrived.push(services.call(request, respond, (activity, &resets), limits));
             }
-            let calls = arrived.drain(..).map(|(request, respond)| {
-                services.call(request, respond, (activity, &resets), limits)
-            });
             // Responses are written when the connection is polled again.
-            if !open.poll(calls, cx) {
+            if !open.poll(arrived.drain(..), cx) {
                 if slice.is_used_up() {
                     cx.waker().wake_by_ref();
                 }
+                // All that h2 has written by now leaves together. Where the peer does not read, this
+                // is polled again when it does.
+                let _ = writes.poll_send(cx)?;
                 return Poll::Pending;
             }
         }
@@ -200,5 +205,105 @@ async fn wait_until_lost(pings: Option<PingPong>, limits: &Http2Limits) {
         if !matches!(timeout(limits.ping_timeout, pings.ping(Ping::opaque())).await, Ok(Ok(_))) {
             return;
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{
+        pin::Pin,
+        sync::atomic::{AtomicUsize, Ordering::Relaxed},
+    };
+
+    use bytes::Bytes;
+    use http::{HeaderMap, Request};
+    use tokio::io::{DuplexStream, ReadBuf};
+    use tonic::Status;
+
+    use super::*;
+    use crate::{FramedMessage, RequestBody, UnaryMethod};
+
+    /// An end of a pipe whose writes are counted.
+    struct CountedWrites(DuplexStream, Arc<AtomicUsize>);
+
+    impl AsyncRead for CountedWrites {
+        fn poll_read(
+            mut self: Pin<&mut Self>,
+            cx: &mut Context<'_>,
+            buffer: &mut ReadBuf<'_>,
+        ) -> Poll<io::Result<()>> {
+            Pin::new(&mut self.0).poll_read(cx, buffer)
+        }
+    }
+
+    impl AsyncWrite for CountedWrites {
+        fn poll_write(
+            mut self: Pin<&mut Self>,
+            cx: &mut Context<'_>,
+            bytes: &[u8],
+        ) -> Poll<io::Result<usize>> {
+            self.1.fetch_add(1, Relaxed);
+            Pin::new(&mut self.0).poll_write(cx, bytes)
+        }
+
+        fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+            Pin::new(&mut self.0).poll_flush(cx)
+        }
+
+        fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+            Pin::new(&mut self.0).poll_shutdown(cx)
+        }
+    }
+
+    /// Answers with 1.5 KiB, as large as the answer to a check.
+    struct Large;
+
+    impl UnaryMethod for Large {
+        async fn call(
+            &self,
+            _: &HeaderMap,
+            body: &mut RequestBody,
+        ) -> Result<FramedMessage, Status> {
+            body.length_prefix().await?.message().await?;
+            Ok(FramedMessage::from(&[7; 1536][..]))
+        }
+    }
+
+    #[tokio::test]
+    async fn answers_that_are_ready_together_leave_in_one_write() {
+        const CALLS: usize = 8;
+        let services = Services::new().unary("/a", Large);
+        let (client, server) = tokio::io::duplex(1 << 20);
+        let count = Arc::new(AtomicUsize::new(0));
+        let server = CountedWrites(server, Arc::clone(&count));
+        tokio::spawn(async move {
+            let (limits, activity) = (Http2Limits::default(), Arc::new(Activity::default()));
+            serve_connection(server, &services, &limits, &activity, std::future::pending()).await
+        });
+        let (mut client, connection) = h2::client::handshake(client).await.unwrap();
+        tokio::spawn(connection);
+        let mut answers = Vec::new();
+        let mut before = 0;
+        // The first call is over before the others: settings have been exchanged by then.
+        for calls in [1, CALLS] {
+            before = count.load(Relaxed);
+            for _ in 0..calls {
+                let request = Request::post("http://a/a").body(()).unwrap();
+                let (answer, mut body) = client.send_request(request, false).unwrap();
+                body.send_data(Bytes::from_static(&[0; 5]), true).unwrap();
+                answers.push(answer);
+            }
+            for answer in answers.drain(..) {
+                let mut body = answer.await.unwrap().into_body();
+                let mut bytes = 0;
+                while let Some(data) = body.data().await {
+                    let length = data.unwrap().len();
+                    body.flow_control().release_capacity(length).unwrap();
+                    bytes += length;
+                }
+                assert_eq!((bytes, body.trailers().await.unwrap().unwrap().len()), (1541, 1));
+            }
+        }
+        assert_eq!(count.load(Relaxed) - before, 1);
     }
 }

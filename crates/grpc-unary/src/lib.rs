@@ -60,6 +60,7 @@ mod body;
 mod coalesced;
 mod connection;
 mod framing;
+mod gathered;
 mod read_slices;
 mod resets;
 mod services;
