@@ -13,7 +13,7 @@ use std::{
 /// For each module of the root package, the modules it may import. A file belongs to the longest
 /// name here that its module path begins with. Each permission is used, and there is no cycle. The
 /// core may be imported by all.
-const MAY: [(&str, &[&str]); 36] = [
+const MAY: [(&str, &[&str]); 38] = [
     ("lib", &[]),
     ("main", &["cli"]),
     (
@@ -104,6 +104,7 @@ const MAY: [(&str, &[&str]); 36] = [
         "engine::live",
         &[
             "credential",
+            "engine::denied_subjects",
             "engine::network_bans",
             "engine::policy_worker",
             "engine::refusals",
@@ -112,7 +113,9 @@ const MAY: [(&str, &[&str]); 36] = [
         ],
     ),
     ("engine::policy_worker", &[]),
-    ("engine::network_bans", &["network_budget", "observe"]),
+    ("engine::network_bans", &["engine::frequency", "network_budget", "observe"]),
+    ("engine::denied_subjects", &["engine::frequency", "observe"]),
+    ("engine::frequency", &[]),
     ("engine::refusals", &[]),
     ("engine::usage_histories", &[]),
     (

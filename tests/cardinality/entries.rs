@@ -27,7 +27,7 @@ type Add = fn(&Memory, u64);
 const TABLES: [(&str, u64, Add); 5] = [
     ("bucket", 95, bucket),
     ("counter of a window", 200, window),
-    ("open reservation, with its counter", 800, open),
+    ("open reservation, with its counter", 820, open),
     ("settled reservation", 170, settled),
     ("proof", 240, proof),
 ];

@@ -29,7 +29,7 @@ pub(super) const ROUTE: &str = r"
 ";
 pub(super) const LIMITS: &str = r"
   - { name: budget, by: [subject], tokens: 1000000000/month }
-  - { name: tokens, by: [subject], tokens: 100000000/1m }
+  - { name: tokens, by: [subject], tokens: 50000000/1m }
   - { name: at-once, by: [subject], concurrent: 1000 }
 ";
 

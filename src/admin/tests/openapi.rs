@@ -3,7 +3,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use serde_json::json;
+use serde_json::{Map, json};
 use tollgate_core::credential::api_key::KeyDigest;
 
 use super::*;
@@ -56,11 +56,9 @@ fn check(document: &Value, schema: &Value, value: &Value, place: &str) {
         check(document, &schema["items"], item, &format!("{place}[{index}]"));
     }
     for name in schema["required"].as_array().into_iter().flatten() {
-        assert!(
-            !value[name.as_str().unwrap()].is_null()
-                || value.as_object().unwrap().contains_key(name.as_str().unwrap()),
-            "{place}: {name} is missing"
-        );
+        // A value that may be null has no members then.
+        let is_there = |object: &Map<String, Value>| object.contains_key(name.as_str().unwrap());
+        assert!(value.as_object().is_none_or(is_there), "{place}: {name} is missing");
     }
     for (name, member) in value.as_object().into_iter().flatten() {
         let place = format!("{place}.{name}");

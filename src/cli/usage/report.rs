@@ -17,7 +17,7 @@ Examples:
   # the month of each tenant and model, for a table
   tollgate usage tollgate.yaml --from 2026-11-01 --to 2026-11-30 --by tenant,model
   # a day by the hour, for a spreadsheet
-  tollgate usage tollgate.yaml --from 2026-11-30 --by hour,model --output csv > day.csv
+  tollgate usage report tollgate.yaml --from 2026-11-30 --by hour,model --output csv > day.csv
 
 Exit codes:
   0  the sums are printed
