@@ -26,7 +26,7 @@ pub struct FailingNetworks {
     pub window: Duration,
     /// The failures that ban a network.
     pub limit: u64,
-    /// The networks.
+    /// The networks with the most failures.
     pub list: Vec<FailingNetwork>,
 }
 
@@ -48,7 +48,7 @@ pub struct FailingNetwork {
 pub struct DeniedSubjects {
     /// The time in which denied requests are counted.
     pub window: Duration,
-    /// The subjects.
+    /// The subjects with the most denied requests.
     pub list: Vec<DeniedSubject>,
 }
 

@@ -127,7 +127,7 @@ impl Network {
         Self { base: address & mask(length), length }
     }
 
-    /// Whether every address of the network is one of IPv4, or stands for one (RFC 6052).
+    /// Whether every address of the network is one of IPv4, or translates one (RFC 6052).
     pub fn is_ipv4(self) -> bool {
         self.length >= MAPPED_LENGTH && has_ipv4(self.base)
     }

@@ -13,7 +13,7 @@ pub(super) struct Allowance {
     of_network: NetworkBudget,
     of_all: NetworkBudget,
     /// The forged proofs of each key. A proof is new with each request, so that one that verifies takes
-    /// nothing: whoever has the key is not slowed down by the ban.
+    /// nothing: the ban does not slow down a client that has the key.
     of_proofs: NetworkBudget,
 }
 

@@ -277,7 +277,7 @@ async fn a_ban_that_is_lifted_begins_again_after_as_many_failures() {
     let ban = AutomaticBan { network, durations, reason: "automatic".into() };
     gate.store.begin_ban(&ban).await.unwrap();
     for _ in 0..25 {
-        assert_eq!(gate.send(malformed).await, 401, "it costs nothing to say so");
+        assert_eq!(gate.send(malformed).await, 401, "this answer costs nothing");
         assert_eq!(gate.send(forged).await, 429);
     }
     assert_eq!(waiting(), 0);
