@@ -206,13 +206,13 @@ async fn costs(store: &dyn Store) {
 }
 
 async fn a_cost_is_charged_at_expiry(store: &dyn Store) {
-    let tokens = hold("cost-lost-tokens", budget(1000), 150, 150);
-    let cost = hold("cost-lost", cost_budget(1000), 300, 300);
+    let tokens = hold("cost-lost-tokens", budget(1000), 150, 100);
+    let cost = hold("cost-lost", cost_budget(1000), 300, 200);
     let request = reservation(Span::from_millis(1), &[tokens.clone(), cost.clone()]);
     let request = Reservation { cost: Some(Box::new(terms())), ..request };
     admit(store, &[], &request).await;
-    until("it expires", async || left(store, &cost).await == 700).await;
-    until("its tokens expire", async || left(store, &tokens).await == 850).await;
+    until("it expires", async || left(store, &cost).await == 800).await;
+    until("its tokens expire", async || left(store, &tokens).await == 900).await;
     assert_eq!(settle(store, &request, Usage::Final(30)).await, Settled::Late(30));
     assert_eq!(settle(store, &request, Usage::Final(90)).await, Settled::Repeated);
     assert_eq!((left(store, &tokens).await, left(store, &cost).await), (970, 940));
