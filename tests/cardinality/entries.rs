@@ -28,7 +28,7 @@ const TABLES: [(&str, u64, Add); 5] = [
     ("bucket", 95, bucket),
     ("counter of a window", 200, window),
     ("open reservation, with its counter", 820, open),
-    ("settled reservation", 170, settled),
+    ("settled reservation", 180, settled),
     ("proof", 240, proof),
 ];
 

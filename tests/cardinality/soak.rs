@@ -161,6 +161,7 @@ fn memory_descriptors_and_keys_stay_level_under_mixed_traffic() {
     let config = format!("{minutes}{store}{BANS}{}", metered::SECTIONS)
         .replacen("listen:\n", metered::LISTEN, 1)
         .replacen("http: [", &format!("http: [{}, ", metered::GATEWAY), 1)
+        .replacen("dialect: traefik }", "dialect: traefik, body: deny, settlement: expiry }", 1)
         .replacen("\nlimits:\n", &format!("{}limits:{}", metered::ROUTE, metered::LIMITS), 1)
         .replacen("serves: [qwen] }", "serves: [qwen], context: 4096, max_output: 512 }", 1);
     let other = config.replacen("models: [", "models: [{ name: other, serves: [other] }, ", 1);

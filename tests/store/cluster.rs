@@ -93,7 +93,8 @@ async fn use_everything(redis: &Redis) {
 }
 
 /// Every kind of key that docs/operations.md lists for a store without shards.
-const KINDS: [&str; 20] = [
+const KINDS: [&str; 21] = [
+    "clock",
     "revoked:",
     "revocations",
     "revocations:notes",
