@@ -2,7 +2,6 @@
 //! binary, and what they leave to others.
 
 mod entries;
-mod metered;
 mod soak;
 mod traffic;
 
