@@ -13,7 +13,6 @@ import os
 import re
 import signal
 import subprocess
-import urllib.request
 
 import gates
 import measure
@@ -47,28 +46,8 @@ store: { memory: { single_replica: true } }
 """
 
 
-#: A policy that bans the network of the client after these forged tokens, for longer than the run is.
-FORGED = 16
-BANS = f"automatic_bans: {{ failures: {FORGED}/1h, for: 1h, new_credentials: 1/1h, all_new_credentials: 1/1h }}\n"
-
-
-def ban(server, load, tokens, ops):
-    """Has the client's network banned, and uses up the one new credential that is verified then: every further one is refused unverified."""
-    forge = [*load, "--spoil", "distinct", "--expect", 401]
-    measure.run([*forge, "--tokens", tokens, "--requests", FORGED])
-
-    def is_banned():
-        with urllib.request.urlopen(f"http://127.0.0.1:{ops}/metrics", timeout=5) as answer:
-            return 'tollgate_bans{kind="automatic_network"} 1\n' in answer.read().decode()
-
-    server.wait_for("the ban", is_banned)
-    other = DIR / "other-tokens.txt"
-    other.write_text("\n".join(reversed(tokens.read_text().split())) + "\n")
-    measure.run([*forge, "--tokens", other, "--requests", 1])
-
-
-def total(program, tool, tokens, text, count, more=(), prepare=None):
-    """All instructions of one run that answers so many checks. `prepare` sends other checks before."""
+def total(program, tool, tokens, text, count, more=()):
+    """All instructions of one run that answers so many checks."""
     ops = servers.free_port()
     path = DIR / "counted.yaml"
     path.write_text(f'listen: {{ grpc: "unix:{DIR}/counted-{count}.sock", ops: "127.0.0.1:{ops}" }}\n' + text)
@@ -77,10 +56,8 @@ def total(program, tool, tokens, text, count, more=(), prepare=None):
         null = rig.enter_context(open("/dev/null", "wb"))
         server = rig.start(f"counted-{count}", command, output=null)
         server.wait_for("readiness", lambda: servers.answers(f"http://127.0.0.1:{ops}/readyz"))
-        load = [tool, "check", "--target", f"unix:{DIR}/counted-{count}.sock", "--in-flight", 16]
-        if prepare:
-            prepare(server, load, tokens, ops)
-        measure.run([*load, "--tokens", tokens, "--distinct", TOKENS, *more, "--requests", count])
+        load = [tool, "check", "--target", f"unix:{DIR}/counted-{count}.sock", "--tokens", tokens, "--distinct", TOKENS]
+        measure.run([*load, *more, "--in-flight", 16, "--requests", count])
         server.process.send_signal(signal.SIGTERM)
         server.process.wait(60)
         found = re.search(r"Collected : (\d+)", server.log.read_text(errors="replace"))
@@ -155,16 +132,8 @@ def main():
     print(f"{each_key} user instructions a hot check with an API key: {each_key / each:.2f} of one with a token")
     if each_key > MOST_OF_A_KEY * each:
         raise measure.Failed(f"a check with an API key may take {MOST_OF_A_KEY} of one with a token")
-    def of(tokens, text, more, prepare=None):
-        def run(count):
-            return total(program, tool, tokens, text, count, more, prepare)
-
-        return round((run(MANY) - run(FEW)) / (MANY - FEW))
-
-    refused = of(file, BANS + text, ["--spoil", "distinct", "--expect", 429], ban)
-    print(f"{refused} user instructions a forged token from a banned network, another one each time: {refused / each:.2f} of a hot check")
-    if refused > each:
-        raise measure.Failed("a forged token from a banned network may take no more than a hot check")
+    def of(tokens, text, more):
+        return round((total(program, tool, tokens, text, MANY, more) - total(program, tool, tokens, text, FEW, more)) / (MANY - FEW))
 
     by_key, by_certificate = bound_tokens(tool, tokens)
     each_proof = of(by_key[0], DPOP + text, by_key[1])
@@ -172,7 +141,7 @@ def main():
     for name, found in [("a token that is bound to a key, and its proof", each_proof), ("a token that is bound to a certificate", each_certificate)]:
         print(f"{found} user instructions a hot check with {name}: {found / each:.2f} of one with a token")
     command = "make bench-instructions"
-    measure.save("instructions", command, {"each": each, "api_key": each_key, "proof": each_proof, "certificate": each_certificate, "refused": refused, "valgrind": measure.first_line([servers.BIN / "valgrind", "--version"])})
+    measure.save("instructions", command, {"each": each, "api_key": each_key, "proof": each_proof, "certificate": each_certificate, "valgrind": measure.first_line([servers.BIN / "valgrind", "--version"])})
     hold(measure.PROFILE, each, "a check")
 
 
