@@ -4,7 +4,7 @@
 //! takes the place of one whose time is over, or weakens an entry with the lowest count and takes
 //! its place once that has none left, as HeavyKeeper does (Yang et al., "HeavyKeeper: An Accurate
 //! Algorithm for Finding Top-k Elephant Flows", 2018). The higher the count of an entry, the less likely
-//! is it weakened: any number of rare keys replace one another, and not a frequent one. An entry
+//! it is weakened: any number of rare keys replace one another, and not a frequent one. An entry
 //! never counts the events of another key: its count may be too low, and is never too high.
 
 use std::{

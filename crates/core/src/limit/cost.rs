@@ -101,8 +101,8 @@ pub struct CostTerms {
 }
 
 impl CostTerms {
-    /// Returns the cost of a request that was charged these tokens, by what was reported of its end;
-    /// `None` where it expired. Where the server reported no usage, it is the cost of what was charged
+    /// Returns the cost of a request that was charged these tokens, by the report of its end, which a
+    /// request that expired has not. Where the server reported no usage, it is the cost of what was charged
     /// in its place, and as much as the dearer kind for each token beyond.
     pub fn of_report(&self, report: Option<&UsageReport>, tokens: u64) -> u64 {
         if let Some(fixed) = self.fixed {
