@@ -20,6 +20,7 @@ mod error;
 mod grpc;
 mod http;
 mod inherited;
+mod lingering;
 mod places;
 mod serve;
 mod stream;

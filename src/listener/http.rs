@@ -27,6 +27,7 @@ use tollgate_grpc_unary::{CoalescedWrites, Http2Limits, ReadSlices, Slice};
 use super::{
     Limits,
     accept::Listener,
+    lingering::Lingering,
     serve::{self, BoxError, ConnectionHandler, ConnectionLifetime},
     stream::{Peer, Stream},
 };
@@ -110,7 +111,7 @@ where
         });
         let builder = builder(lifetime.limits());
         let slice = Slice::new();
-        let stream = CoalescedWrites::new(ReadSlices::new(stream, slice.clone()));
+        let stream = CoalescedWrites::new(ReadSlices::new(Lingering::new(stream), slice.clone()));
         let mut connection = pin!(builder.serve_connection(TokioIo::new(stream), service));
         tokio::select! {
             ended = in_slices(connection.as_mut(), &slice) => return ended,

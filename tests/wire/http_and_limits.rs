@@ -78,6 +78,23 @@ async fn header_blocks_are_bounded() {
     }
 }
 
+/// A proxy that is still writing its headers when they are refused reads the refusal: the
+/// connection is not reset under it.
+#[tokio::test]
+async fn a_refusal_reaches_a_peer_that_is_still_sending() {
+    let server = Wanted::default().http().await;
+    let mut stream = tcp(&server).await;
+    let start = format!("GET / HTTP/1.1\r\na: {}", "b".repeat(160 << 10));
+    stream.write_all(start.as_bytes()).await.unwrap();
+    assert_ne!(timeout(SOON, stream.peek(&mut [0])).await.unwrap().unwrap(), 0);
+    for _ in 0..8 {
+        stream.write_all(&[b'b'; 16 << 10]).await.unwrap();
+    }
+    let mut answer = String::new();
+    timeout(SOON, stream.read_to_string(&mut answer)).await.unwrap().unwrap();
+    assert!(answer.starts_with("HTTP/1.1 431 "), "{answer}");
+}
+
 #[tokio::test]
 async fn a_connection_without_a_request_is_closed() {
     let limits = Limits { first_request_timeout: Duration::from_millis(50), ..Default::default() };
