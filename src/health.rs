@@ -16,9 +16,12 @@ use tokio::sync::Semaphore;
 use tollgate_core::{policy::Policy, route::resource::WELL_KNOWN};
 
 pub use self::text::{Text, TooSlow};
-use crate::observe::{
-    Observer,
-    exposition::{self, Status},
+use crate::{
+    background,
+    observe::{
+        Observer,
+        exposition::{self, Status},
+    },
 };
 
 /// The metrics that may wait for their readers. With thousands of routes they are megabytes.
@@ -121,11 +124,11 @@ pub async fn handle<B>(health: &Health, request: Request<B>) -> Response<Text> {
     response
 }
 
-/// Writes the metrics on a blocking thread: thousands of routes are milliseconds of text, which
-/// must not delay checks.
+/// Writes the metrics in the background: thousands of routes are milliseconds of text, which must
+/// not delay checks.
 async fn metrics(health: &Health) -> Option<String> {
     let (observer, status) = (Arc::clone(&health.observer), (health.status)());
-    tokio::task::spawn_blocking(move || observer.exposition(status).ok()).await.ok().flatten()
+    background::run(move || observer.exposition(status).ok()).await.flatten()
 }
 
 /// Returns the metadata of the resource that a request means by its host and its path.

@@ -11,6 +11,7 @@
 pub mod adapter;
 pub mod admin;
 pub mod app;
+mod background;
 mod bounded_body;
 pub mod bounded_file;
 pub mod byte_size;

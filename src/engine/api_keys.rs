@@ -13,6 +13,7 @@ use std::{
 use tollgate_core::{credential::api_key::KeyTable, policy::Policy};
 
 use crate::{
+    background,
     bounded_file::{self, LOOK_AGAIN},
     config::{
         LoadError, MAX_KEY_FILE, TextDigest, compile_keys, key_file_error, read_keys_blocking,
@@ -128,20 +129,18 @@ impl ApiKeyFile {
             return Ok(None);
         }
         let (path, policy) = (self.path.clone(), Arc::clone(&self.policy));
-        // On a blocking thread: many records must not delay checks.
-        let compiled =
-            tokio::task::spawn_blocking(move || compile_keys(&path, &text, &policy)).await;
-        match compiled {
-            Ok(Ok(table)) => {
+        // In the background: many records must not delay checks.
+        match background::run(move || compile_keys(&path, &text, &policy)).await {
+            Some(Ok(table)) => {
                 self.applied = Some(digest);
                 self.rejected = None;
                 Ok(Some(table))
             }
-            Ok(Err(error)) => {
+            Some(Err(error)) => {
                 self.rejected = Some(digest);
                 Err(error)
             }
-            Err(_panic) => Ok(None),
+            None => Ok(None),
         }
     }
 

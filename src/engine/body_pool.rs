@@ -20,6 +20,8 @@ use tokio::{
     time::timeout,
 };
 
+use crate::background;
+
 /// A message of this size is read by the task that answers it; a larger one by a thread of the pool.
 ///
 /// The slowest bodies are read at 0.18 GB/s (`cargo bench -p tollgate-core --bench body`), so that a
@@ -52,10 +54,6 @@ struct Lane {
 
 /// The reading of one body, which sends its result.
 type Job = Box<dyn FnOnce() + Send>;
-
-/// The niceness of the threads of the pool. A thread that answers checks preempts them at once, and
-/// does not wait for the end of their time slice.
-const NICENESS: i32 = 10;
 
 /// The longest time that a check waits for the reading of its body. It leaves time for the store,
 /// before the proxy stops waiting.
@@ -141,8 +139,7 @@ fn start(threads: usize) -> Sender<Job> {
 
 /// Reads bodies until the lane is dropped.
 fn read_bodies(jobs: &Mutex<Receiver<Job>>) {
-    // It fails where the process is nicer already.
-    let _unchanged = rustix::process::setpriority_process(None, NICENESS);
+    background::lower_priority();
     loop {
         let next = jobs.lock().unwrap_or_else(PoisonError::into_inner).recv();
         let Ok(job) = next else { return };

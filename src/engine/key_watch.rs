@@ -23,6 +23,7 @@ use tollgate_core::{
 use self::scan::{Notice, Scan};
 use super::live::Live;
 use crate::{
+    background,
     observe::{
         self, Observer,
         key_events::{KeyEvent, KeyEventKind},
@@ -206,9 +207,9 @@ impl KeyWatch {
         self.seen.retain(|id| record(snapshot, id).is_some());
         let given = std::mem::take(&mut self.given);
         let scanned = snapshot.clone();
-        // On a blocking thread: many records must not delay checks.
-        let scanning = tokio::task::spawn_blocking(move || Scan::of(&scanned, now, given));
-        let Ok(Scan { mut counts, notices, given, next }) = scanning.await else { return };
+        // In the background: many records must not delay checks.
+        let scanning = background::run(move || Scan::of(&scanned, now, given));
+        let Some(Scan { mut counts, notices, given, next }) = scanning.await else { return };
         self.given = given;
         for (count, table) in counts.iter_mut().zip(&snapshot.api_keys) {
             let in_table =

@@ -15,10 +15,7 @@ use std::{
 
 use tokio::sync::oneshot;
 
-/// The niceness of the thread. A thread that answers checks preempts it at once, and does not wait
-/// for the end of its time slice. Where checks use a whole core, the thread still gets a tenth of
-/// it, so that a reload that removes something is not delayed for long.
-const NICENESS: i32 = 10;
+use crate::background;
 
 /// How often the thread looks whether the last check under a retired policy has ended.
 const LOOK_EVERY: Duration = Duration::from_millis(50);
@@ -80,8 +77,7 @@ fn start() -> Sender<Job> {
 
 /// Runs jobs until the worker is dropped.
 fn work(jobs: &Receiver<Job>) {
-    // It fails where the process is nicer already.
-    let _unchanged = rustix::process::setpriority_process(None, NICENESS);
+    background::lower_priority();
     let mut retired: Vec<Retired> = Vec::new();
     loop {
         let next = match retired.is_empty() {

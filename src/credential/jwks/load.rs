@@ -12,6 +12,7 @@ use tollgate_core::{
 };
 
 use crate::{
+    background,
     bounded_file::{self, FileError},
     secrets::{self, trim_line_break},
 };
@@ -252,13 +253,13 @@ impl Loader {
             last.validator = validator;
             return Ok(last.loaded(fresh_for));
         }
-        // On a blocking thread: a full set of bad keys takes tens of milliseconds to reject.
+        // In the background: a full set of bad keys takes tens of milliseconds to reject.
         let plan = Arc::clone(&self.plan);
         let examined = content.clone();
-        let examining = tokio::task::spawn_blocking(move || {
+        let examining = background::run(move || {
             KeySet::of_issuer(&plan.trust.issuer, &examined, &plan.trust.algorithms)
         });
-        let (keys, skipped) = examining.await.map_err(|_| LoadError::ParserPanicked)??;
+        let (keys, skipped) = examining.await.ok_or(LoadError::ParserPanicked)??;
         let keys = match &self.last {
             Some(last) => keys.succeeding(&last.keys),
             None => keys,
