@@ -144,17 +144,23 @@ function lines(piece, isLast) {
         size = 0;
     }
     kept.push(text);
-    if (!isLast && !/[\r\n]/.test(text)) {
+    if (!isLast && text.indexOf('\n') < 0 && text.indexOf('\r') < 0) {
         return [];
     }
     const all = kept.join('');
     // A carriage return at the end may have its line feed in the next piece.
     const isCut = !isLast && all.charAt(all.length - 1) === '\r';
-    const found = (isCut ? all.slice(0, -1) : all).split(/\r\n|\n|\r/);
+    const found = split(isCut ? all.slice(0, -1) : all);
     const rest = found.pop() + (isCut ? '\r' : '');
     kept = rest ? [rest] : [];
     size = rest.length;
     return found;
+}
+
+// Splits at every end of a line. A regular expression would be tried at each character, which is seconds for a long event.
+function split(text) {
+    const fed = text.indexOf('\r') < 0 ? text : text.split('\r\n').join('\n').split('\r').join('\n');
+    return fed.split('\n');
 }
 
 function readEvents(piece, isLast) {

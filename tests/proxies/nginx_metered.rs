@@ -9,6 +9,10 @@ use std::{
     thread::JoinHandle,
 };
 
+use nix::{
+    sys::signal::{Signal, kill},
+    unistd::Pid,
+};
 use serde_json::{Value, json};
 use tollgate_core::credential::api_key::KeyDigest;
 
@@ -93,6 +97,21 @@ impl Metered {
         Self { rig, next, seen, token }
     }
 
+    /// As [`with`](Self::with), with a master and two workers.
+    fn with_workers(policy: &str, edit: impl FnOnce(String) -> String) -> Self {
+        Self::with(policy, |config| {
+            let alone = "worker_processes 1; master_process off;";
+            edit(replace_once(config, alone, "worker_processes 2; user root;"))
+        })
+    }
+
+    /// The process ids of the workers.
+    fn workers(&self) -> Vec<i32> {
+        let master = self.rig.proxy.id();
+        let children = self.rig.proxy.proc(&format!("task/{master}/children"));
+        children.split_whitespace().map(|id| id.parse().unwrap()).collect()
+    }
+
     fn script(&self, script: impl FnOnce(&Request) -> Answer + Send + 'static) {
         self.next.lock().unwrap().push_back(Box::new(script));
     }
@@ -156,6 +175,17 @@ impl Metered {
         let label = format!("ending=\"{ending}\"");
         self.rig.tollgate.metric("tollgate_unmetered_total", &[&label])
     }
+
+    /// Waits until this many requests were charged because no report came.
+    fn until_expired(&self, count: f64) {
+        self.rig.tollgate.until_metric("tollgate_reservations_expired_total", &[], count);
+    }
+}
+
+impl Drop for Metered {
+    fn drop(&mut self) {
+        self.rig.proxy.terminate();
+    }
 }
 
 fn refusal() -> Answer {
@@ -181,6 +211,9 @@ fn a_complete_response_is_charged_its_usage_in_every_shape() {
         json!({ "usage": { "total_tokens": 900 }, "a\"{[\\": "\\\"}]{\\", "prompt_tokens": 901 });
     let body = json!({ "a": echo, "usage": { "details": echo, "total_tokens": 59 }, "z": [echo] });
     assert_eq!(rig.charged_for("an echo", JSON, pieces_of(&body.to_string())), 59);
+    // A long event is read whole: its end may have the usage.
+    let text = json!({ "choices": [{ "delta": { "content": "x".repeat(3 << 20) } }] });
+    assert_eq!(rig.charged_for("a long event", SSE, events(&[text, running(48)])), 59);
     // Long documents are read at their end.
     let vector = vec![0.123_456; 60_000];
     let large = json!({ "data": vector, "e": echo, "usage": { "total_tokens": 59 }, "z": echo });
@@ -475,6 +508,60 @@ fn a_reporter_with_a_token_settles_the_requests_of_its_routes() {
         rig.rig.tollgate.until_metric("tollgate_report_problems_total", &[&label], 1.0);
         assert_eq!(rig.settled(), 0.0);
     }
+}
+
+/// What the workers know together outlives them: an old worker ends its stream, and any worker
+/// sends the report.
+#[test]
+fn a_reload_of_nginx_loses_no_report() {
+    let rig = Metered::with_workers(&policy(&format!("tokens: {BUDGET}/day"), "60s"), |it| it);
+    let (left, settled) = (rig.left(), rig.settled());
+    let (reply, events) = stream(&rig);
+    let old = rig.workers();
+    rig.rig.proxy.signal(Signal::SIGHUP);
+    until("two new workers", || {
+        (rig.workers().iter().filter(|id| !old.contains(id)).count() == 2).then_some(())
+    });
+    events.send(running(48).to_string()).unwrap();
+    drop(events);
+    assert_eq!(reply.join().unwrap().unwrap().status, 200);
+    rig.until_settled(settled + 1.0);
+    assert_eq!(left - rig.left(), 59);
+    until("the end of the old workers", || (rig.workers().len() == 2).then_some(()));
+}
+
+/// The reports of a worker that was killed are those of no one: what its requests hold is charged.
+#[test]
+fn a_request_of_a_worker_that_was_killed_is_charged_its_hold() {
+    let rig = Metered::with_workers(&policy(&format!("tokens: {BUDGET}/day"), "5s"), |config| {
+        replace_once(config, "tollgate_open:16m timeout=600s", "tollgate_open:16m timeout=1s")
+    });
+    let left = rig.left();
+    let (reply, events) = stream(&rig);
+    let held = left - rig.left();
+    assert!(held >= 512, "{held}");
+    for worker in rig.workers() {
+        kill(Pid::from_raw(worker), Signal::SIGKILL).unwrap();
+    }
+    drop(events);
+    let cut = reply.join().unwrap();
+    assert!(cut.is_none_or(|reply| reply.body.is_empty()));
+    rig.until_expired(1.0);
+    assert_eq!(left - rig.left(), held);
+}
+
+/// Requests are answered and charged when nothing takes their reports any more.
+#[test]
+fn a_full_dictionary_of_reports_charges_holds() {
+    let rig = Metered::with(&policy(&format!("tokens: {BUDGET}/day"), "5s"), |config| {
+        let config = replace_once(config, "tollgate_reports:16m", "tollgate_reports:32k");
+        replace_once(config, "settle.sock:/v1/settle", "nowhere.sock:/v1/settle")
+    });
+    until("a report that finds no room", || {
+        assert_eq!(rig.rig.send(&rig.chat("qwen", false)).status, 400);
+        rig.rig.log().contains("a report is lost").then_some(())
+    });
+    rig.until_expired(1.0);
 }
 
 /// A small run of the kind of `make bench-accuracy`: clients at once, some of which disconnect.

@@ -114,7 +114,7 @@ impl Kind {
 /// A proxy, its Tollgate, an issuer and an upstream.
 pub(crate) struct ProxyRig {
     // Dropped in this order: the proxy first, the directory with the logs last.
-    proxy: Process,
+    pub(crate) proxy: Process,
     pub(crate) port: u16,
     pub(crate) tollgate: Tollgate,
     pub(crate) upstream: Upstream,
@@ -232,7 +232,11 @@ impl Parts<'_> {
                     "pid /run/nginx-tollgate.pid",
                     &format!("pid {here}/nginx.pid"),
                 );
-                config = replace_once(config, "worker_processes auto", "worker_processes 1");
+                config = replace_once(
+                    config,
+                    "worker_processes auto;",
+                    "worker_processes 1; master_process off;",
+                );
                 if kind == Kind::NjsMetered {
                     config = replace_once(
                         config,
@@ -268,7 +272,7 @@ impl Parts<'_> {
                     part("nginx-njs", "nginx-njs")
                 });
                 command
-                    .args(["-e", "stderr", "-g", "daemon off; master_process off;", "-p"])
+                    .args(["-e", "stderr", "-g", "daemon off;", "-p"])
                     .arg(dir)
                     .arg("-c")
                     .arg(path);

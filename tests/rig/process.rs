@@ -116,6 +116,12 @@ impl Process {
         self.child.wait().unwrap();
     }
 
+    /// Asks it to end with SIGTERM, so that it ends its own children, and waits for its end.
+    pub(crate) fn terminate(&mut self) {
+        self.signal(Signal::SIGTERM);
+        let _killed_later = within(SOON, || self.child.try_wait().unwrap());
+    }
+
     /// Waits for its end, for `span` at most.
     pub(crate) fn ended(&mut self, span: Duration) -> ExitStatus {
         within(span, || self.child.try_wait().unwrap())
