@@ -2,6 +2,7 @@
 
 mod command;
 mod month;
+mod refused_writes;
 mod rig;
 mod slow_link;
 mod tampering;

@@ -289,6 +289,7 @@ for i = 1, #written do
   redis.call('SET', written[i], string.format('%.0f', tat), 'PX', string.format('%.0f', ttl))
 end
 if list then
+  write_records()
   write_changes(KEYS[#KEYS - 2])
   answer[size + 1] = expired
   add_expired_tokens(answer, size + 1)

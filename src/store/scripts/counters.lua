@@ -1,5 +1,7 @@
 -- Counters and reservations: the functions of the scripts that hold, settle and expire. They are the model of
--- crates/core/src/limit/counters.rs. Everything is written by write_changes, so an error before it changes nothing.
+-- crates/core/src/limit/counters.rs. Everything is written at the end of a script, and first what Redis may refuse: write_records,
+-- then the ids that are settled, then write_changes. So a script that ends with an error has changed nothing, or nothing that is
+-- counted twice when it is called again.
 --
 -- A counter is a text: what is spent (of a bucket its TAT in microseconds), a space, and what is held.
 -- The TAT of a bucket and the expiry of a reservation are moments of the steady time (preamble.lua).
@@ -285,6 +287,18 @@ local function expire_due(index)
   end
 end
 
+-- Appends the records of the requests that have ended, and returns their keys and ids.
+local function write_records()
+  local written = {}
+  for i = 1, #records do
+    local record, text, report, tokens, before = unpack(records[i])
+    local key = ledger_key(record, ':ledger:pending:' .. ledger)
+    local id = redis.call('XADD', key, '*', 'f', text, 'r', report, 't', tokens, 'b', before, 'a', whole(now))
+    written[i] = { key, id }
+  end
+  return written
+end
+
 local function write_changes(index)
   for i = 1, #changed_counts do
     local key = changed_counts[i]
@@ -316,11 +330,6 @@ local function write_changes(index)
     else
       redis.call('DEL', key)
     end
-  end
-  for i = 1, #records do
-    local record, text, report, tokens, before = unpack(records[i])
-    redis.call('XADD', ledger_key(record, ':ledger:pending:' .. ledger), '*', 'f', text, 'r', report, 't', tokens, 'b', before,
-      'a', whole(now))
   end
   local entries, removed = {}, {}
   for id, expiry in pairs(expiries) do

@@ -95,13 +95,18 @@ for n = 1, reports do
   answer[size + 1], answer[size + 2] = report(KEYS[key + 1], holds, member, issued, life, usage, tokens, given, known_end)
   size, key, at = size + 2, key + 2 + holds, at + 5 * holds
 end
-write_changes(index)
+local written = write_records()
 for i = 1, #settled_keys do
   local set = settled_keys[i]
-  redis.call('SADD', set, unpack(settled[set]))
+  local added = redis.pcall('SADD', set, unpack(settled[set]))
+  if type(added) == 'table' then
+    for n = 1, #written do redis.call('XDEL', written[n][1], written[n][2]) end
+    return added
+  end
   -- All issues of the set are of one hour.
   redis.call('PEXPIRE', set, whole(math.ceil((settled[set].issued + KEPT + 3600000000 - now) / 1000)))
 end
+write_changes(index)
 answer[1], answer[2] = expired, redis.call('ZCOUNT', index, '-inf', '+inf')
 add_expired_tokens(answer, size)
 return cmsgpack.pack(answer)
