@@ -194,6 +194,15 @@ async fn costs(store: &dyn Store) {
         let tokens_spent = if usage == Usage::Released { 20 } else { spent.0 };
         assert_eq!((before.0 - now.0, before.1 - now.1), (tokens_spent, spent.1), "{usage:?}");
     }
+    // Tokens beyond those of the hold cost the most they may while the request runs, and what its end says
+    // when it has ended.
+    let long = hold("cost-long", cost_budget(1000), 300, 300);
+    let request = priced(std::slice::from_ref(&long));
+    assert!(outcome(store, &[], &request).await.0);
+    assert_eq!(settle(store, &request, Usage::Running(200)).await, Settled::Renewed);
+    assert_eq!(left(store, &long).await, 600);
+    assert_eq!(settle(store, &request, Usage::Final(160)).await, Settled::Charged(0));
+    assert_eq!(left(store, &long).await, 680);
     // Nothing is held where one of them has no room; a limit on cost alone is settled, too.
     let large = hold("cost-money", cost_budget(1000), 999, 999);
     let verdicts = admit(store, &[], &priced(&[tokens, large])).await;

@@ -218,6 +218,10 @@ local function cost_reservation(key)
   return key .. '-cost'
 end
 
+local function is_of_cost(key)
+  return string.sub(key, -5) == '-cost'
+end
+
 -- Whether an open reservation holds units of a counter.
 local function has_hold(key, counter)
   local reservation = reservations[key]
@@ -254,7 +258,7 @@ local function expire(key, reservation)
   expiries[id_of(key)] = false
   write_reservation(key, not forgets(issued) and { 2, issued, used } or false)
   -- What is held of costs expires beside the tokens of its request, which are counted and recorded.
-  if string.sub(key, -5) == '-cost' then return end
+  if is_of_cost(key) then return end
   make_record(key, nil, '', tokens, false, true, issued)
   expired = expired + 1
   -- What expires once more was counted before.

@@ -37,7 +37,9 @@ local function report(record, holds, member, issued, life, usage, tokens, given,
   elseif is_settled(set, member) then
     return 4, 0
   end
-  local most, charged, has_tokens, left_out = math.max(used, tokens), 0, false, {}
+  -- The cost of tokens that were counted while a request ran is at most what was known of them: its end says what they cost.
+  local most = usage == 2 and is_of_cost(record) and tokens or math.max(used, tokens)
+  local charged, has_tokens, left_out = 0, false, {}
   for i = 1, holds do
     local n, counter = at + 5 * (i - 1), KEYS[first + i]
     local kind, amount, unreported = list[n + 1], list[n + 4], list[n + 5]

@@ -248,7 +248,13 @@ impl Counters {
             }
             Usage::Released => 0,
         };
-        let most = used.max(Used { tokens, cost: settlement.cost().min(MOST) });
+        let cost = settlement.cost().min(MOST);
+        let mut most = used.max(Used { tokens, cost });
+        if matches!(usage, Usage::Final(_)) {
+            // The cost of tokens that were counted while the request ran is at most what was known
+            // of them: its end says what they cost.
+            most.cost = cost;
+        }
         let mut charged = 0;
         for hold in &reservation.holds {
             if open.as_ref().is_some_and(|open| !open.has(hold)) {
