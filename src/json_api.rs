@@ -118,7 +118,7 @@ where
         return Err(Refusal::new(
             415,
             "unsupported_media_type",
-            "send a JSON body with `Content-Type: application/json`",
+            "send a JSON body with one header `Content-Type: application/json`",
         ));
     }
     let body = bounded_body::collect(request.into_body(), max);
