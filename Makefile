@@ -89,7 +89,7 @@ sbom: ## The bills of materials of the program and the module (CycloneDX), in ta
 	@.parts/bin/python -B tools/sbom target/sbom
 
 .PHONY: soak
-soak: ## Mixed traffic with new keys, tokens and addresses, Redis and reloads, as a table (SECONDS=1800 RATE=400)
+soak: ## Mixed traffic with new keys, tokens and addresses, metered streams, forged credentials, Redis and reloads, as a table (SECONDS=1800 RATE=400)
 	@tools/parts toolchain redis >/dev/null
 	$(CARGO) build --release --bin tollgate
 	@SECONDS=$(or $(SECONDS),1800) RATE=$(or $(RATE),400) TOLLGATE_PROGRAM=$(CURDIR)/target/release/tollgate \
@@ -97,7 +97,7 @@ soak: ## Mixed traffic with new keys, tokens and addresses, Redis and reloads, a
 	  cardinality::soak::memory_descriptors_and_keys_stay_level_under_mixed_traffic --nocapture
 
 .PHONY: flood
-flood: ## A million requests, each with a new key, token, address or name, of 13 kinds (FLOOD=80000 of each)
+flood: ## A million requests, each with a new key, token, address or name, of 14 kinds (FLOOD=80000 of each)
 	@tools/parts toolchain >/dev/null
 	$(CARGO) build --release --bin tollgate
 	@TOLLGATE_FLOOD=$(or $(FLOOD),80000) TOLLGATE_PROGRAM=$(CURDIR)/target/release/tollgate \

@@ -2,6 +2,7 @@
 //! binary, and what they leave to others.
 
 mod entries;
+mod metered;
 mod soak;
 mod traffic;
 

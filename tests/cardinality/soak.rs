@@ -10,6 +10,7 @@ use std::{
 };
 
 use super::{
+    metered::{self, Gateway},
     resident, series,
     traffic::{CONFIG, Connection, KINDS, World, bearer, head},
 };
@@ -17,6 +18,9 @@ use crate::rig::{redis::Redis, tollgate::Tollgate, within};
 
 /// The clients, each with a connection.
 const CLIENTS: u64 = 4;
+
+/// The automatic bans. The other kinds fail from one network, which is never banned.
+const BANS: &str = "automatic_bans: { failures: 10/1m, for: 5s, longest: 20s, remember: 30s, exempt: [192.0.2.0/24] }\n";
 
 /// The kinds whose counters outlive the run. Redis has them until a day after their window.
 const OF_DAYS: &str = "subjects with a budget";
@@ -30,6 +34,7 @@ fn number(variable: &str, usual: u64) -> u64 {
 struct Counts {
     checks: AtomicU64,
     new: AtomicU64,
+    metered: AtomicU64,
     failures: AtomicU64,
     /// Checks that the process had no time for (503): the machine's other work, and no leak.
     overloaded: AtomicU64,
@@ -41,6 +46,8 @@ struct Sample {
     at: Duration,
     checks: u64,
     new: u64,
+    metered: u64,
+    bans: u64,
     failures: u64,
     overloaded: u64,
     resident: u64,
@@ -60,6 +67,8 @@ impl Sample {
             at: started.elapsed(),
             checks: counts.checks.load(Relaxed),
             new: counts.new.load(Relaxed),
+            metered: counts.metered.load(Relaxed),
+            bans: tollgate.metric("tollgate_automatic_bans_total", &["result=\"begun\""]) as u64,
             failures: counts.failures.load(Relaxed),
             overloaded: counts.overloaded.load(Relaxed),
             resident: resident(tollgate),
@@ -76,10 +85,12 @@ impl Sample {
         let mut out = std::io::stdout().lock();
         writeln!(
             out,
-            "| {:.1} | {} | {} | {} | {} | {} | {} | {} | {} | {} | {} |",
+            "| {:.1} | {} | {} | {} | {} | {} | {} | {} | {} | {} | {} | {} | {} |",
             self.at.as_secs_f64() / 60.0,
             self.checks,
             self.new,
+            self.metered,
+            self.bans,
             self.failures,
             self.overloaded,
             mib(self.resident),
@@ -120,6 +131,23 @@ fn client(world: &World, port: u16, index: u64, pause: Duration, counts: &Counts
     }
 }
 
+/// Sends metered requests and their reports, until the end.
+fn gateway(world: &World, pause: Duration, counts: &Counts) {
+    let (mut gateway, mut next) = (Gateway::new(world), Instant::now());
+    while !counts.ends.load(Relaxed) {
+        for failure in gateway.turn() {
+            let is_overload = failure.contains(": 503: ");
+            let count = if is_overload { &counts.overloaded } else { &counts.failures };
+            count.fetch_add(1, Relaxed);
+            eprintln!("soak: {failure}");
+        }
+        counts.checks.fetch_add(1, Relaxed);
+        counts.metered.fetch_add(1, Relaxed);
+        next += pause;
+        within(next.saturating_duration_since(Instant::now()), || None::<()>);
+    }
+}
+
 /// `SECONDS` long (15), with `RATE` checks a second (400).
 #[test]
 #[ignore = "make soak: half an hour with an optimised binary; here for some seconds"]
@@ -130,9 +158,13 @@ fn memory_descriptors_and_keys_stay_level_under_mixed_traffic() {
     let minutes = CONFIG.replace("rate: 5/1h", "rate: 5/1m");
     // The traffic goes on where the machine has other work: a late answer of Redis is no leak.
     let store = redis.store().replace("redis: {", "redis: { deadline: 1s,");
-    let config = format!("{minutes}{store}");
-    let (one, two) = ("{ name: qwen, serves: [qwen] }", "{ name: other, serves: [other] }");
-    let other = config.replace(one, &format!("{one}, {two}"));
+    let config = format!("{minutes}{store}{BANS}{}", metered::SECTIONS)
+        .replacen("listen:\n", metered::LISTEN, 1)
+        .replacen("http: [", &format!("http: [{}, ", metered::GATEWAY), 1)
+        .replacen("dialect: traefik }", "dialect: traefik, body: deny, settlement: expiry }", 1)
+        .replacen("\nlimits:\n", &format!("{}limits:{}", metered::ROUTE, metered::LIMITS), 1)
+        .replacen("serves: [qwen] }", "serves: [qwen], context: 4096, max_output: 512 }", 1);
+    let other = config.replacen("models: [", "models: [{ name: other, serves: [other] }, ", 1);
     let tollgate = world.start(&config);
     let port = tollgate.http_port();
     let pause = Duration::from_secs(1).mul_f64(2.0 * CLIENTS as f64 / rate as f64);
@@ -140,9 +172,9 @@ fn memory_descriptors_and_keys_stay_level_under_mixed_traffic() {
     let end = Duration::from_secs(seconds);
     let step = (end / 30).max(Duration::from_secs(2));
     println!(
-        "| minutes | checks | of them with something new | failures | 503 | resident MiB | \
+        "| minutes | checks | of them with something new | metered | bans | failures | 503 | resident MiB | \
          descriptors | threads | series | keys in Redis | MiB in Redis |\n\
-         |---|---|---|---|---|---|---|---|---|---|---|"
+         |---|---|---|---|---|---|---|---|---|---|---|---|---|"
     );
     let mut samples = Vec::new();
     thread::scope(|scope| {
@@ -150,6 +182,8 @@ fn memory_descriptors_and_keys_stay_level_under_mixed_traffic() {
             let (world, counts) = (&world, &counts);
             scope.spawn(move || client(world, port, index, pause, counts));
         }
+        let (of_world, of_counts) = (&world, &counts);
+        scope.spawn(move || gateway(of_world, pause, of_counts));
         let mut reloads = 0_u64;
         while started.elapsed() < end {
             within(step.min(Duration::from_secs(10)), || None::<()>);
@@ -168,12 +202,15 @@ fn memory_descriptors_and_keys_stay_level_under_mixed_traffic() {
     let last = Sample::take(started, &tollgate, &redis, &counts);
     last.print();
     assert_eq!(last.failures, 0);
+    assert!(last.metered > 0 && last.bans > 0, "{} metered, {} bans", last.metered, last.bans);
+    let settled = tollgate.metric("tollgate_settlements_total", &[]);
+    assert!(settled >= 0.5 * last.metered as f64, "{settled} settlements");
     assert!(last.overloaded * 100 <= last.checks, "{} of {}", last.overloaded, last.checks);
     assert!(last.checks * 2 > rate * seconds, "{} checks in {seconds} s", last.checks);
     // The tables are full, or as full as they get, after the first third.
-    let settled = &samples[samples.len() / 3];
-    let bound = settled.resident + settled.resident / 10 + (4 << 20);
-    assert!(last.resident <= bound, "{} bytes after {}", last.resident, settled.resident);
-    assert!(last.descriptors <= settled.descriptors + 4, "{}", last.descriptors);
-    assert!(last.series <= settled.series + 4, "{}", last.series);
+    let early = &samples[samples.len() / 3];
+    let bound = early.resident + early.resident / 10 + (4 << 20);
+    assert!(last.resident <= bound, "{} bytes after {}", last.resident, early.resident);
+    assert!(last.descriptors <= early.descriptors + 4, "{}", last.descriptors);
+    assert!(last.series <= early.series + 4, "{}", last.series);
 }

@@ -70,6 +70,7 @@ impl World {
         });
         Issuer::new("https://auth.example.com").publish(dir.path());
         api_key_file(dir.path());
+        std::fs::write(dir.path().join("metering"), "0123456789abcdef0123456789abcdef").unwrap();
         let mut world = Self { dir, issuers, good: String::new() };
         world.good = world.token("b", "mallory", "evil", "steady");
         world
@@ -175,6 +176,7 @@ pub(super) const KINDS: &[Kind] = &[
         },
     },
     Kind { name: "hosts and paths", statuses: &[403], head: |_, n| unknown_place(n) },
+    Kind { name: "forged credentials of other networks", statuses: &[401, 429], head: attack },
     Kind { name: "headers, cookies, traces, request ids", statuses: &[200], head: names },
 ];
 
@@ -218,6 +220,19 @@ fn token(world: &World, n: u64) -> String {
 fn forgery(world: &World, n: u64) -> String {
     let token = forged(&world.token("b", "mallory", "evil", &format!("f{n}")));
     head("/free", "192.0.2.1", &bearer(&token))
+}
+
+/// A client that changes its address after some forged tokens, API keys and malformed tokens, and comes
+/// back to it.
+fn attack(world: &World, n: u64) -> String {
+    let address = format!("203.0.113.{}", n / 100 % 200);
+    let key = GeneratedKey::new(&[7; 16], &[1; 32]);
+    let token = match n % 3 {
+        0 => forged(&world.token("b", "mallory", "evil", &format!("g{n}"))),
+        1 => key.expose().to_owned(),
+        _ => format!("eyJh.{n}"),
+    };
+    head("/free", &address, &bearer(&token))
 }
 
 fn expired(world: &World, n: u64) -> String {
