@@ -110,12 +110,15 @@ impl Gateway {
 }
 
 /// Sends a request on a connection of its own. Returns the status and the whole answer.
+///
+/// nginx gets a denial as a 403 with the status for the client beside it.
 fn send(socket: &Path, request: &Request) -> (u16, String) {
     let mut stream = UnixStream::connect(socket).unwrap();
     stream.set_read_timeout(Some(SOON)).unwrap();
     stream.write_all(&request.bytes()).unwrap();
     let mut text = String::new();
     stream.read_to_string(&mut text).unwrap();
-    let status = text.split(' ').nth(1).and_then(|status| status.parse().ok()).unwrap_or_default();
-    (status, text)
+    let denied = text.lines().find_map(|line| line.strip_prefix("x-tollgate-status: "));
+    let status = denied.or_else(|| text.split(' ').nth(1)).unwrap_or_default();
+    (status.trim().parse().unwrap_or_default(), text)
 }
