@@ -13,7 +13,7 @@ pub use self::{
     would_deny::{MAX_RULE, MAX_WOULD_DENY, ShadowDenial, WouldDeny},
 };
 use crate::{
-    text::{is_invisible, with_invisible_escaped},
+    text::{has_invisible, with_invisible_escaped},
     time::Span,
 };
 
@@ -74,7 +74,7 @@ impl Denial {
     /// Creates a denial with the reason's default text. A cause beyond [`MAX_CAUSE`] is cut.
     pub fn new(reason: Reason, cause: impl Into<Cow<'static, str>>) -> Self {
         let cause = match cause.into() {
-            Cow::Owned(text) if text.chars().any(is_invisible) => {
+            Cow::Owned(text) if has_invisible(&text) => {
                 Cow::Owned(cut(with_invisible_escaped(&text), MAX_CAUSE))
             }
             Cow::Owned(text) => Cow::Owned(cut(text, MAX_CAUSE)),

@@ -79,6 +79,11 @@ pub fn is_invisible(character: char) -> bool {
     )
 }
 
+/// Whether a text has a character that [is invisible](is_invisible). None of ASCII is.
+pub fn has_invisible(text: &str) -> bool {
+    !text.is_ascii() && text.chars().any(is_invisible)
+}
+
 /// Returns a text whose invisible characters are escaped: `a\u{a0}b`.
 pub fn with_invisible_escaped(text: &str) -> String {
     let mut shown = String::with_capacity(text.len());

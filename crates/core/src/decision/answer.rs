@@ -1,15 +1,14 @@
 //! Answers: the headers, status and body that a decision becomes, the same for every front-end.
 
+mod body;
 mod challenge;
 mod limits;
 mod list;
 
 use std::{borrow::Cow, io::Write as _};
 
-use serde_json::json;
-
 pub use self::list::{HeaderList, HeaderSink};
-use self::{challenge::challenge, limits::rate_limit_headers};
+use self::{body::body, challenge::challenge, limits::rate_limit_headers};
 use super::{Dialect, Evidence, Grant, Upgrade};
 use crate::{
     credential::{
@@ -129,20 +128,7 @@ pub fn denied(denial: &Denial, evidence: &Evidence, decision_id: &str) -> Denied
     }
     rate_limit_headers(&evidence.limits, &mut headers);
     headers.text(DECISION_ID, decision_id);
-    DeniedAnswer { reason, status: denial.http(), headers, body: body.to_string() }
-}
-
-fn body(denial: &Denial, dialect: Dialect) -> serde_json::Value {
-    let reason = denial.reason;
-    let message = denial.message.as_deref().unwrap_or_else(|| reason.text());
-    match dialect {
-        Dialect::OpenAi => {
-            json!({ "error": { "message": message, "type": denial.openai_type(), "param": denial.param, "code": reason.code() } })
-        }
-        Dialect::Anthropic => {
-            json!({ "type": "error", "error": { "type": denial.anthropic_type(), "message": message, "code": reason.code() } })
-        }
-    }
+    DeniedAnswer { reason, status: denial.http(), headers, body }
 }
 
 /// Returns the event of a stream that ends for this reason. SDKs raise the error that it has.
