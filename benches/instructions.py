@@ -13,6 +13,7 @@ import os
 import re
 import signal
 import subprocess
+import urllib.request
 
 import gates
 import measure
@@ -47,8 +48,38 @@ store: { memory: { single_replica: true } }
 """
 
 
-def total(program, tool, tokens, text, count, more=()):
-    """All instructions of one run that answers so many checks."""
+#: A policy that bans the network of the client after these forged tokens, for longer than the run is.
+FORGED = 16
+BANS = f"automatic_bans: {{ failures: {FORGED}/1h, for: 1h, new_credentials: 1/1h, all_new_credentials: 1/1h }}\n"
+
+
+def ban(server, load, tokens, ops):
+    """Has the client's network banned, and uses up the one new credential that is verified then: every further one is refused unverified."""
+    # Tokens that the measured checks do not send: those are forged ones that were refused before.
+    others = iter(tokens.read_text().split()[TOKENS:])
+
+    def forge(count):
+        path = DIR / "forged.txt"
+        path.write_text("".join(next(others) + "\n" for _ in range(count)))
+        measure.run([*load, "--tokens", path, "--spoil", "distinct", "--expect", 401, "--requests", count])
+
+    def reports(line):
+        with urllib.request.urlopen(f"http://127.0.0.1:{ops}/metrics", timeout=5) as answer:
+            return f"\n{line}\n" in answer.read().decode()
+
+    def is_counted():
+        # Those before the keys were read again may be signed with a new key.
+        forge(1)
+        return reports("tollgate_failing_network_failures 1")
+
+    server.wait_for("the first failure that counts", is_counted)
+    forge(FORGED - 1)
+    server.wait_for("the ban", lambda: reports('tollgate_bans{kind="automatic_network"} 1'))
+    forge(1)
+
+
+def total(program, tool, tokens, text, count, more=(), prepare=None):
+    """All instructions of one run that answers so many checks. `prepare` sends other checks before."""
     ops = servers.free_port()
     path = DIR / "counted.yaml"
     path.write_text(f'listen: {{ grpc: "unix:{DIR}/counted-{count}.sock", ops: "127.0.0.1:{ops}" }}\n' + text)
@@ -57,8 +88,10 @@ def total(program, tool, tokens, text, count, more=()):
         null = rig.enter_context(open("/dev/null", "wb"))
         server = rig.start(f"counted-{count}", command, output=null)
         server.wait_for("readiness", lambda: servers.answers(f"http://127.0.0.1:{ops}/readyz"))
-        load = [tool, "check", "--target", f"unix:{DIR}/counted-{count}.sock", "--tokens", tokens, "--distinct", TOKENS]
-        measure.run([*load, *more, "--in-flight", 16, "--requests", count])
+        load = [tool, "check", "--target", f"unix:{DIR}/counted-{count}.sock", "--in-flight", 16]
+        if prepare:
+            prepare(server, load, tokens, ops)
+        measure.run([*load, "--tokens", tokens, "--distinct", TOKENS, *more, "--requests", count])
         server.process.send_signal(signal.SIGTERM)
         server.process.wait(60)
         found = re.search(r"Collected : (\d+)", server.log.read_text(errors="replace"))
@@ -133,8 +166,16 @@ def main():
     print(f"{each_key} user instructions a hot check with an API key: {each_key / each:.2f} of one with a token")
     if each_key > MOST_OF_A_KEY * each:
         raise measure.Failed(f"a check with an API key may take {MOST_OF_A_KEY} of one with a token")
-    def of(tokens, text, more):
-        return round((total(program, tool, tokens, text, MANY, more) - total(program, tool, tokens, text, FEW, more)) / (MANY - FEW))
+    def of(tokens, text, more, prepare=None):
+        def run(count):
+            return total(program, tool, tokens, text, count, more, prepare)
+
+        return round((run(MANY) - run(FEW)) / (MANY - FEW))
+
+    refused = of(file, BANS + text, ["--spoil", "distinct", "--expect", 429], ban)
+    print(f"{refused} user instructions a forged token from a banned network, another one each time: {refused / each:.2f} of a hot check")
+    if refused > each:
+        raise measure.Failed("a forged token from a banned network may take no more than a hot check")
 
     by_key, by_certificate = bound_tokens(tool, tokens)
     each_proof = of(by_key[0], DPOP + text, by_key[1])
@@ -142,7 +183,7 @@ def main():
     for name, found in [("a token that is bound to a key, and its proof", each_proof), ("a token that is bound to a certificate", each_certificate)]:
         print(f"{found} user instructions a hot check with {name}: {found / each:.2f} of one with a token")
     command = "make bench-instructions"
-    measure.save("instructions", command, {"each": each, "api_key": each_key, "proof": each_proof, "certificate": each_certificate, "valgrind": measure.first_line([servers.BIN / "valgrind", "--version"])})
+    measure.save("instructions", command, {"each": each, "api_key": each_key, "proof": each_proof, "certificate": each_certificate, "refused": refused, "valgrind": measure.first_line([servers.BIN / "valgrind", "--version"])})
     hold(measure.PROFILE, each, "a check")
 
 

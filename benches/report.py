@@ -240,6 +240,7 @@ def instructions(data):
             ("api_key", "an API key"),
             ("certificate", "a token that is bound to a certificate (`x5t#S256`)"),
             ("proof", "a token that is bound to a key, and a proof by ES256 that is new for each check (DPoP)"),
+            ("refused", "another forged token each time, from a network that is banned automatically: refused unverified"),
         ]
         if key in data
     ]
