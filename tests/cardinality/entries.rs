@@ -128,9 +128,10 @@ fn proof(memory: &Memory, number: u64) {
     admit(memory, number, AdmitRequest { proof, ..AdmitRequest::default() });
 }
 
+/// The memory of this process without the pages of its program, which the kernel maps as it likes.
 fn resident() -> u64 {
     let status = std::fs::read_to_string("/proc/self/status").unwrap();
-    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
+    let line = status.lines().find_map(|line| line.strip_prefix("RssAnon:")).unwrap();
     line.trim().strip_suffix(" kB").unwrap().parse::<u64>().unwrap() * 1024
 }
 
