@@ -1,6 +1,7 @@
 //! `tollgate usage`: sums, exports and the verification of the ledger.
 
 mod close;
+mod closed_month;
 mod erase;
 mod export;
 mod place;

@@ -9,7 +9,7 @@ use tollgate_core::ledger::{
     report::{Report, ReportQuery},
 };
 
-use super::place::Place;
+use super::{closed_month::ClosedMonth, place::Place};
 use crate::{
     cli::{Output, config_file::ConfigFile, printable},
     observe::now,
@@ -78,7 +78,7 @@ impl CloseArgs {
             }
         }
         let total = total_of(&place, month).await?;
-        let text = super::verify::ClosedMonth::sign(month, total, now(), &keys);
+        let text = ClosedMonth::sign(month, total, now(), &keys);
         let signed = place.redis.close_month(Some(month), (month, ends), &text).await;
         if signed.map_err(|outage| place.unavailable(outage))? != MonthClosing::Closed {
             writeln!(out, "{month} was closed by another command meanwhile")?;

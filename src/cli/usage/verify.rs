@@ -11,22 +11,19 @@ use std::{
 
 use anyhow::Context as _;
 use clap::Args;
-use serde::{Deserialize, Serialize};
 use serde_json::json;
-use tollgate_core::{
-    ledger::{
-        calendar::{Day, Month},
-        entry::{Anchor, Content, Entry, SignedEntry},
-        keys::{LedgerKeys, Mac},
-        person::{Person, PersonKey},
-        rows::{Measures, Period, RowKey},
-        verify::{ChainVerifier, DaySums, Finding, SeenDecisions},
-    },
-    time::{Timestamp, rfc3339::Rfc3339},
+use tollgate_core::ledger::{
+    calendar::{Day, Month},
+    entry::{Anchor, Content, Entry, SignedEntry},
+    keys::{LedgerKeys, Mac},
+    person::{Person, PersonKey},
+    rows::{Measures, Period, RowKey},
+    verify::{ChainVerifier, DaySums, Finding, SeenDecisions},
 };
 
 use super::{
     close::total_of,
+    closed_month::ClosedMonth,
     place::{PAGE, Place},
 };
 use crate::{
@@ -61,46 +58,6 @@ pub(super) struct VerifyArgs {
     /// How to print.
     #[arg(long, value_enum, default_value_t)]
     output: Output,
-}
-
-/// The sums of a month that is closed, signed.
-#[derive(Debug, Serialize, Deserialize)]
-pub(super) struct ClosedMonth {
-    month: Month,
-    closed_at: Rfc3339,
-    key: String,
-    #[serde(flatten)]
-    sums: Measures,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    mac: Option<Mac>,
-}
-
-impl ClosedMonth {
-    /// Returns the text about a month.
-    pub(super) fn sign(month: Month, sums: Measures, now: Timestamp, keys: &LedgerKeys) -> String {
-        let key = keys.first();
-        let (closed_at, name) = (Rfc3339(now), key.id().to_owned());
-        let mut closed = Self { month, closed_at, key: name, sums, mac: None };
-        closed.mac = Some(key.mac(&closed.unsigned()));
-        serde_json::to_string(&closed).unwrap_or_default()
-    }
-
-    /// The text that is signed.
-    fn unsigned(&self) -> String {
-        let Self { month, closed_at, key, sums, mac: _ } = self;
-        // A month that was closed before there were prices has no cost in its text.
-        let [measures @ .., cost, estimated_cost] = sums.all();
-        let cost = match (cost, estimated_cost) {
-            (0, 0) => String::new(),
-            (cost, estimated) => format!(" cost {cost} {estimated}"),
-        };
-        format!("closed {month} {closed_at} {key} {measures:?}{cost}")
-    }
-
-    fn is_signed(&self, keys: &LedgerKeys) -> bool {
-        let key = keys.get(&self.key);
-        key.zip(self.mac).is_some_and(|(key, mac)| key.has_signed(&self.unsigned(), mac))
-    }
 }
 
 /// What was verified.
@@ -501,23 +458,4 @@ fn worded(finding: &Finding) -> String {
         ),
     };
     text
-}
-
-#[cfg(test)]
-mod tests {
-    use tollgate_core::secret::Secret;
-
-    use super::*;
-
-    #[test]
-    fn the_sums_of_a_closed_month_are_signed() {
-        let keys = LedgerKeys::new(vec![("k".to_owned(), Secret::new(vec![1; 32]))]).unwrap();
-        let sums = Measures { requests: 1, tokens: 7, ..Measures::default() };
-        let month = "2026-11".parse().unwrap();
-        let text = ClosedMonth::sign(month, sums, Timestamp::from_secs(1_800_000_000), &keys);
-        let read = |text: &str| serde_json::from_str::<ClosedMonth>(text).unwrap();
-        assert!(read(&text).is_signed(&keys));
-        assert!(!read(&text.replace("\"tokens\":7", "\"tokens\":8")).is_signed(&keys));
-        assert!(!read(&text.replace("2026-11", "2026-10")).is_signed(&keys));
-    }
 }

@@ -1,0 +1,159 @@
+//! The sums of a closed month, signed.
+
+use serde::{Deserialize, Serialize};
+use tollgate_core::{
+    ledger::{
+        calendar::Month,
+        keys::{LedgerKeys, Mac},
+        report::MEASURES,
+        rows::Measures,
+    },
+    time::{Timestamp, rfc3339::Rfc3339},
+};
+
+/// The form of the text that is signed. Months that were closed before have none in their text.
+const FORM: u32 = 2;
+
+/// The sums of a month that is closed, signed.
+#[derive(Debug, Serialize, Deserialize)]
+pub(super) struct ClosedMonth {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    form: Option<u32>,
+    pub(super) month: Month,
+    closed_at: Rfc3339,
+    key: String,
+    #[serde(flatten)]
+    pub(super) sums: Measures,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    mac: Option<Mac>,
+}
+
+impl ClosedMonth {
+    /// Returns the text about a month.
+    pub(super) fn sign(month: Month, sums: Measures, now: Timestamp, keys: &LedgerKeys) -> String {
+        let key = keys.first();
+        let (closed_at, name) = (Rfc3339(now), key.id().to_owned());
+        let mut closed = Self { form: Some(FORM), month, closed_at, key: name, sums, mac: None };
+        closed.mac = closed.unsigned().map(|text| key.mac(&text));
+        serde_json::to_string(&closed).unwrap_or_default()
+    }
+
+    /// Whether a key has signed the sums.
+    pub(super) fn is_signed(&self, keys: &LedgerKeys) -> bool {
+        let signed = self.unsigned().zip(keys.get(&self.key)).zip(self.mac);
+        signed.is_some_and(|((text, key), mac)| key.has_signed(&text, mac))
+    }
+
+    /// The text that is signed, which is a contract: each measure by its name, without those that are
+    /// zero, so that measures of later versions change nothing. `None` of a form that is not known.
+    fn unsigned(&self) -> Option<String> {
+        let Self { form, month, closed_at, key, sums, mac: _ } = self;
+        match form {
+            None => Some(self.first_form()),
+            Some(FORM) => {
+                let mut text = format!("closed month, form {FORM}: {month} {closed_at} {key}");
+                let numbers = MEASURES.into_iter().zip(sums.all());
+                for (name, number) in numbers.filter(|(_, number)| *number != 0) {
+                    text.push_str(&format!(" {name}={number}"));
+                }
+                Some(text)
+            }
+            Some(_) => None,
+        }
+    }
+
+    /// The text of the first form: seven measures without names, and the costs if there are some.
+    fn first_form(&self) -> String {
+        let Self { month, closed_at, key, sums, .. } = self;
+        // A measure of a later version has no place in it: it is zero in such a month.
+        let Measures {
+            requests,
+            tokens,
+            input,
+            output,
+            cached,
+            reasoning,
+            estimated,
+            cost,
+            estimated_cost,
+        } = *sums;
+        let cost = match (cost, estimated_cost) {
+            (0, 0) => String::new(),
+            (cost, estimated) => format!(" cost {cost} {estimated}"),
+        };
+        format!(
+            "closed {month} {closed_at} {key} [{requests}, {tokens}, {input}, {output}, {cached}, \
+             {reasoning}, {estimated}]{cost}"
+        )
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tollgate_core::secret::Secret;
+
+    use super::*;
+
+    fn keys() -> LedgerKeys {
+        LedgerKeys::new(vec![("k".to_owned(), Secret::new(vec![1; 32]))]).unwrap()
+    }
+
+    fn read(text: &str) -> ClosedMonth {
+        serde_json::from_str(text).unwrap()
+    }
+
+    #[test]
+    fn the_sums_of_a_closed_month_are_signed() {
+        let sums = Measures { requests: 1, tokens: 7, cost: 30, ..Measures::default() };
+        let month = "2026-11".parse().unwrap();
+        let text = ClosedMonth::sign(month, sums, Timestamp::from_secs(1_800_000_000), &keys());
+        assert!(read(&text).is_signed(&keys()));
+        for (signed, changed) in [
+            ("\"tokens\":7", "\"tokens\":8"),
+            ("\"cost\":30", "\"cost\":0"),
+            ("\"reasoning\":0", "\"reasoning\":1"),
+            ("2026-11", "2026-10"),
+            ("\"form\":2", "\"form\":3"),
+            ("\"form\":2,", ""),
+        ] {
+            assert!(text.contains(signed), "{signed} {text}");
+            assert!(!read(&text.replace(signed, changed)).is_signed(&keys()), "{changed}");
+        }
+    }
+
+    /// The text is a contract: another one would make a finding of each month that was closed.
+    #[test]
+    fn the_text_that_is_signed_is_a_contract() {
+        let sums = Measures { requests: 1, tokens: 7, estimated_cost: -3, ..Measures::default() };
+        let month = "2026-11".parse().unwrap();
+        let text = ClosedMonth::sign(month, sums, Timestamp::from_secs(1_800_000_000), &keys());
+        let expected = "closed month, form 2: 2026-11 2027-01-15T08:00:00.000000Z k requests=1 \
+                        tokens=7 estimated_cost=-3";
+        assert_eq!(read(&text).unsigned().as_deref(), Some(expected));
+        assert_eq!(read(&text).mac, Some(keys().first().mac(expected)));
+    }
+
+    /// What is in Redis of a month that was closed before the text had a form, and what was signed.
+    #[test]
+    fn a_month_that_was_closed_in_the_first_form_is_still_signed() {
+        let closed = |members: &str, signed: &str| {
+            let mac = keys().first().mac(signed);
+            format!(
+                "{{\"month\":\"2026-11\",\"closed_at\":\"2026-12-01T08:00:00.000000Z\",\
+                 \"key\":\"k\",\"requests\":3,\"tokens\":1500,\"input\":1000,\"output\":500,\
+                 \"cached\":200,\"reasoning\":0,\"estimated\":-7,{members}\"mac\":\"{mac}\"}}"
+            )
+        };
+        let head = "closed 2026-11 2026-12-01T08:00:00.000000Z k [3, 1500, 1000, 500, 200, 0, -7]";
+        let before_prices = closed("", head);
+        let without_cost = closed("\"cost\":0,\"estimated_cost\":0,", head);
+        let cost = "\"cost\":750,\"estimated_cost\":-2,";
+        let with_cost = closed(cost, &format!("{head} cost 750 -2"));
+        for text in [&before_prices, &without_cost, &with_cost] {
+            assert!(read(text).is_signed(&keys()), "{text}");
+            assert!(!read(&text.replace("1500", "1501")).is_signed(&keys()), "{text}");
+        }
+        assert!(!read(&with_cost.replace("750", "751")).is_signed(&keys()));
+        assert!(!read(&before_prices.replace("{", "{\"cost\":1,")).is_signed(&keys()));
+    }
+}
