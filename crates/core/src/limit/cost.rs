@@ -2,14 +2,15 @@
 //!
 //! The price is that of the moment at which the request was admitted: its terms travel with the
 //! reservation, so that a price that changes meanwhile changes nothing. The cost of a request is
-//! added up in millionths of a micro-unit, in 128 bits, and rounded up once.
+//! added up in millionths of a micro-unit, in 128 bits, and rounded up once. A sum that no store counts
+//! exactly is [`MOST`].
 
 use serde::{Deserialize, Serialize};
 
 use super::usage_report::{Basis, TokenCounts, UsageReport};
 
 /// The greatest cost of a request, which every store counts exactly: a double of Lua is exact up to it.
-const MOST: u64 = (1 << 53) - 1;
+pub const MOST: u64 = (1 << 53) - 1;
 
 /// The tokens that a price is for.
 const PRICED: u128 = 1_000_000;
@@ -109,12 +110,25 @@ impl CostTerms {
             return fixed;
         }
         match report.map(|report| (report.basis, report.tokens)) {
-            Some((Basis::Reported | Basis::Running, kinds)) => self.price.of_usage(tokens, kinds),
+            Some((Basis::Reported | Basis::Running, kinds)) => self.of_usage(tokens, kinds),
             Some((Basis::Unused, _)) => self.so_far(tokens),
             Some((Basis::Estimate | Basis::Hold | Basis::Fixed, _)) | None => {
                 self.unreported.max(self.so_far(tokens))
             }
         }
+    }
+
+    /// The cost of a usage that the server reported.
+    ///
+    /// Where none of its kinds is known, it is no more than the most that the request may cost while the
+    /// tokens are within it: some of them are of the cheaper kind then.
+    fn of_usage(&self, tokens: u64, kinds: TokenCounts) -> u64 {
+        let cost = self.price.of_usage(tokens, kinds);
+        let is_unsplit = kinds.input.is_none() && kinds.output.is_none();
+        if is_unsplit && tokens <= self.most && self.tokens == self.most {
+            return cost.min(self.unreported);
+        }
+        cost
     }
 
     /// Returns the cost of a request that has used these tokens so far, as far as it is beyond what is
@@ -218,6 +232,25 @@ mod tests {
         let fixed = CostTerms { fixed: Some(7), ..terms };
         assert_eq!(fixed.of_report(Some(&report(Basis::Reported)), 1_000_000), 7);
         assert_eq!((terms.so_far(1000), terms.so_far(1010)), (0, 406));
+    }
+
+    #[test]
+    fn tokens_of_no_known_kind_cost_no_more_than_what_is_held() {
+        let held = SMALL.of_bound(100_000, 10_000, 110_000);
+        let (tokens, most) = (110_000, 110_000);
+        let terms = CostTerms { price: SMALL, tokens, most, unreported: held, fixed: None };
+        let report =
+            |tokens| UsageReport { basis: Basis::Reported, tokens, ..UsageReport::UNREPORTED };
+        let unsplit = report(TokenCounts::default());
+        assert_eq!((held, SMALL.of_any(110_000)), (21_000, 66_000));
+        assert_eq!(terms.of_report(Some(&unsplit), 110_000), held);
+        assert_eq!(terms.of_report(Some(&unsplit), 1000), 600);
+        assert_eq!(terms.of_report(Some(&unsplit), 110_001), 66_001, "beyond what it may use");
+        let split = report(kinds(0, 0, 110_000));
+        assert_eq!(terms.of_report(Some(&split), 110_000), 66_000, "the server counted them");
+        // Of an estimate the most that the request may cost is not among the terms.
+        let estimate = CostTerms { tokens: 1000, unreported: 600, ..terms };
+        assert_eq!(estimate.of_report(Some(&unsplit), 110_000), 66_000);
     }
 
     #[test]

@@ -5,6 +5,7 @@
 
 mod answers;
 mod config;
+mod costs;
 mod decisions;
 mod json_body;
 mod request;
