@@ -212,7 +212,7 @@ impl SettleApi {
             Refusal::new(503, "store_unavailable", message).retry_after(1)
         })?;
         for (report, settled) in reports.iter().zip(settled) {
-            let result = EntryResult::of(settled);
+            let result = EntryResult::of(&report.settlement, settled);
             // What an entry counts for the second time is counted already.
             if !matches!(result, EntryResult::Duplicate | EntryResult::Expired) {
                 report.count(&self.settler);

@@ -4,7 +4,7 @@
 mod config;
 mod durations;
 mod key_counts;
-mod model_tokens;
+mod model_usage;
 mod series;
 
 use std::{
@@ -22,7 +22,9 @@ use tollgate_core::{
     admission::{Outage, Settled, Settlement},
     denial::WouldDeny,
     identity::{CredentialKind, Principal},
-    limit::{LimitStatus, settled_tokens::SettledTokens},
+    limit::{
+        LimitStatus, model_tag::ModelTag, settled_cost::SettledCost, settled_tokens::SettledTokens,
+    },
     policy::Policy,
     time::Timestamp,
 };
@@ -31,7 +33,7 @@ use self::series::{OTHER_MEMBER, RouteCounters, Series};
 pub use self::{config::ObserveConfig, key_counts::KeyCounts};
 pub(super) use self::{
     durations::{BUCKETS, Durations},
-    model_tokens::{ModelTokens, UNSPLIT},
+    model_usage::{ModelUsage, UNSPLIT},
     series::{DecisionCounters, NO_ROUTE},
 };
 use super::{
@@ -193,13 +195,24 @@ impl Metrics {
         &self.settlements
     }
 
-    /// Counts the tokens of a settled request, if the store has settled it.
+    /// Counts the tokens and the cost of a settled request, if the store has settled it.
     pub fn count_settled(&self, settlement: &Settlement, settled: Settled) {
-        if let Some(tokens) = SettledTokens::of(settlement, settled)
-            && let Some(model) =
-                model_tokens::of_tag(&self.series.load().tokens, settlement.reservation.id.model())
-        {
+        let Some(tokens) = SettledTokens::of(settlement, settled) else { return };
+        let series = self.series.load();
+        let model = model_usage::of_tag(&series.usage, settlement.reservation.id.model());
+        if let Some(model) = model {
             model.count(&tokens);
+            if let Some(cost) = SettledCost::of(settlement, settled) {
+                model.count_cost(cost);
+            }
+        }
+    }
+
+    /// Counts the cost of an expired request of which the ledger makes a record.
+    pub fn count_expired_cost(&self, model: Option<&str>, cost: u64) {
+        let tag = model.map_or(ModelTag::NONE, ModelTag::of);
+        if let Some(model) = model_usage::of_tag(&self.series.load().usage, tag) {
+            model.count_expired_cost(cost);
         }
     }
 

@@ -80,7 +80,7 @@ impl Everything {
         );
         let in_memory = format!(
             "{listen}{counted}limits: [{{ name: daily, by: [subject], requests: 1000/day }}]\n\
-             automatic_bans: {{}}\nmetering: {{ secrets: [\"file:${{DIR}}/metering\"] }}\n"
+             automatic_bans: {{}}\nprices: {{ currency: EUR, models: [{{ model: qwen, input: 150000, output: 600000 }}] }}\nmetering: {{ secrets: [\"file:${{DIR}}/metering\"] }}\n"
         );
         let tollgates =
             [Tollgate::start(dir.path(), &config), Tollgate::start(second.path(), &in_memory)];

@@ -28,6 +28,7 @@ pub mod request_facts;
 mod requests;
 pub mod reservation;
 mod selector;
+pub mod settled_cost;
 pub mod settled_tokens;
 pub mod settlement;
 pub mod shard;

@@ -3,7 +3,10 @@
 use std::collections::VecDeque;
 
 use serde::Serialize;
-use tollgate_core::admission::Settled;
+use tollgate_core::{
+    admission::{Settled, Settlement},
+    limit::settled_cost::SettledCost,
+};
 
 /// What became of an entry.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -13,6 +16,9 @@ pub(super) enum EntryResult {
     Settled {
         /// The tokens that it is charged.
         tokens: u64,
+        /// What it costs, in micro-units; `None` of a model without a price.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        cost: Option<u64>,
         /// Whether its holds had expired, and it was charged otherwise before.
         #[serde(skip_serializing_if = "std::ops::Not::not")]
         late: bool,
@@ -38,15 +44,17 @@ pub(super) enum EntryResult {
 
 impl EntryResult {
     /// The result of a report that was applied; `None` where this replica keeps it for the store.
-    pub(super) fn of(settled: Option<Settled>) -> Self {
-        match settled {
-            None => Self::Accepted,
-            Some(Settled::Renewed) => Self::Renewed,
-            Some(Settled::Charged(tokens)) => Self::Settled { tokens, late: false },
-            Some(Settled::Late(tokens)) => Self::Settled { tokens, late: true },
-            Some(Settled::Repeated) => Self::Duplicate,
-            Some(Settled::Forgotten) => Self::Expired,
-        }
+    pub(super) fn of(settlement: &Settlement, settled: Option<Settled>) -> Self {
+        let Some(settled) = settled else { return Self::Accepted };
+        let (tokens, late) = match settled {
+            Settled::Renewed => return Self::Renewed,
+            Settled::Repeated => return Self::Duplicate,
+            Settled::Forgotten => return Self::Expired,
+            Settled::Charged(tokens) => (tokens, false),
+            Settled::Late(tokens) => (tokens, true),
+        };
+        let cost = SettledCost::of(settlement, settled).map(|settled| settled.cost);
+        Self::Settled { tokens, cost, late }
     }
 }
 
@@ -98,14 +106,14 @@ mod tests {
         results.push(EntryResult::Invalid { message: "no".into() });
         results.push_pending();
         results.push_pending();
-        for settled in [Settled::Charged(7), Settled::Late(8), Settled::Repeated] {
-            results.fill(EntryResult::of(Some(settled)));
-        }
+        results.fill(EntryResult::Settled { tokens: 7, cost: None, late: false });
+        results.fill(EntryResult::Settled { tokens: 8, cost: Some(26), late: true });
+        results.fill(EntryResult::Duplicate);
         let expected = json!({ "results": [
             { "result": "unknown" },
             { "result": "settled", "tokens": 7 },
             { "result": "invalid", "message": "no" },
-            { "result": "settled", "tokens": 8, "late": true },
+            { "result": "settled", "tokens": 8, "cost": 26, "late": true },
             { "result": "duplicate" },
         ] });
         assert_eq!(serde_json::to_value(&results).unwrap(), expected);

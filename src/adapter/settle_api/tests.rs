@@ -8,6 +8,7 @@ use tollgate_core::{
     credential::api_key::KeyDigest,
     limit::{
         Counter, Hold,
+        cost::{CostTerms, Price},
         reservation::{Reservation, ReservationId},
     },
     time::{Span, Timestamp},
@@ -51,6 +52,16 @@ fn bound(engine: &Engine) -> SettleApi {
 
 /// Holds 10 tokens of a budget, and returns the text of the reservation.
 async fn reserve(engine: &Engine, number: u128, route: Option<&str>) -> String {
+    reserve_with(engine, number, route, None).await
+}
+
+/// As [`reserve`], of a model with these terms of cost.
+async fn reserve_with(
+    engine: &Engine,
+    number: u128,
+    route: Option<&str>,
+    cost: Option<CostTerms>,
+) -> String {
     let now = observe::now();
     let reservation = Reservation {
         id: ReservationId(number.to_be_bytes()),
@@ -60,7 +71,7 @@ async fn reserve(engine: &Engine, number: u128, route: Option<&str>) -> String {
         shard: None,
         route: route.map(Box::from),
         facts: None,
-        cost: None,
+        cost: cost.map(Box::new),
         holds: vec![Hold {
             limit: "day".into(),
             counter_id: "alice".into(),
@@ -162,6 +173,35 @@ async fn each_entry_has_its_result_and_is_charged_once() {
     assert_eq!(counted(&engine, "tollgate_settlements_total{result=\"charged\"}"), 3);
     assert_eq!(counted(&engine, "tollgate_report_problems_total{problem=\"forged\"}"), 1);
     assert_eq!(counted(&engine, "tollgate_report_problems_total{problem=\"malformed\"}"), 1);
+    engine.close().await;
+}
+
+#[tokio::test]
+async fn a_result_has_the_cost_of_a_model_with_a_price() {
+    let engine = engine(&CONFIG.replace(
+        "routes:",
+        "prices: { currency: EUR, models: [{ model: m, input: 1, output: 3 }] }\nroutes:",
+    ));
+    let price = Price { input: 1_000_000, output: 3_000_000, ..Price::default() };
+    let terms = CostTerms { price, tokens: 10, most: 10, unreported: 30, fixed: None };
+    let text = reserve_with(&engine, 1, None, Some(terms)).await;
+    let lost = reserve_with(&engine, 2, None, Some(terms)).await;
+    let usage = json!({ "prompt_tokens": 4, "completion_tokens": 2 });
+    let reported = json!({ "reservation": text, "ending": "complete", "usage": usage });
+    let api = trusting(&engine);
+    let found = results(&api, &[reported, json!({ "reservation": lost, "ending": "cut" })]).await;
+    let expected = [
+        json!({ "result": "settled", "tokens": 6, "cost": 10 }),
+        json!({ "result": "settled", "tokens": 10, "cost": 30 }),
+    ];
+    assert_eq!(found, expected);
+    let cost = |basis| {
+        counted(
+            &engine,
+            &format!("tollgate_settled_cost_total{{model=\"other\",basis=\"{basis}\"}}"),
+        )
+    };
+    assert_eq!([cost("reported"), cost("estimated"), cost("expired")], [10, 30, 0]);
     engine.close().await;
 }
 
@@ -269,7 +309,7 @@ fn the_document_describes_the_api() {
     let listed: Vec<&String> = schemas["Entry"]["properties"].as_object().unwrap().keys().collect();
     assert_eq!(listed, entry.as_object().unwrap().keys().collect::<Vec<_>>());
     let results = [
-        EntryResult::Settled { tokens: 1, late: true },
+        EntryResult::Settled { tokens: 1, cost: Some(2), late: true },
         EntryResult::Renewed,
         EntryResult::Accepted,
         EntryResult::Duplicate,

@@ -192,6 +192,7 @@ impl Writer {
             Appended::Done { last } => {
                 self.note_gap(&own.tail, last);
                 self.metrics.ledger().recorded(records.len());
+                self.count_expired_costs(&records);
                 own.seen = now;
                 let tail = batch.into_tail();
                 if tail.checkpoint > own.tail.checkpoint {
@@ -212,6 +213,17 @@ impl Writer {
                     "another process has written the chain of the ledger, another one is claimed"
                 );
                 Ok(None)
+            }
+        }
+    }
+
+    /// Counts the costs of requests of which no end was reported.
+    fn count_expired_costs(&self, records: &[&PendingRecord]) {
+        let expired = records.iter().filter(|it| it.report.is_none() && it.corrects.is_none());
+        for PendingRecord { facts, tokens, .. } in expired {
+            if let Some(terms) = facts.cost {
+                let cost = terms.of_report(None, *tokens);
+                self.metrics.count_expired_cost(facts.model.as_deref(), cost);
             }
         }
     }

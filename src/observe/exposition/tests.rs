@@ -1,7 +1,9 @@
 use serde_json::json;
 use tollgate_core::{
     admission::Outage,
+    config::{Document, Errors},
     limit::model_tag::{ExpiredTokens, ModelTag},
+    policy::Policy,
     time::Timestamp,
 };
 
@@ -180,6 +182,43 @@ fn requests_that_pass_in_an_outage_are_counted_by_the_behaviour_of_their_route()
     ] {
         assert!(text.contains(series), "{series}{text}");
     }
+}
+
+#[test]
+fn the_costs_of_settled_requests_are_shown_where_models_have_prices() {
+    let bench = Bench::new(0);
+    let shown = || {
+        let text = bench.observer.exposition(Status::default()).unwrap();
+        let is_of_cost = |line: &&str| {
+            ["tollgate_settled_cost_", "tollgate_replaced_cost_"]
+                .iter()
+                .any(|name| line.starts_with(name))
+        };
+        text.lines().filter(is_of_cost).map(str::to_owned).collect::<Vec<_>>()
+    };
+    let metrics = bench.observer.metrics();
+    metrics.settlements().set_used();
+    assert!(shown().is_empty(), "no model has a price");
+    let text = "
+models: [{ name: qwen }]
+prices: { currency: EUR, models: [{ model: qwen, input: 1, output: 2 }] }
+routes: [{ match: { paths: [/health] }, public: true }]
+";
+    let document = Document::parse(text, &|_| None).unwrap();
+    let policy = Policy::compile(&document.read().unwrap(), &mut Errors::default()).unwrap();
+    metrics.add_policy(&policy);
+    metrics.count_expired_cost(Some("qwen"), 5);
+    metrics.count_expired_cost(Some("made up"), 8);
+    let expected = "\
+tollgate_settled_cost_total{model=\"other\",basis=\"reported\"} 0
+tollgate_settled_cost_total{model=\"other\",basis=\"estimated\"} 0
+tollgate_settled_cost_total{model=\"other\",basis=\"expired\"} 8
+tollgate_settled_cost_total{model=\"qwen\",basis=\"reported\"} 0
+tollgate_settled_cost_total{model=\"qwen\",basis=\"estimated\"} 0
+tollgate_settled_cost_total{model=\"qwen\",basis=\"expired\"} 5
+tollgate_replaced_cost_total{model=\"other\"} 0
+tollgate_replaced_cost_total{model=\"qwen\"} 0";
+    assert_eq!(shown().join("\n"), expected);
 }
 
 #[test]

@@ -6,7 +6,7 @@ use prometheus_client::encoding::DescriptorEncoder;
 use tollgate_core::limit::model_tag::ModelTag;
 
 use super::{Scrape, family::Family};
-use crate::observe::metrics::{ModelTokens, UNSPLIT};
+use crate::observe::metrics::{ModelUsage, UNSPLIT};
 
 impl Scrape {
     pub(super) fn settlements(&self, encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
@@ -47,15 +47,16 @@ impl Scrape {
         }
         let help = "Calls with settlements that the store did not answer; they are repeated.";
         Family::counter(encoder, "settlement_failures", help)?.total(counters.failed_calls())?;
-        self.model_tokens(encoder)
+        self.model_usage(encoder)?;
+        self.model_costs(encoder)
     }
 
     /// The tokens by model. All series exist from the start: the increase of one that begins with a
     /// number is less than that number.
-    fn model_tokens(&self, encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
+    fn model_usage(&self, encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
         let series = self.metrics.series();
-        let expired = self.expired_tokens(&series.tokens);
-        let mut models: Vec<_> = series.tokens.iter().collect();
+        let expired = self.expired_tokens(&series.usage);
+        let mut models: Vec<_> = series.usage.iter().collect();
         models.sort_by_key(|(_, model)| &model.name);
         let help = "Tokens of settled requests, by model, kind, and where their number comes from.";
         let mut family = Family::counter(encoder, "settled_tokens", help)?;
@@ -77,7 +78,7 @@ impl Scrape {
         }
         let help = "The names under which a model is served, and its aliases.";
         let mut family = Family::info(encoder, "model", help)?;
-        for (_, ModelTokens { name, served_names, .. }) in models {
+        for (_, ModelUsage { name, served_names, .. }) in models {
             for served in served_names {
                 family.labels(&[("model", name.as_str()), ("model_name", served.as_str())])?;
             }
@@ -85,8 +86,35 @@ impl Scrape {
         Ok(())
     }
 
+    /// The costs by model, where models have prices.
+    fn model_costs(&self, encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
+        let series = self.metrics.series();
+        if !series.has_prices {
+            return Ok(());
+        }
+        let mut models: Vec<_> = series.usage.iter().collect();
+        models.sort_by_key(|(_, model)| &model.name);
+        let help =
+            "Cost of settled requests in micro-units, by model, and where their usage comes from.";
+        let mut family = Family::counter(encoder, "settled_cost", help)?;
+        for (_, model) in &models {
+            let [reported, estimated, expired] = model.costs();
+            for (basis, cost) in
+                [("reported", reported), ("estimated", estimated), ("expired", expired)]
+            {
+                family.count(&[("model", model.name.as_str()), ("basis", basis)], cost)?;
+            }
+        }
+        let help = "Cost in micro-units that was charged for expired reservations, and that a late report replaced.";
+        let mut family = Family::counter(encoder, "replaced_cost", help)?;
+        for (_, model) in models {
+            family.count(&[("model", model.name.as_str())], model.replaced_cost())?;
+        }
+        Ok(())
+    }
+
     /// The tokens of expired reservations, by the tags that have series.
-    fn expired_tokens(&self, models: &BTreeMap<ModelTag, ModelTokens>) -> BTreeMap<ModelTag, u64> {
+    fn expired_tokens(&self, models: &BTreeMap<ModelTag, ModelUsage>) -> BTreeMap<ModelTag, u64> {
         let mut sums = BTreeMap::new();
         let expired = self.status.store.iter().flat_map(|it| it.reservations.expired_tokens.sums());
         for (tag, tokens) in expired {

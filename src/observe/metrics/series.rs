@@ -13,7 +13,7 @@ use tollgate_core::{policy::Policy, route::OnOutage};
 
 use super::{
     durations::Durations,
-    model_tokens::{self, ModelTable},
+    model_usage::{self, ModelTable},
 };
 use crate::observe::check_result::SLOTS;
 
@@ -34,8 +34,10 @@ pub(in crate::observe) struct Series {
     pub(in crate::observe) on_outage: [u64; OnOutage::ALL.len()],
     pub(in crate::observe) issuers: BTreeMap<String, Arc<DecisionCounters>>,
     pub(in crate::observe) models: BTreeMap<String, Arc<DecisionCounters>>,
-    /// The tokens of settled requests, by model.
-    pub(in crate::observe) tokens: ModelTable,
+    /// What settled requests used, by model.
+    pub(in crate::observe) usage: ModelTable,
+    /// Whether the models have prices.
+    pub(in crate::observe) has_prices: bool,
     /// Denials, by limit.
     pub(in crate::observe) limits: BTreeMap<String, Arc<AtomicU64>>,
     /// Denials, by the member that was forbidden.
@@ -50,7 +52,8 @@ impl Series {
             on_outage: [0; OnOutage::ALL.len()],
             issuers: BTreeMap::new(),
             models: BTreeMap::from([(OTHER_MODEL.to_owned(), Arc::clone(other))]),
-            tokens: model_tokens::none(),
+            usage: model_usage::none(),
+            has_prices: false,
             limits: BTreeMap::new(),
             members: BTreeMap::from([(OTHER_MEMBER.to_owned(), Arc::default())]),
         }
@@ -71,7 +74,8 @@ impl Series {
         for name in policy.models.names() {
             series.models.entry(name.to_owned()).or_default();
         }
-        model_tokens::add(&mut series.tokens, policy);
+        model_usage::add(&mut series.usage, policy);
+        series.has_prices = policy.prices.is_some();
         for limit in policy.limit_names() {
             series.limits.entry(limit.to_owned()).or_default();
         }
@@ -89,7 +93,7 @@ impl Series {
         series.routes.retain(|name, _| name == NO_ROUTE || routes.contains(name.as_str()));
         series.issuers.retain(|name, _| issuers.contains(name.as_str()));
         series.models.retain(|name, _| name == OTHER_MODEL || models.contains(name.as_str()));
-        model_tokens::retain(&mut series.tokens, policy);
+        model_usage::retain(&mut series.usage, policy);
         series.limits.retain(|name, _| limits.contains(name.as_str()));
         series
     }

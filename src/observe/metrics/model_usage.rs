@@ -1,4 +1,5 @@
-//! The tokens of settled requests, by model: what is compared with the counters of the servers.
+//! The tokens of settled requests, by model: what is compared with the counters of the servers; and
+//! their costs.
 
 use std::{
     collections::BTreeMap,
@@ -9,7 +10,7 @@ use std::{
 };
 
 use tollgate_core::{
-    limit::{model_tag::ModelTag, settled_tokens::SettledTokens},
+    limit::{model_tag::ModelTag, settled_cost::SettledCost, settled_tokens::SettledTokens},
     policy::Policy,
 };
 
@@ -22,28 +23,39 @@ const KINDS: [&str; 4] = ["input", "cached", "output", UNSPLIT];
 pub(in crate::observe) const UNSPLIT: &str = "unsplit";
 
 /// The models of the policy by their tags, and under [`ModelTag::NONE`] everything else.
-pub(super) type ModelTable = BTreeMap<ModelTag, ModelTokens>;
+pub(super) type ModelTable = BTreeMap<ModelTag, ModelUsage>;
 
 /// A model with its counters.
 #[derive(Clone, Debug)]
-pub(in crate::observe) struct ModelTokens {
+pub(in crate::observe) struct ModelUsage {
     /// The name in the policy.
     pub(in crate::observe) name: String,
     /// The names under which servers and clients know it.
     pub(in crate::observe) served_names: Vec<String>,
-    counters: Arc<TokenCounters>,
+    counters: Arc<UsageCounters>,
 }
 
 /// The counters of one model.
 #[derive(Debug, Default)]
-struct TokenCounters {
+struct UsageCounters {
     reported: [AtomicU64; KINDS.len()],
     estimated: AtomicU64,
     /// What was charged at an expiry, and a report replaced.
     replaced: AtomicU64,
+    costs: CostCounters,
 }
 
-impl ModelTokens {
+/// The costs of one model, in micro-units.
+#[derive(Debug, Default)]
+struct CostCounters {
+    reported: AtomicU64,
+    estimated: AtomicU64,
+    /// Those of the records that the ledger of this process made of expired requests.
+    expired: AtomicU64,
+    replaced: AtomicU64,
+}
+
+impl ModelUsage {
     fn new(name: &str) -> Self {
         Self { name: name.to_owned(), served_names: Vec::new(), counters: Arc::default() }
     }
@@ -61,6 +73,30 @@ impl ModelTokens {
             self.counters.estimated.fetch_add(input + cached + output + unsplit, Relaxed);
         }
         self.counters.replaced.fetch_add(replaced, Relaxed);
+    }
+
+    /// Counts the cost of a settled request.
+    pub(super) fn count_cost(&self, SettledCost { cost, is_reported, replaced }: SettledCost) {
+        let CostCounters { reported, estimated, replaced: all_replaced, .. } = &self.counters.costs;
+        if is_reported { reported } else { estimated }.fetch_add(cost, Relaxed);
+        all_replaced.fetch_add(replaced, Relaxed);
+    }
+
+    /// Counts the cost of an expired request, as the ledger records it.
+    pub(super) fn count_expired_cost(&self, cost: u64) {
+        self.counters.costs.expired.fetch_add(cost, Relaxed);
+    }
+
+    /// The costs of settled requests, by where they come from: of what servers reported, estimated,
+    /// and of what the ledger of this process recorded of expired requests.
+    pub(in crate::observe) fn costs(&self) -> [u64; 3] {
+        let CostCounters { reported, estimated, expired, .. } = &self.counters.costs;
+        [reported, estimated, expired].map(|count| count.load(Relaxed))
+    }
+
+    /// The cost that was charged at an expiry, and that a report replaced.
+    pub(in crate::observe) fn replaced_cost(&self) -> u64 {
+        self.counters.costs.replaced.load(Relaxed)
     }
 
     /// The tokens that servers reported, by kind.
@@ -81,7 +117,7 @@ impl ModelTokens {
 
 /// Returns the table without a policy.
 pub(super) fn none() -> ModelTable {
-    BTreeMap::from([(ModelTag::NONE, ModelTokens::new(OTHER_MODEL))])
+    BTreeMap::from([(ModelTag::NONE, ModelUsage::new(OTHER_MODEL))])
 }
 
 /// Adds the models of a policy to a table.
@@ -92,7 +128,7 @@ pub(super) fn add(table: &mut ModelTable, policy: &Policy) {
     }
     for (name, mut served) in names {
         served.sort();
-        let model = table.entry(ModelTag::of(name)).or_insert_with(|| ModelTokens::new(name));
+        let model = table.entry(ModelTag::of(name)).or_insert_with(|| ModelUsage::new(name));
         model.served_names = served;
     }
 }
@@ -105,7 +141,7 @@ pub(super) fn retain(table: &mut ModelTable, policy: &Policy) {
 }
 
 /// Returns the counters of a tag: those of its model, or of everything else.
-pub(super) fn of_tag(table: &ModelTable, tag: ModelTag) -> Option<&ModelTokens> {
+pub(super) fn of_tag(table: &ModelTable, tag: ModelTag) -> Option<&ModelUsage> {
     table.get(&tag).or_else(|| table.get(&ModelTag::NONE))
 }
 
@@ -128,6 +164,17 @@ mod tests {
 
     fn count(table: &ModelTable, model: &str, tokens: SettledTokens) {
         of_tag(table, ModelTag::of(model)).unwrap().count(&tokens);
+    }
+
+    #[test]
+    fn costs_are_counted_by_where_they_come_from() {
+        let mut table = none();
+        add(&mut table, &policy("{ name: qwen }"));
+        let qwen = of_tag(&table, ModelTag::of("qwen")).unwrap();
+        qwen.count_cost(SettledCost { cost: 7, is_reported: true, replaced: 9 });
+        qwen.count_cost(SettledCost { cost: 8, is_reported: false, replaced: 0 });
+        qwen.count_expired_cost(9);
+        assert_eq!((qwen.costs(), qwen.replaced_cost()), ([7, 8, 9], 9));
     }
 
     #[test]

@@ -1,0 +1,149 @@
+//! What settled requests cost: for metrics, and for the answers of those who report usage.
+
+use super::{
+    counters::MOST,
+    settlement::{Settled, Settlement, Usage},
+    usage_report::UsageReport,
+};
+
+/// The cost of a settled request, in micro-units.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct SettledCost {
+    /// The cost of the request, as its record in the ledger has it.
+    pub cost: u64,
+    /// Whether it is that of what the server reported. Otherwise it is estimated.
+    pub is_reported: bool,
+    /// The cost that was charged when the reservation expired, and that this one replaces.
+    pub replaced: u64,
+}
+
+impl SettledCost {
+    /// Returns what a report changed; `None` where it settled nothing, or the model has no price.
+    pub fn of(settlement: &Settlement, settled: Settled) -> Option<Self> {
+        let Settlement { reservation, usage, report } = settlement;
+        let (charged, is_late) = match settled {
+            Settled::Charged(tokens) => (tokens, false),
+            Settled::Late(tokens) => (tokens, true),
+            Settled::Renewed | Settled::Repeated | Settled::Forgotten => return None,
+        };
+        let terms = reservation.cost_terms()?;
+        // A request that holds no tokens is charged none, and has used them all the same.
+        let tokens = match *usage {
+            Usage::Final(tokens) | Usage::Unreported(tokens) => charged.max(tokens.min(MOST)),
+            Usage::Running(_) | Usage::Released => charged,
+        };
+        let (cost, is_reported) = match (usage, report) {
+            // No server got the request.
+            (Usage::Released, None) => (terms.fixed.unwrap_or_else(|| terms.so_far(charged)), true),
+            (_, report) => {
+                let report = report.unwrap_or(UsageReport::UNREPORTED);
+                let is_actual = terms.fixed.is_some() || report.basis.is_actual();
+                (terms.of_report(Some(&report), tokens), is_actual)
+            }
+        };
+        let replaced = match is_late {
+            true => terms.of_report(None, reservation.unreported_tokens().unwrap_or(0)),
+            false => 0,
+        };
+        Some(Self { cost, is_reported, replaced })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        limit::{
+            Counter, Hold,
+            cost::{CostTerms, Price},
+            reservation::{Reservation, ReservationId},
+            usage_report::{Basis, RequestEnding, TokenCounts},
+        },
+        time::{Span, Timestamp},
+    };
+
+    /// A micro-unit for a token of the input, three for one of the output.
+    const PRICE: Price =
+        Price { input: 1_000_000, cached_input: 1_000_000, output: 3_000_000, request: 5 };
+
+    fn settlement(usage: Usage, basis: Option<Basis>, has_tokens: bool) -> Settlement {
+        let ends = Timestamp::from_secs(1_800_000_000);
+        let hold = |counter, units| Hold {
+            limit: "l".into(),
+            counter_id: "alice".into(),
+            counter,
+            amount: units,
+            unreported: units,
+            by_principal: true,
+            is_shadow: false,
+        };
+        let mut holds = vec![hold(Counter::Cost { limit: 900, ends }, 305)];
+        if has_tokens {
+            holds.insert(0, hold(Counter::Budget { limit: 900, ends }, 100));
+        }
+        let reservation = Reservation {
+            id: ReservationId([0; 16]),
+            issued: Timestamp::from_secs(1_799_999_999),
+            life: Span::from_secs(30),
+            histories: None,
+            shard: None,
+            route: None,
+            facts: None,
+            cost: Some(Box::new(CostTerms {
+                price: PRICE,
+                tokens: 100,
+                most: 100,
+                unreported: 305,
+                fixed: None,
+            })),
+            holds,
+        };
+        let tokens = TokenCounts { input: Some(9), output: Some(4), ..TokenCounts::default() };
+        let report =
+            basis.map(|basis| UsageReport { ending: RequestEnding::Complete, basis, tokens });
+        Settlement { reservation, usage, report }
+    }
+
+    #[test]
+    fn a_cost_is_that_of_the_record() {
+        let reported = |cost, replaced| Some((cost, true, replaced));
+        let estimated = |cost| Some((cost, false, 0));
+        for (usage, basis, settled, expected) in [
+            (Usage::Final(13), Some(Basis::Reported), Settled::Charged(13), reported(26, 0)),
+            (Usage::Final(13), Some(Basis::Running), Settled::Charged(13), reported(26, 0)),
+            (Usage::Final(13), Some(Basis::Reported), Settled::Late(13), reported(26, 305)),
+            (Usage::Final(40), Some(Basis::Estimate), Settled::Charged(40), estimated(305)),
+            (Usage::Unreported(13), Some(Basis::Hold), Settled::Charged(100), estimated(305)),
+            (Usage::Unreported(110), Some(Basis::Hold), Settled::Charged(110), estimated(335)),
+            (Usage::Released, Some(Basis::Unused), Settled::Charged(0), reported(0, 0)),
+            // No server got it.
+            (Usage::Released, None, Settled::Charged(0), reported(0, 0)),
+            (Usage::Final(13), Some(Basis::Reported), Settled::Repeated, None),
+            (Usage::Final(13), Some(Basis::Reported), Settled::Forgotten, None),
+            (Usage::Running(13), None, Settled::Renewed, None),
+        ] {
+            let found = SettledCost::of(&settlement(usage, basis, true), settled);
+            let found = found.map(|it| (it.cost, it.is_reported, it.replaced));
+            assert_eq!(found, expected, "{usage:?} {basis:?} {settled:?}");
+        }
+    }
+
+    #[test]
+    fn a_request_that_holds_no_tokens_costs_those_that_are_reported() {
+        let only_cost = |usage, basis| settlement(usage, Some(basis), false);
+        let reported = only_cost(Usage::Final(13), Basis::Reported);
+        assert_eq!(SettledCost::of(&reported, Settled::Charged(0)).unwrap().cost, 26);
+        let unreported = only_cost(Usage::Unreported(110), Basis::Hold);
+        assert_eq!(SettledCost::of(&unreported, Settled::Charged(0)).unwrap().cost, 335);
+    }
+
+    #[test]
+    fn a_fixed_charge_costs_what_it_cost_at_admission() {
+        let mut fixed = settlement(Usage::Released, Some(Basis::Unused), false);
+        fixed.reservation.cost.as_mut().unwrap().fixed = Some(7);
+        let expected = SettledCost { cost: 7, is_reported: true, replaced: 0 };
+        assert_eq!(SettledCost::of(&fixed, Settled::Charged(0)), Some(expected));
+        fixed.reservation.cost = None;
+        assert_eq!(SettledCost::of(&fixed, Settled::Charged(0)), None, "a model without a price");
+    }
+}
