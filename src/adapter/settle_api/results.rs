@@ -5,7 +5,7 @@ use std::collections::VecDeque;
 use serde::Serialize;
 use tollgate_core::{
     admission::{Settled, Settlement},
-    limit::settled_cost::SettledCost,
+    limit::{settled_cost::SettledCost, settled_tokens::SettledTokens},
 };
 
 /// What became of an entry.
@@ -14,7 +14,7 @@ use tollgate_core::{
 pub(super) enum EntryResult {
     /// The request is settled.
     Settled {
-        /// The tokens that it is charged.
+        /// The tokens that it is charged; those that were reported where no limit counts tokens.
         tokens: u64,
         /// What it costs, in micro-units; `None` of a model without a price.
         #[serde(skip_serializing_if = "Option::is_none")]
@@ -46,13 +46,14 @@ impl EntryResult {
     /// The result of a report that was applied; `None` where this replica keeps it for the store.
     pub(super) fn of(settlement: &Settlement, settled: Option<Settled>) -> Self {
         let Some(settled) = settled else { return Self::Accepted };
-        let (tokens, late) = match settled {
+        let late = match settled {
             Settled::Renewed => return Self::Renewed,
             Settled::Repeated => return Self::Duplicate,
             Settled::Forgotten => return Self::Expired,
-            Settled::Charged(tokens) => (tokens, false),
-            Settled::Late(tokens) => (tokens, true),
+            Settled::Charged(_) => false,
+            Settled::Late(_) => true,
         };
+        let tokens = SettledTokens::of(settlement, settled).map_or(0, |tokens| tokens.total());
         let cost = SettledCost::of(settlement, settled).map(|settled| settled.cost);
         Self::Settled { tokens, cost, late }
     }

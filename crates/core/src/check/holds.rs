@@ -60,6 +60,9 @@ pub(super) fn request_cost(
     let price = snapshot.policy.prices.as_ref()?.at(subject.model?, now)?;
     let terms =
         |tokens, unreported, most| CostTerms { price, tokens, most, unreported, fixed: None };
+    if price.is_free() {
+        return Some((terms(0, 0, 0), Amounts { fixed: Some(0), ..Amounts::default() }));
+    }
     if let Some(fixed) = tokens.fixed {
         let cost = price.of_any(fixed);
         let amounts = Amounts { bound: cost, estimate: cost, prompt: cost, fixed: Some(cost) };

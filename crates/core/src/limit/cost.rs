@@ -63,6 +63,11 @@ impl Price {
         self.sum(&[(tokens, self.dearest())])
     }
 
+    /// Whether nothing has a price.
+    pub fn is_free(&self) -> bool {
+        *self == Self::default()
+    }
+
     /// The price of a token whose kind is not known.
     fn dearest(&self) -> u64 {
         self.input.max(self.cached_input).max(self.output)

@@ -234,6 +234,9 @@ impl HoldLimit {
             Kind::Cost(limit) => {
                 let CostSize(size) = limit.sizes.of(&self.name, holder)?;
                 let cost = units.cost.ok_or_else(|| self.unpriced(facts))?;
+                if cost.fixed == Some(0) {
+                    return Ok(Demand::Nothing);
+                }
                 let (counter_id, window) = in_window(id, size.unit, &limit.windows, now)?;
                 let counter = Counter::Cost { limit: size.count, ends: window.ends };
                 let of = (LimitKind::CostBudget, length(window));

@@ -44,6 +44,11 @@ impl SettledTokens {
         Some(Self { is_reported: reported.is_some(), replaced, ..Self::split(total, kinds) })
     }
 
+    /// Returns all tokens.
+    pub fn total(&self) -> u64 {
+        self.input + self.cached + self.output + self.unsplit
+    }
+
     /// Splits a number of tokens into the kinds that a server reported.
     fn split(total: u64, kinds: TokenCounts) -> Self {
         let all_input = kinds.input.unwrap_or(0).min(total);
