@@ -11,11 +11,11 @@
 
 import tollgate from 'tollgate.js';
 
-// The members that count tokens, and the objects of a document whose members count. What a server repeats of its request is
+// The members that count tokens or seconds, and the objects of a document whose members count. What a server repeats of its request is
 // elsewhere.
 const COUNTS = ['prompt_tokens', 'completion_tokens', 'total_tokens', 'input_tokens', 'output_tokens', 'cache_creation_input_tokens',
     'cache_read_input_tokens', 'prompt_n', 'predicted_n', 'cache_n', 'prompt_eval_count', 'eval_count', 'tokens_evaluated',
-    'tokens_predicted', 'cached_tokens', 'reasoning_tokens'];
+    'tokens_predicted', 'cached_tokens', 'reasoning_tokens', 'seconds'];
 const PARENTS = ['usage', 'meta_info', 'timings', 'meta', 'tokens', 'billed_units', 'prompt_tokens_details',
     'completion_tokens_details', 'input_tokens_details', 'output_tokens_details'];
 

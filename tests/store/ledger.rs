@@ -11,14 +11,14 @@ use tollgate::{engine::ledger::Round, store::Store as _};
 use tollgate_core::{
     admission::{Settled, Settlement, Usage},
     ledger::{
-        entry::Content,
+        entry::{Content, UsageRecord},
         rows::{Period, RowKey},
         verify::Finding,
     },
     limit::{
         Counter, Hold,
-        cost::{CostTerms, Price},
-        usage_report::{Basis, RequestEnding, TokenCounts},
+        cost::{CostTerms, MediaBound, Price},
+        usage_report::{Basis, RequestEnding, UsageCounts},
     },
     time::{Span, Timestamp},
 };
@@ -96,10 +96,20 @@ async fn the_costs_of_records_are_those_that_budgets_are_charged() {
     let server = redis_server::start(&[]);
     let mut ledger = Ledger::start(&server);
     ledger.writer.round(now()).await.unwrap();
-    let price = Price { input: 150_000, cached_input: 75_000, output: 600_000, request: 3 };
-    let terms = CostTerms { price, tokens: 100, most: 100, unreported: 63, fixed: None };
+    let price = Price {
+        input: 150_000,
+        cached_input: 75_000,
+        output: 600_000,
+        request: 3,
+        image: 7,
+        second: 2,
+    };
+    let media = MediaBound { images: 3, seconds: 9, are_images_known: false };
+    // 39 of them for images and seconds.
+    let unreported = 102;
+    let terms = CostTerms { price, tokens: 100, most: 100, unreported, fixed: None, media };
     let ends = Timestamp::from_secs(4_000_000_000);
-    let mut of_price = 0;
+    let (mut of_price, mut images) = (0, 0);
     let mut money = None;
     for number in 0..200_u64 {
         let mut one = request(&format!("d{number}"), "acme", 100);
@@ -122,19 +132,24 @@ async fn the_costs_of_records_are_those_that_budgets_are_charged() {
             continue;
         }
         let tokens = 7 * number % 90;
-        let kinds = TokenCounts {
+        let has_media = number % 3 > 0;
+        let kinds = UsageCounts {
             input: Some(tokens / 2),
             cached: Some(tokens / 3),
             output: Some(tokens - tokens / 2),
-            reasoning: None,
+            images: has_media.then_some(number % 4),
+            seconds: has_media.then_some(number % 8),
+            ..UsageCounts::NONE
         };
         let mut report = settled(&one, Usage::Final(tokens), Basis::Reported);
-        report.report.as_mut().unwrap().tokens = kinds;
+        report.report.as_mut().unwrap().counts = kinds;
         let expected = if expires { Settled::Late(tokens) } else { Settled::Charged(tokens) };
         assert_eq!(ledger.settle(&report).await, expected);
         let (fresh, cached, output) = (tokens / 2 - tokens / 3, tokens / 3, tokens - tokens / 2);
         let millionths = 150_000 * fresh + 75_000 * cached + 600_000 * output + 3_000_000;
-        of_price += millionths.div_ceil(1_000_000);
+        let of_media = if has_media { 7 * (number % 4) + 2 * (number % 8) } else { 39 };
+        of_price += millionths.div_ceil(1_000_000) + of_media;
+        images += if has_media { number % 4 } else { 0 };
     }
     // Everything that is due has expired.
     assert_eq!(ledger.store.settle(&[]).await, Ok(Vec::new()));
@@ -152,6 +167,11 @@ async fn the_costs_of_records_are_those_that_budgets_are_charged() {
     assert_eq!(signed, i64::try_from(of_price).unwrap());
     let rows = ledger.store.rows(Period::Day(ledger.day(now()))).await.unwrap();
     assert_eq!(rows.values().map(|row| row.cost).sum::<i64>(), signed);
+    assert_eq!(rows.values().map(|row| row.images.unsigned_abs()).sum::<u64>(), images);
+    let is_held = |record: &&UsageRecord| record.cost_basis == Some(Basis::Hold);
+    assert!(
+        records.iter().filter(is_held).all(|record| record.actual && record.kinds.images.is_none())
+    );
     assert_eq!(ledger.verify().await, []);
     let key = format!("{{tollgate}}:{}", money.unwrap().key());
     let spent: String = redis::cmd("GET").arg(key).query(&mut server.client()).unwrap();

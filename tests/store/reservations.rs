@@ -18,7 +18,7 @@ use tollgate_core::{
         reference::{peek, try_take},
         reservation::{Reservation, ReservationId},
         settlement::{Settled, Settlement, Usage},
-        usage_report::{Basis, RequestEnding, TokenCounts, UsageReport},
+        usage_report::{Basis, RequestEnding, UsageCounts, UsageReport},
     },
     time::{Span, Timestamp},
 };
@@ -399,22 +399,28 @@ fn reservation(random: &mut StdRng, id: u8, counters: &[Counter], now: u64) -> R
 /// Terms that give each token a cost of up to three.
 fn terms(random: &mut StdRng) -> CostTerms {
     let [input, cached_input, output] = [(); 3].map(|()| random.random_range(0..3_000_000));
-    let price = Price { input, cached_input, output, request: random.random_range(0..9) };
+    let price = Price {
+        input,
+        cached_input,
+        output,
+        request: random.random_range(0..9),
+        ..Price::default()
+    };
     let [tokens, unreported] = [(); 2].map(|()| random.random_range(0..80));
-    CostTerms { price, tokens, most: 80, unreported, fixed: None }
+    CostTerms { price, tokens, most: 80, unreported, ..CostTerms::default() }
 }
 
 /// A report of a part of the tokens by kind.
 fn report(random: &mut StdRng) -> Option<UsageReport> {
     let count = |random: &mut StdRng| random.random_ratio(3, 4).then(|| random.random_range(0..60));
-    let tokens = TokenCounts {
+    let counts = UsageCounts {
         input: count(random),
         output: count(random),
         cached: count(random),
-        reasoning: None,
+        ..UsageCounts::NONE
     };
     let basis = *[Basis::Reported, Basis::Running, Basis::Estimate].choose(random)?;
-    Some(UsageReport { ending: RequestEnding::Complete, basis, tokens })
+    Some(UsageReport { ending: RequestEnding::Complete, basis, counts })
 }
 
 fn usage(random: &mut StdRng) -> Usage {

@@ -153,8 +153,14 @@ async fn limits_in_shadow(store: &dyn Store) {
 
 /// Two micro-units for a token of the output, and 300 where no usage is reported.
 fn terms() -> CostTerms {
-    let price = Price { input: 1_000_000, cached_input: 500_000, output: 2_000_000, request: 0 };
-    CostTerms { price, tokens: 150, most: 150, unreported: 300, fixed: None }
+    let price = Price {
+        input: 1_000_000,
+        cached_input: 500_000,
+        output: 2_000_000,
+        request: 0,
+        ..Price::default()
+    };
+    CostTerms { price, tokens: 150, most: 150, unreported: 300, ..CostTerms::default() }
 }
 
 /// A budget of a cost.

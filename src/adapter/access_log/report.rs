@@ -9,7 +9,7 @@ use tollgate_core::{
         cost::CostTerms,
         reservation::{InvalidReservation, Reservation, ReservationKeys},
         usage_history::{HistoryIds, LearntUsage, ObservedUsage, tokens_of_response},
-        usage_report::{Basis, RequestEnding, TokenCounts, UsageReport},
+        usage_report::{Basis, RequestEnding, UsageCounts, UsageReport},
     },
 };
 
@@ -138,13 +138,24 @@ impl Report {
         learnt: impl Fn(BucketId) -> Option<LearntUsage>,
     ) -> Self {
         let held = Holds::of(&reservation);
+        let terms = reservation.cost_terms().copied();
         let is_above = |holds: u64| {
             let most = held.map(|held| held.most.saturating_mul(holds));
             reading.tokens.zip(most).is_some_and(|(tokens, most)| tokens > most)
+                || terms.is_some_and(|terms| terms.is_beyond(reading.kinds, holds))
         };
         let is_beyond_hold = is_above(1);
         if is_above(ABSURD) {
             reading = Reading { tokens: None, is_whole: false, is_absurd: true, ..reading };
+        }
+        // A server that counts images or seconds in the place of tokens has counted everything that costs.
+        let counts_tokens = reading.tokens.is_some() || reservation.holds.iter().any(is_of_tokens);
+        if ending == Ending::Complete
+            && !counts_tokens
+            && !reading.is_absurd
+            && terms.is_some_and(|terms| terms.is_of_media(reading.kinds))
+        {
+            reading = Reading { tokens: Some(0), is_whole: true, ..reading };
         }
         let (mut usage, unmetered) = usage_of(ending, reading);
         let mut basis = basis_of(ending, usage);
@@ -238,8 +249,8 @@ fn recorded(ending: Ending, basis: Basis, reading: Reading) -> Option<UsageRepor
         Ending::Cut => RequestEnding::Cut,
     };
     // A count that is ignored is in no sum either.
-    let kinds = if reading.is_absurd { TokenCounts::default() } else { reading.kinds };
-    Some(UsageReport { ending, basis, tokens: usage::with_parts_within(kinds) })
+    let kinds = if reading.is_absurd { UsageCounts::default() } else { reading.kinds };
+    Some(UsageReport { ending, basis, counts: usage::with_parts_within(kinds) })
 }
 
 /// Where the tokens of a request come from that are not estimated.

@@ -6,10 +6,10 @@ use tollgate_core::{
     admission::Usage,
     limit::{
         BucketId, Counter, Hold,
-        cost::{CostTerms, Price},
+        cost::{CostTerms, MediaBound, Price},
         reservation::{MIN_SECRET, Reservation, ReservationId, ReservationKeys},
         usage_history::{HistoryIds, ObservedUsage, UsageHistory},
-        usage_report::{TokenCounts, UsageReport},
+        usage_report::{UsageCounts, UsageReport},
     },
     secret::Secret,
     time::{Span, Timestamp},
@@ -476,7 +476,7 @@ fn absurd_counts_are_ignored_and_lower_nothing() {
         assert_eq!(report.settlement.usage, Usage::Unreported(7), "{number}");
         // Nor is a count of such a report in the sums of the ledger.
         let recorded = report.settlement.report.unwrap();
-        assert_eq!(recorded.tokens, TokenCounts::default(), "{number}");
+        assert_eq!(recorded.counts, UsageCounts::default(), "{number}");
     }
     for text in [
         r#"{"prompt_tokens":-4,"completion_tokens":1}"#,
@@ -516,7 +516,7 @@ fn a_count_above_the_hold_is_charged_unless_it_is_absurd() {
             let report = report::read(&entry, &keys(1), |_| None).unwrap();
             assert_eq!((report.is_beyond_hold, report.is_absurd), (true, count > 16_000.0));
             let recorded = report.settlement.report.unwrap_or(UsageReport::UNREPORTED);
-            assert!(!report.is_absurd || recorded.tokens == TokenCounts::default());
+            assert!(!report.is_absurd || recorded.counts == UsageCounts::default());
             assert_eq!(report.settlement.usage, usage);
         }
     }
@@ -676,14 +676,20 @@ fn tokens_above_an_estimate_or_a_bound_are_a_debt() {
 fn of_cost(estimate: bool) -> impl Fn(&mut HttpAccessLogEntry) {
     let ends = Timestamp::from_secs(1_800_086_400);
     let mut reservation = reservation(Counter::Cost { limit: 50_000, ends });
-    let price = Price { input: 1_000_000, cached_input: 500_000, output: 3_000_000, request: 0 };
+    let price = Price {
+        input: 1_000_000,
+        cached_input: 500_000,
+        output: 3_000_000,
+        request: 0,
+        ..Price::default()
+    };
     let (tokens, unreported) = if estimate { (100, 100) } else { (HELD, 3 * HELD) };
     reservation.histories =
         estimate.then(|| HistoryIds { own: "own".into(), shared: "shared".into() });
     reservation.holds[0].amount = 3 * HELD;
     reservation.holds[0].unreported = unreported;
     reservation.cost =
-        Some(Box::new(CostTerms { price, tokens, most: HELD, unreported, fixed: None }));
+        Some(Box::new(CostTerms { price, tokens, most: HELD, unreported, ..CostTerms::default() }));
     move |entry| {
         let text = Kind::StringValue(reservation.seal(&keys(1)));
         set(entry, "envoy.filters.http.ext_authz", "reservation", text);
@@ -722,6 +728,64 @@ fn a_cost_is_charged_by_the_kinds_of_tokens_that_were_reported() {
     leaf("total_tokens", 16_001.0)(&mut entry);
     let report = report::read(&entry, &keys(1), |_| None).unwrap();
     assert_eq!((report.is_absurd, report.settlement.cost()), (true, 0));
+}
+
+/// A request that costs five micro-units for a second, of which it has 60 at most, and none for a token.
+fn of_seconds(has_tokens: bool) -> impl Fn(&mut HttpAccessLogEntry) {
+    let ends = Timestamp::from_secs(1_800_086_400);
+    let mut reservation = reservation(Counter::Cost { limit: 50_000, ends });
+    let price = Price { second: 5, ..Price::default() };
+    let media = MediaBound { seconds: 60, ..MediaBound::default() };
+    (reservation.holds[0].amount, reservation.holds[0].unreported) = (300, 300);
+    if has_tokens {
+        let counter = Counter::Budget { limit: 50_000, ends };
+        reservation.holds.push(Hold { counter, amount: HELD, ..reservation.holds[0].clone() });
+    }
+    let terms = CostTerms { price, tokens: HELD, most: HELD, unreported: 300, fixed: None, media };
+    reservation.cost = Some(Box::new(terms));
+    move |entry| {
+        let text = Kind::StringValue(reservation.seal(&keys(1)));
+        set(entry, "envoy.filters.http.ext_authz", "reservation", text);
+    }
+}
+
+#[test]
+fn seconds_are_charged_in_the_place_of_tokens() {
+    let (alone, both) = (of_seconds(false), of_seconds(true));
+    let (seconds, part, many) =
+        (leaf("seconds", 7.0), leaf("seconds", 6.01), leaf("seconds", 61.0));
+    let absurd = leaf("seconds", 961.0);
+    let stream = object("usage", r#"{"type":"duration","seconds":6.5}"#);
+    let refused = |entry: &mut HttpAccessLogEntry| status(entry, 422);
+    let cut = ended(0, "downstream_remote_disconnect");
+    let complete = Some(Unmetered::Complete);
+    type Row<'a> = (&'a str, &'a [Change<'a>], Usage, u64, Option<Unmetered>);
+    let rows: [Row<'_>; 9] = [
+        ("counted", &[&alone, &seconds], Usage::Final(0), 35, None),
+        ("a part of one", &[&alone, &part], Usage::Final(0), 35, None),
+        ("in a stream", &[&alone, &stream], Usage::Final(0), 35, None),
+        ("more than it may have", &[&alone, &many], Usage::Final(0), 305, None),
+        // The store charges what is held.
+        ("absurd", &[&alone, &absurd], Usage::Unreported(0), 0, complete),
+        ("not found", &[&alone], Usage::Unreported(0), 0, complete),
+        ("beside tokens", &[&both, &seconds], Usage::Unreported(0), 0, complete),
+        ("cut", &[&alone, &seconds, &cut], Usage::Unreported(0), 0, Some(Unmetered::Cut)),
+        ("refused", &[&alone, &seconds, &refused], Usage::Released, 0, None),
+    ];
+    for (about, changes, usage, cost, unmetered) in rows {
+        let mut entry = entry();
+        changes.iter().for_each(|change| change(&mut entry));
+        let report = report::read(&entry, &keys(1), |_| None).unwrap();
+        let settlement = &report.settlement;
+        assert_eq!((settlement.usage, settlement.cost()), (usage, cost), "{about}");
+        assert_eq!(report.unmetered, unmetered, "{about}");
+        assert_eq!(report.is_absurd, about == "absurd", "{about}");
+        assert_eq!(
+            report.is_beyond_hold,
+            matches!(about, "absurd" | "more than it may have"),
+            "{about}"
+        );
+    }
 }
 
 #[test]

@@ -15,7 +15,7 @@ use std::collections::BTreeMap;
 
 use prost::Message as _;
 use prost_types::value::Kind;
-use tollgate_core::limit::usage_report::TokenCounts;
+use tollgate_core::limit::usage_report::UsageCounts;
 
 pub(in crate::adapter) use self::kinds::{DETAILS, PARTS, with_parts_within};
 use crate::proto::envoy::{
@@ -56,7 +56,7 @@ pub(in crate::adapter) struct Reading {
     /// The tokens of the output among them, where they are reported apart.
     pub(in crate::adapter) output: Option<u64>,
     /// The tokens by their kinds, as far as they are reported apart.
-    pub(in crate::adapter) kinds: TokenCounts,
+    pub(in crate::adapter) kinds: UsageCounts,
     /// Whether the count is that of the whole response once it has ended. The first event of a
     /// stream of Anthropic's counts the input only.
     pub(in crate::adapter) is_whole: bool,
@@ -234,7 +234,9 @@ impl Objects<'_> {
             if kinds::DETAILS.contains(&name.as_str()) {
                 counts.add_details(value);
             }
-            if is_count(name) && !value.is_null() {
+            if name == SECONDS {
+                counts.add_seconds(value.as_f64());
+            } else if is_count(name) && !value.is_null() {
                 let count = value.as_u64().filter(|count| *count <= MOST_TOKENS);
                 let count = count.or_else(|| whole(value.as_f64()?)).ok_or(Absurd)?;
                 counts.0.insert(name.clone(), count);
@@ -248,9 +250,12 @@ impl Objects<'_> {
 #[derive(Clone, Debug, Default)]
 struct Counts(BTreeMap<String, u64>);
 
-/// The members that count tokens; the last two count a part of others. Further ones, such as times,
-/// are not read.
-const COUNTS: [&str; 16] = [
+/// The member that counts seconds of audio: of a transcription, in the place of its tokens.
+const SECONDS: &str = "seconds";
+
+/// The members that count tokens, of which two count a part of others, and seconds. Further ones, such
+/// as times, are not read.
+const COUNTS: [&str; 17] = [
     "prompt_tokens",
     "completion_tokens",
     "total_tokens",
@@ -267,9 +272,10 @@ const COUNTS: [&str; 16] = [
     "tokens_predicted",
     "cached_tokens",
     "reasoning_tokens",
+    SECONDS,
 ];
 
-/// Whether a member counts tokens.
+/// Whether a member counts something.
 pub(in crate::adapter) fn is_count(name: &str) -> bool {
     COUNTS.contains(&name)
 }
@@ -292,6 +298,8 @@ impl Counts {
         let mut counts = Self::default();
         for (name, value) in members.iter().filter(|(name, _)| is_count(name)) {
             match value {
+                Member::Number(number) if name == SECONDS => counts.add_seconds(Some(*number)),
+                _ if name == SECONDS => {}
                 Member::Number(number) => {
                     counts.0.insert(name.clone(), whole(*number).ok_or(Absurd)?);
                 }
@@ -300,6 +308,15 @@ impl Counts {
             }
         }
         Ok(counts)
+    }
+
+    /// Adds seconds, of which a part counts as a whole one. What is no number of them is left out: it
+    /// makes no count of tokens wrong.
+    fn add_seconds(&mut self, seconds: Option<f64>) {
+        let seconds = seconds.filter(|seconds| *seconds >= 0.0);
+        if let Some(seconds) = seconds.and_then(|seconds| whole(seconds.ceil())) {
+            self.0.insert(SECONDS.to_owned(), seconds);
+        }
     }
 
     /// The counts of two objects, of each the larger one.

@@ -84,6 +84,10 @@ pub(super) struct Entry<'e> {
     /// The bytes of the body of the response.
     #[serde(default)]
     response_bytes: u64,
+    /// The images of the response.
+    images: Option<u64>,
+    /// The seconds of audio or video.
+    seconds: Option<u64>,
 }
 
 /// How a request ended, or that it has not.
@@ -172,6 +176,8 @@ impl<'e> Entry<'e> {
         }
         let mut reading = usage::of_members(&members);
         reading.is_continuous |= self.usage_is_current;
+        reading.kinds.images = self.images.or(reading.kinds.images);
+        reading.kinds.seconds = self.seconds.or(reading.kinds.seconds);
         reading
     }
 
@@ -203,6 +209,30 @@ mod tests {
         let reading = reading(&json!({ "usage": usage }));
         assert_eq!((reading.kinds.cached, reading.kinds.reasoning), (Some(8), None));
         assert_eq!((reading.tokens, reading.is_absurd), (Some(13), false));
+    }
+
+    #[test]
+    fn images_and_seconds_are_read_beside_the_usage_of_the_server() {
+        for (entry, expected) in [
+            (json!({}), (None, None)),
+            (json!({ "images": 2, "seconds": 7 }), (Some(2), Some(7))),
+            (json!({ "usage": { "type": "duration", "seconds": 7 } }), (None, Some(7))),
+            // A part of a second is a whole one, and what is no number of them is no count.
+            (json!({ "usage": { "seconds": 7.01 } }), (None, Some(8))),
+            (json!({ "usage": { "seconds": "7" } }), (None, None)),
+            (json!({ "usage": { "seconds": -1 } }), (None, None)),
+            (json!({ "seconds": 7, "usage": { "seconds": 9 } }), (None, Some(7))),
+            (
+                json!({ "events": { "usage": { "type": "duration", "seconds": 6.5 } } }),
+                (None, Some(7)),
+            ),
+        ] {
+            let reading = reading(&entry);
+            assert_eq!((reading.kinds.images, reading.kinds.seconds), expected, "{entry}");
+            assert_eq!((reading.tokens, reading.is_absurd), (None, false), "{entry}");
+        }
+        let entry = json!({ "reservation": "r", "ending": "complete", "seconds": 1.5 });
+        assert!(Entry::read(&entry.to_string()).is_err(), "whole seconds");
     }
 
     #[test]

@@ -183,7 +183,7 @@ async fn a_result_has_the_cost_of_a_model_with_a_price() {
         "prices: { currency: EUR, models: [{ model: m, input: 1, output: 3 }] }\nroutes:",
     ));
     let price = Price { input: 1_000_000, output: 3_000_000, ..Price::default() };
-    let terms = CostTerms { price, tokens: 10, most: 10, unreported: 30, fixed: None };
+    let terms = CostTerms { price, tokens: 10, most: 10, unreported: 30, ..CostTerms::default() };
     let text = reserve_with(&engine, 1, None, Some(terms)).await;
     let lost = reserve_with(&engine, 2, None, Some(terms)).await;
     let usage = json!({ "prompt_tokens": 4, "completion_tokens": 2 });
@@ -292,7 +292,9 @@ fn the_document_describes_the_api() {
     let schemas = &document["components"]["schemas"];
     assert_eq!(schemas["Report"]["properties"]["entries"]["maxItems"], MAX_ENTRIES);
     // Each member that it lists is read, with each value that it lists.
-    let mut entry = json!({ "status": 200, "usage_is_current": true, "response_bytes": 7 });
+    let mut entry = json!({
+        "status": 200, "usage_is_current": true, "response_bytes": 7, "images": 2, "seconds": 3,
+    });
     entry["reservation"] = "r".into();
     for name in schemas["Entry"]["properties"]["usage"]["properties"].as_object().unwrap().keys() {
         assert!(crate::adapter::access_log::usage::is_count(name), "{name}");

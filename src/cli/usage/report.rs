@@ -200,16 +200,16 @@ mod tests {
         table(&query, &report, &mut one).unwrap();
         csv(&query, &report, &mut other).unwrap();
         let expected = "\
-tenant     model  requests  tokens  input  output  cached  reasoning  estimated  cost  estimated_cost
-(none)     =1+1          2    1500      0       0       0          0          0   750               0
-acme, inc  =1+1          2    1500      0       0       0          0          0   750               0
-total                    4    3000      0       0       0          0          0  1500               0
+tenant     model  requests  tokens  input  output  cached  reasoning  estimated  cost  estimated_cost  images  seconds
+(none)     =1+1          2    1500      0       0       0          0          0   750               0       0        0
+acme, inc  =1+1          2    1500      0       0       0          0          0   750               0       0        0
+total                    4    3000      0       0       0          0          0  1500               0       0        0
 ";
         assert_eq!(String::from_utf8(one).unwrap(), expected);
         let expected = "\
-tenant,model,requests,tokens,input,output,cached,reasoning,estimated,cost,estimated_cost\r
-,'=1+1,2,1500,0,0,0,0,0,750,0\r
-\"acme, inc\",'=1+1,2,1500,0,0,0,0,0,750,0\r
+tenant,model,requests,tokens,input,output,cached,reasoning,estimated,cost,estimated_cost,images,seconds\r
+,'=1+1,2,1500,0,0,0,0,0,750,0,0,0\r
+\"acme, inc\",'=1+1,2,1500,0,0,0,0,0,750,0,0,0\r
 ";
         assert_eq!(String::from_utf8(other).unwrap(), expected);
     }

@@ -27,7 +27,7 @@ use tollgate_core::{
         Counter, Hold,
         request_facts::RequestFacts,
         reservation::{Reservation, ReservationId},
-        usage_report::{Basis, RequestEnding, TokenCounts, UsageReport},
+        usage_report::{Basis, RequestEnding, UsageCounts, UsageReport},
     },
     secret::Secret,
     time::{Span, Timestamp},
@@ -82,7 +82,7 @@ pub(super) fn settled(request: &Reservation, usage: Usage, basis: Basis) -> Sett
     let report = UsageReport {
         ending: RequestEnding::Complete,
         basis,
-        tokens: TokenCounts { output: Some(1), ..TokenCounts::default() },
+        counts: UsageCounts { output: Some(1), ..UsageCounts::default() },
     };
     Settlement { reservation: request.clone(), usage, report: Some(report) }
 }

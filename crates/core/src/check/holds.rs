@@ -9,8 +9,9 @@ use crate::{
     limit::{
         self, Amounts, BucketId, ChargeSubject, Demand, Held, HoldLimit, LimitStatus, RequestUnits,
         TOKEN_BUDGET,
-        cost::CostTerms,
+        cost::{CostTerms, MOST, MediaBound},
         model_tag::ModelTag,
+        price::ModelPrice,
         request_facts::RequestFacts,
         reservation::{Reservation, ReservationId},
         usage_history::{HistoryIds, LearntUsage},
@@ -57,29 +58,53 @@ pub(super) fn request_cost(
     snapshot: &Snapshot,
     now: Timestamp,
 ) -> Option<(CostTerms, Amounts)> {
-    let price = snapshot.policy.prices.as_ref()?.at(subject.model?, now)?;
-    let terms =
-        |tokens, unreported, most| CostTerms { price, tokens, most, unreported, fixed: None };
+    let of_model = snapshot.policy.prices.as_ref()?.at(subject.model?, now)?;
+    let ModelPrice { price, max_seconds } = of_model;
     if price.is_free() {
-        return Some((terms(0, 0, 0), Amounts { fixed: Some(0), ..Amounts::default() }));
+        // Nothing of it is ever charged.
+        let terms = CostTerms { price, ..CostTerms::default() };
+        return Some((terms, Amounts { fixed: Some(0), ..Amounts::default() }));
     }
     if let Some(fixed) = tokens.fixed {
         let cost = price.of_any(fixed);
         let amounts = Amounts { bound: cost, estimate: cost, prompt: cost, fixed: Some(cost) };
-        return Some((CostTerms { fixed: Some(cost), ..terms(fixed, cost, fixed) }, amounts));
+        let terms = CostTerms {
+            price,
+            tokens: fixed,
+            most: fixed,
+            unreported: cost,
+            ..CostTerms::default()
+        };
+        return Some((CostTerms { fixed: Some(cost), ..terms }, amounts));
     }
+    let images = permit.sized().map(|sized| sized.images).unwrap_or_default();
+    let media = MediaBound {
+        images: if price.image > 0 { images.count } else { 0 },
+        seconds: max_seconds,
+        are_images_known: images.are_known && price.image > 0,
+    };
+    let of_media = price.of_media(media.images, media.seconds);
+    let with_media = |of_tokens: u64| of_tokens.saturating_add(of_media).min(MOST);
+    let terms = |tokens, unreported, most| CostTerms {
+        price,
+        tokens,
+        most,
+        unreported,
+        fixed: None,
+        media,
+    };
     let Some(SizedRequest { size, .. }) = permit.sized() else {
         // What the request may use is not known, and none of it is held.
-        let cost = price.of_any(0);
+        let cost = with_media(price.of_any(0));
         return Some((
             terms(0, cost, 0),
             Amounts { bound: cost, estimate: cost, ..Amounts::default() },
         ));
     };
     let RequestSize { input, output, answers, total } = *size;
-    let bound = price.of_bound(input, output.saturating_mul(answers), total);
+    let bound = with_media(price.of_bound(input, output.saturating_mul(answers), total));
     let prompt = match tokens.prompt < tokens.bound {
-        true => price.of_bound(tokens.prompt, 0, tokens.prompt),
+        true => with_media(price.of_bound(tokens.prompt, 0, tokens.prompt)),
         false => bound,
     };
     let of_prompt = terms(tokens.prompt, prompt, total);

@@ -8,7 +8,7 @@ use super::{
     rows::{Measures, RowKey},
 };
 use crate::{
-    limit::usage_report::{Basis, RequestEnding, TokenCounts},
+    limit::usage_report::{Basis, RequestEnding, UsageCounts},
     time::rfc3339::Rfc3339,
 };
 
@@ -69,9 +69,9 @@ pub struct UsageRecord {
     pub sealed: Option<String>,
     /// The tokens of the request: those that were charged.
     pub tokens: u64,
-    /// The tokens that the server reported, by kind.
+    /// What the server reported: its tokens by kind, and images and seconds.
     #[serde(flatten)]
-    pub kinds: TokenCounts,
+    pub kinds: UsageCounts,
     /// How the request ended.
     pub ending: RequestEnding,
     /// Where the number of tokens comes from.
@@ -85,6 +85,10 @@ pub struct UsageRecord {
     /// The cost of the request, in micro-units; `None` of a model without a price.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub cost: Option<u64>,
+    /// Where the cost comes from, if not from where the tokens do: `hold` where images or seconds were not
+    /// reported, so that as many are charged as were held.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cost_basis: Option<Basis>,
     /// The cost that the earlier record has.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub corrects_cost: Option<u64>,
@@ -104,7 +108,9 @@ impl UsageRecord {
         let tokens = number(self.tokens);
         let cost = number(self.cost.unwrap_or_default());
         let cost_before = number(self.corrects_cost.unwrap_or_default());
-        let (estimated, estimated_cost) = if self.actual { (0, 0) } else { (tokens, cost) };
+        let is_cost_actual = self.cost_basis.map_or(self.actual, Basis::is_actual);
+        let estimated = if self.actual { 0 } else { tokens };
+        let estimated_cost = if is_cost_actual { 0 } else { cost };
         // An earlier record was an estimate, unless it has the same fixed charge.
         let repeats_fixed = self.basis == Basis::Fixed && self.corrects == Some(self.tokens);
         let (estimated_before, estimated_cost_before) =
@@ -119,6 +125,8 @@ impl UsageRecord {
             estimated: estimated.saturating_sub(estimated_before),
             cost: cost.saturating_sub(cost_before),
             estimated_cost: estimated_cost.saturating_sub(estimated_cost_before),
+            images: kind(self.kinds.images),
+            seconds: kind(self.kinds.seconds),
         }
     }
 
@@ -266,12 +274,13 @@ pub(super) mod tests {
                 person: Some("p".into()),
                 sealed: None,
                 tokens: 7,
-                kinds: TokenCounts { input: Some(3), ..TokenCounts::default() },
+                kinds: UsageCounts { input: Some(3), ..UsageCounts::default() },
                 ending: RequestEnding::Complete,
                 basis: Basis::Reported,
                 actual: true,
                 corrects: None,
                 cost: None,
+                cost_basis: None,
                 corrects_cost: None,
                 day: "2027-01-15".parse().unwrap(),
                 late_for: None,
@@ -297,6 +306,21 @@ pub(super) mod tests {
             Entry::read(&text.replace("\"tokens\"", "\"colour\":1,\"tokens\"")),
             Some(record())
         );
+    }
+
+    #[test]
+    fn a_record_of_images_and_seconds_states_them_and_where_its_cost_comes_from() {
+        let Content::Usage(record) = record().content else { unreachable!() };
+        let kinds = UsageCounts { images: Some(4), seconds: Some(60), ..UsageCounts::NONE };
+        let cost_basis = Some(Basis::Hold);
+        let record = UsageRecord { kinds, cost: Some(312), cost_basis, ..record };
+        let text = serde_json::to_string(&record).unwrap();
+        let expected = "\"tokens\":7,\"images\":4,\"seconds\":60,\"ending\":\"complete\",\
+                        \"basis\":\"reported\",\"actual\":true,\"cost\":312,\"cost_basis\":\"hold\"";
+        assert!(text.contains(expected), "{text}");
+        assert_eq!(serde_json::from_str::<UsageRecord>(&text).unwrap(), record);
+        let Measures { estimated, estimated_cost, images, seconds, .. } = record.measures();
+        assert_eq!((estimated, estimated_cost, images, seconds), (0, 312, 4, 60));
     }
 
     #[test]

@@ -7,7 +7,7 @@ use thiserror::Error;
 
 use super::{
     calendar::{Calendar, Day},
-    rows::{Measures, OTHER, Period, RowKey},
+    rows::{LETTERS, Measures, OTHER, Period, RowKey},
 };
 use crate::time::{Timestamp, rfc3339::Rfc3339};
 
@@ -198,7 +198,7 @@ pub struct ReportRow<'a> {
 }
 
 /// The names of the measures of a row, in their order.
-pub const MEASURES: [&str; 9] = [
+pub const MEASURES: [&str; LETTERS.len()] = [
     "requests",
     "tokens",
     "input",
@@ -208,6 +208,8 @@ pub const MEASURES: [&str; 9] = [
     "estimated",
     "cost",
     "estimated_cost",
+    "images",
+    "seconds",
 ];
 
 impl Serialize for ReportRow<'_> {
@@ -250,7 +252,7 @@ mod tests {
         report.add(1, [(&small, &tokens(7))]);
         let rows: Vec<String> =
             report.rows().map(|row| serde_json::to_string(&row).unwrap()).collect();
-        let rest = r#""input":0,"output":0,"cached":0,"reasoning":0,"estimated":0,"cost":0,"estimated_cost":0}"#;
+        let rest = r#""input":0,"output":0,"cached":0,"reasoning":0,"estimated":0,"cost":0,"estimated_cost":0,"images":0,"seconds":0}"#;
         assert_eq!(rows[0], format!(r#"{{"tenant":"acme","requests":2,"tokens":12,{rest}"#));
         assert_eq!(rows[1], format!(r#"{{"tenant":"other","requests":1,"tokens":1,{rest}"#));
         assert_eq!(report.total().tokens, 13);

@@ -10,7 +10,7 @@ use super::calendar::Day;
 pub const OTHER: &str = "other";
 
 /// The measures of a row, by the letter that a store keeps each under.
-pub const LETTERS: [char; 9] = ['r', 't', 'i', 'o', 'c', 'n', 'e', 'm', 'p'];
+pub const LETTERS: [char; 11] = ['r', 't', 'i', 'o', 'c', 'n', 'e', 'm', 'p', 'g', 's'];
 
 /// What rows count. A correction may lower a sum.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -35,6 +35,12 @@ pub struct Measures {
     /// The part of the cost that is estimated.
     #[serde(default)]
     pub estimated_cost: i64,
+    /// Images that are known.
+    #[serde(default)]
+    pub images: i64,
+    /// Seconds of audio or video that servers or reporters counted.
+    #[serde(default)]
+    pub seconds: i64,
 }
 
 impl Measures {
@@ -48,8 +54,20 @@ impl Measures {
     /// The measures in the order of [`LETTERS`].
     pub fn all(&self) -> [i64; LETTERS.len()] {
         let Self { requests, tokens, input, output, cached, reasoning, estimated, .. } = *self;
-        let Self { cost, estimated_cost, .. } = *self;
-        [requests, tokens, input, output, cached, reasoning, estimated, cost, estimated_cost]
+        let Self { cost, estimated_cost, images, seconds, .. } = *self;
+        [
+            requests,
+            tokens,
+            input,
+            output,
+            cached,
+            reasoning,
+            estimated,
+            cost,
+            estimated_cost,
+            images,
+            seconds,
+        ]
     }
 
     fn all_mut(&mut self) -> [&mut i64; LETTERS.len()] {
@@ -63,8 +81,22 @@ impl Measures {
             estimated,
             cost,
             estimated_cost,
+            images,
+            seconds,
         } = self;
-        [requests, tokens, input, output, cached, reasoning, estimated, cost, estimated_cost]
+        [
+            requests,
+            tokens,
+            input,
+            output,
+            cached,
+            reasoning,
+            estimated,
+            cost,
+            estimated_cost,
+            images,
+            seconds,
+        ]
     }
 
     /// Sets the measure of a letter.
@@ -147,7 +179,7 @@ mod tests {
         for (value, letter) in (1..).zip(LETTERS) {
             measures.set(letter, value);
         }
-        assert_eq!(measures.all(), [1, 2, 3, 4, 5, 6, 7, 8, 9]);
+        assert_eq!(measures.all(), [1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11]);
         measures.add(&measures.clone());
         assert_eq!((measures.requests, measures.estimated, measures.cost), (2, 14, 16));
     }

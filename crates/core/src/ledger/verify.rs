@@ -337,11 +337,16 @@ impl<'a> ChainVerifier<'a> {
 
     fn checkpoint(&mut self, number: u64, checkpoint: &Checkpoint) {
         let Checkpoint { records, sums, kept_from, unexported, others, .. } = checkpoint;
-        // A writer of an earlier version leaves the cost out, and a later one begins with zero then.
-        let is_costed = sums.cost != 0 || sums.estimated_cost != 0;
-        let known = self.sums.map(|(records, known)| match is_costed {
-            true => (records, known),
-            false => (records, Measures { cost: 0, estimated_cost: 0, ..known }),
+        // A writer of an earlier version leaves measures out that it does not know, and a later one begins
+        // with zero then.
+        let known = self.sums.map(|(records, mut known)| {
+            if sums.cost == 0 && sums.estimated_cost == 0 {
+                (known.cost, known.estimated_cost) = (0, 0);
+            }
+            if sums.images == 0 && sums.seconds == 0 {
+                (known.images, known.seconds) = (0, 0);
+            }
+            (records, known)
         });
         if known.is_some_and(|known| known != (*records, *sums)) {
             self.findings.push(Finding::Sums { chain: self.chain, number });

@@ -166,6 +166,7 @@ impl<'a> Batch<'a> {
         // An earlier record of a fixed charge has all of it, as each of them has.
         let corrects = corrects.map(|before| facts.fixed.unwrap_or(before));
         let cost = facts.cost.map(|terms| terms.of_report(Some(&report), tokens));
+        let cost_basis = facts.cost.map(|terms| terms.basis(&report));
         let before = facts.cost.zip(corrects);
         let corrects_cost = before.map(|(terms, tokens)| terms.of_report(None, tokens));
         let who = Person::of(facts);
@@ -178,12 +179,13 @@ impl<'a> Batch<'a> {
             person: who.as_ref().map(|who| who.name(self.key)),
             sealed: who.zip(person).and_then(|(who, person)| who.seal(self.key, person, nonce)),
             tokens,
-            kinds: report.tokens,
+            kinds: facts.cost.map_or(report.counts, |terms| terms.counts(&report)),
             ending: report.ending,
             basis,
             actual: basis.is_actual(),
             corrects,
             cost,
+            cost_basis: cost_basis.filter(|of_cost| *of_cost != basis),
             corrects_cost,
             day: booking.day,
             late_for: booking.late_for,

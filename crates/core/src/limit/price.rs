@@ -16,6 +16,9 @@ use crate::{
 /// The greatest price: a thousand million of the currency.
 const MAX_PRICE: u64 = 1_000_000_000_000_000;
 
+/// The most seconds of one request.
+const MAX_SECONDS: u64 = 1_000_000_000;
+
 /// The longest name of the currency.
 const MAX_CURRENCY: usize = 16;
 
@@ -48,6 +51,14 @@ pub struct PriceConfig {
     pub output: u64,
     /// One request that is charged, beside its tokens. Default 0.
     pub request: Option<u64>,
+    /// One image: on paths that end with `/images/generations`, `/images/edits` or `/images/variations` each that is
+    /// generated, elsewhere each that is a part of the request. Default 0.
+    pub image: Option<u64>,
+    /// One second of audio or video, as the server or a reporter counts them. Default 0. Needs `max_seconds`.
+    pub second: Option<u64>,
+    /// The most seconds of one request, which no request states. They are held, and charged where they are
+    /// not reported.
+    pub max_seconds: Option<u64>,
 }
 
 /// The moment from which on a price is in force.
@@ -95,7 +106,16 @@ pub struct Prices {
     pub currency: Arc<str>,
     /// The prices of each model, with the moment from which on they are in force, in this order. The
     /// first one is always in force.
-    by_model: HashMap<String, Vec<(Timestamp, Price)>, FixedState>,
+    by_model: HashMap<String, Vec<(Timestamp, ModelPrice)>, FixedState>,
+}
+
+/// What a model costs from one moment on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ModelPrice {
+    /// The prices.
+    pub price: Price,
+    /// The most seconds of one request; 0 where they have no price.
+    pub max_seconds: u64,
 }
 
 impl Prices {
@@ -113,7 +133,8 @@ impl Prices {
             let message = format!("it is 1 to {MAX_CURRENCY} letters, digits, `-` or `_`");
             errors.push(&path.key("currency"), message);
         }
-        let mut by_model: HashMap<String, Vec<(Timestamp, Price)>, FixedState> = HashMap::default();
+        let mut by_model: HashMap<String, Vec<(Timestamp, ModelPrice)>, FixedState> =
+            HashMap::default();
         let list = path.key("models");
         if config.models.is_empty() {
             errors.push(&list, "list the price of at least one model, or remove `prices`");
@@ -129,6 +150,7 @@ impl Prices {
                     errors.push(&path.key(key), "a price is at most 10^15 micro-units");
                 }
             }
+            entry.check_seconds(&path, errors);
             let known = by_model.entry(entry.model.clone()).or_default();
             match (known.last(), entry.from) {
                 (None, Some(_)) => errors.push(
@@ -149,7 +171,8 @@ impl Prices {
                 _ => {}
             }
             let from = entry.from.map_or(Timestamp::from_secs(0), |PriceStart(from)| from);
-            known.push((from, entry.price()));
+            let max_seconds = entry.max_seconds.unwrap_or(0);
+            known.push((from, ModelPrice { price: entry.price(), max_seconds }));
         }
         Self { currency: currency.as_str().into(), by_model }
     }
@@ -160,7 +183,7 @@ impl Prices {
     }
 
     /// Returns the prices of a model at a moment; `None` for a model without one.
-    pub fn at(&self, model: &str, now: Timestamp) -> Option<Price> {
+    pub fn at(&self, model: &str, now: Timestamp) -> Option<ModelPrice> {
         let prices = self.by_model.get(model)?;
         prices.iter().rfind(|(from, _)| *from <= now).map(|(_, price)| *price)
     }
@@ -168,13 +191,32 @@ impl Prices {
 
 impl PriceConfig {
     /// The prices by their keys.
-    fn named(&self) -> [(&'static str, Option<u64>); 4] {
+    fn named(&self) -> [(&'static str, Option<u64>); 6] {
         [
             ("input", Some(self.input)),
             ("cached_input", self.cached_input),
             ("output", Some(self.output)),
             ("request", self.request),
+            ("image", self.image),
+            ("second", self.second),
         ]
+    }
+
+    /// Checks the bound of the seconds: without one a budget could be overspent.
+    fn check_seconds(&self, path: &Path, errors: &mut Errors) {
+        match (self.second, self.max_seconds) {
+            (Some(_), None) => errors.push(
+                &path.key("second"),
+                "no request states its seconds; set `max_seconds`, the most of one request",
+            ),
+            (None, Some(_)) => {
+                errors.push(&path.key("max_seconds"), "only `second` has a bound; remove this");
+            }
+            (_, Some(seconds)) if seconds == 0 || seconds > MAX_SECONDS => {
+                errors.push(&path.key("max_seconds"), "it is from 1 to 10^9");
+            }
+            _ => {}
+        }
     }
 
     fn price(&self) -> Price {
@@ -183,6 +225,8 @@ impl PriceConfig {
             cached_input: self.cached_input.unwrap_or(self.input),
             output: self.output,
             request: self.request.unwrap_or(0),
+            image: self.image.unwrap_or(0),
+            second: self.second.unwrap_or(0),
         }
     }
 }
@@ -218,6 +262,7 @@ models:
         let at = |model, time| {
             prices
                 .at(model, rfc3339::parse(time).unwrap())
+                .map(|of| of.price)
                 .map(|price| [price.input, price.cached_input, price.output, price.request])
         };
         for (model, time, expected) in [
@@ -230,6 +275,18 @@ models:
         ] {
             assert_eq!(at(model, time), expected, "{model} {time}");
         }
+    }
+
+    #[test]
+    fn images_and_seconds_have_prices() {
+        let (prices, errors) = compile(
+            "{ currency: EUR, models: [{ model: a, input: 0, output: 0, image: 40000, second: 6, max_seconds: 600 }] }",
+            &["a"],
+        );
+        assert_eq!(errors, [""; 0]);
+        let price = Price { image: 40_000, second: 6, ..Price::default() };
+        let expected = ModelPrice { price, max_seconds: 600 };
+        assert_eq!(prices.at("a", Timestamp::from_secs(0)), Some(expected));
     }
 
     #[test]
@@ -249,6 +306,10 @@ models:
                 "[{ model: a, input: 1000000000000001, output: 2 }]".to_owned(),
                 "at most 10^15 micro-units",
             ),
+            (format!("[{{ {entry}, second: 3 }}]"), "set `max_seconds`, the most of one request"),
+            (format!("[{{ {entry}, max_seconds: 3 }}]"), "only `second` has a bound"),
+            (format!("[{{ {entry}, second: 3, max_seconds: 0 }}]"), "it is from 1 to 10^9"),
+            (format!("[{{ {entry}, image: 1000000000000001 }}]"), "at most 10^15 micro-units"),
             ("[]".to_owned(), "list the price of at least one model"),
         ] {
             let (_, errors) = compile(&format!("currency: EUR\nmodels: {text}"), &["a"]);

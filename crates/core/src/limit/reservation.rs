@@ -338,11 +338,17 @@ mod tests {
             route: Some("chat".into()),
             facts: None,
             cost: Some(Box::new(CostTerms {
-                price: Price { input: 5, cached_input: 1, output: 7, request: 0 },
+                price: Price {
+                    input: 5,
+                    cached_input: 1,
+                    output: 7,
+                    request: 0,
+                    ..Price::default()
+                },
                 tokens: 7,
                 unreported: 3,
-                fixed: None,
                 most: 7,
+                ..CostTerms::default()
             })),
             holds: vec![
                 hold("minute", Counter::Bucket { interval: 5, burst: 9 }),

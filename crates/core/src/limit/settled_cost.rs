@@ -37,7 +37,7 @@ impl SettledCost {
             (Usage::Released, None) => (terms.fixed.unwrap_or_else(|| terms.so_far(charged)), true),
             (_, report) => {
                 let report = report.unwrap_or(UsageReport::UNREPORTED);
-                let is_actual = terms.fixed.is_some() || report.basis.is_actual();
+                let is_actual = terms.basis(&report).is_actual();
                 (terms.of_report(Some(&report), tokens), is_actual)
             }
         };
@@ -57,14 +57,20 @@ mod tests {
             Counter, Hold,
             cost::{CostTerms, Price},
             reservation::{Reservation, ReservationId},
-            usage_report::{Basis, RequestEnding, TokenCounts},
+            usage_report::{Basis, RequestEnding, UsageCounts},
         },
         time::{Span, Timestamp},
     };
 
     /// A micro-unit for a token of the input, three for one of the output.
-    const PRICE: Price =
-        Price { input: 1_000_000, cached_input: 1_000_000, output: 3_000_000, request: 5 };
+    const PRICE: Price = Price {
+        input: 1_000_000,
+        cached_input: 1_000_000,
+        output: 3_000_000,
+        request: 5,
+        image: 0,
+        second: 0,
+    };
 
     fn settlement(usage: Usage, basis: Option<Basis>, has_tokens: bool) -> Settlement {
         let ends = Timestamp::from_secs(1_800_000_000);
@@ -94,13 +100,13 @@ mod tests {
                 tokens: 100,
                 most: 100,
                 unreported: 305,
-                fixed: None,
+                ..CostTerms::default()
             })),
             holds,
         };
-        let tokens = TokenCounts { input: Some(9), output: Some(4), ..TokenCounts::default() };
+        let counts = UsageCounts { input: Some(9), output: Some(4), ..UsageCounts::default() };
         let report =
-            basis.map(|basis| UsageReport { ending: RequestEnding::Complete, basis, tokens });
+            basis.map(|basis| UsageReport { ending: RequestEnding::Complete, basis, counts });
         Settlement { reservation, usage, report }
     }
 

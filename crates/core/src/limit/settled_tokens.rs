@@ -4,7 +4,7 @@
 use super::{
     counters::MOST,
     settlement::{Settled, Settlement, Usage},
-    usage_report::TokenCounts,
+    usage_report::UsageCounts,
 };
 
 /// The tokens of a settled request by their kinds, which add up to all of them.
@@ -39,7 +39,7 @@ impl SettledTokens {
             Usage::Running(_) | Usage::Unreported(_) | Usage::Released => charged,
         };
         let reported = report.filter(|report| report.basis.is_actual());
-        let kinds = reported.map(|report| report.tokens).unwrap_or_default();
+        let kinds = reported.map(|report| report.counts).unwrap_or_default();
         let replaced = if is_late { reservation.unreported_tokens().unwrap_or(0) } else { 0 };
         Some(Self { is_reported: reported.is_some(), replaced, ..Self::split(total, kinds) })
     }
@@ -50,7 +50,7 @@ impl SettledTokens {
     }
 
     /// Splits a number of tokens into the kinds that a server reported.
-    fn split(total: u64, kinds: TokenCounts) -> Self {
+    fn split(total: u64, kinds: UsageCounts) -> Self {
         let all_input = kinds.input.unwrap_or(0).min(total);
         let cached = kinds.cached.unwrap_or(0).min(all_input);
         let output = kinds.output.unwrap_or(0).min(total - all_input);
@@ -71,7 +71,7 @@ mod tests {
         time::{Span, Timestamp},
     };
 
-    fn settlement(usage: Usage, basis: Basis, tokens: TokenCounts) -> Settlement {
+    fn settlement(usage: Usage, basis: Basis, tokens: UsageCounts) -> Settlement {
         let hold = |counter, unreported| Hold {
             limit: "l".into(),
             counter_id: "alice".into(),
@@ -97,17 +97,17 @@ mod tests {
                 hold(Counter::Bucket { interval: 1, burst: 900 }, 100),
             ],
         };
-        let report = Some(UsageReport { ending: RequestEnding::Complete, basis, tokens });
+        let report = Some(UsageReport { ending: RequestEnding::Complete, basis, counts: tokens });
         Settlement { reservation, usage, report }
     }
 
-    fn counts(input: u64, cached: Option<u64>, output: u64) -> TokenCounts {
-        TokenCounts { input: Some(input), cached, output: Some(output), reasoning: None }
+    fn counts(input: u64, cached: Option<u64>, output: u64) -> UsageCounts {
+        UsageCounts { input: Some(input), cached, output: Some(output), ..UsageCounts::NONE }
     }
 
     #[test]
     fn the_kinds_of_a_settlement_add_up_to_its_tokens() {
-        let none = TokenCounts::default();
+        let none = UsageCounts::default();
         let reported = |input, cached, output, unsplit| {
             let tokens = SettledTokens { input, cached, output, unsplit, ..Default::default() };
             Some(SettledTokens { is_reported: true, ..tokens })

@@ -1,6 +1,6 @@
 //! Settlements: reports of the usage of a reserved request, and what they change.
 
-use super::{cost::CostTerms, reservation::Reservation, usage_report::UsageReport};
+use super::{reservation::Reservation, usage_report::UsageReport};
 
 /// What is known of the usage of a reserved request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -33,10 +33,9 @@ impl Settlement {
     /// charged of others: by the terms of the reservation, and 0 without terms.
     pub fn cost(&self) -> u64 {
         let Some(terms) = self.reservation.cost_terms() else { return 0 };
-        let CostTerms { price, .. } = terms;
         match (self.usage, &self.report) {
             (Usage::Final(tokens), Some(report)) => terms.of_report(Some(report), tokens),
-            (Usage::Final(tokens), None) => price.of_any(tokens),
+            (Usage::Final(tokens), None) => terms.of_any(tokens),
             (Usage::Running(tokens) | Usage::Unreported(tokens), _) => terms.so_far(tokens),
             (Usage::Released, _) => 0,
         }

@@ -12,14 +12,15 @@ pub struct UsageReport {
     /// Where its number of tokens comes from.
     #[serde(rename = "b")]
     pub basis: Basis,
-    /// The tokens that the server reported.
+    /// What the server reported.
     #[serde(flatten)]
-    pub tokens: TokenCounts,
+    pub counts: UsageCounts,
 }
 
-/// The tokens of a response, by their kinds. `None` where the server does not report a kind.
+/// What a server counts of a response: its tokens by their kinds, and what else models have prices for.
+/// `None` where the server does not report it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct TokenCounts {
+pub struct UsageCounts {
     /// The tokens of the input, those from a cache among them.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub input: Option<u64>,
@@ -32,6 +33,24 @@ pub struct TokenCounts {
     /// The tokens of the output that are reasoning.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reasoning: Option<u64>,
+    /// The images that were generated, or that the request has.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub images: Option<u64>,
+    /// The seconds of audio or video; a part of a second counts as a whole one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub seconds: Option<u64>,
+}
+
+impl UsageCounts {
+    /// Nothing is reported.
+    pub const NONE: Self = Self {
+        input: None,
+        output: None,
+        cached: None,
+        reasoning: None,
+        images: None,
+        seconds: None,
+    };
 }
 
 /// How a request ended.
@@ -84,11 +103,8 @@ impl Basis {
 
 impl UsageReport {
     /// A request whose end was not reported.
-    pub const UNREPORTED: Self = Self {
-        ending: RequestEnding::Unreported,
-        basis: Basis::Hold,
-        tokens: TokenCounts { input: None, output: None, cached: None, reasoning: None },
-    };
+    pub const UNREPORTED: Self =
+        Self { ending: RequestEnding::Unreported, basis: Basis::Hold, counts: UsageCounts::NONE };
 
     /// Returns the report as a text, which [`read`](Self::read) reads.
     pub fn text(&self) -> String {
@@ -108,9 +124,9 @@ mod tests {
 
     #[test]
     fn a_report_is_read_as_it_was_written() {
-        let tokens = TokenCounts { input: Some(3), output: Some(4), ..TokenCounts::default() };
+        let counts = UsageCounts { input: Some(3), output: Some(4), ..UsageCounts::NONE };
         let report =
-            UsageReport { ending: RequestEnding::Complete, basis: Basis::Reported, tokens };
+            UsageReport { ending: RequestEnding::Complete, basis: Basis::Reported, counts };
         let text = r#"{"e":"complete","b":"reported","input":3,"output":4}"#;
         assert_eq!(report.text(), text);
         for report in [report, UsageReport::UNREPORTED] {

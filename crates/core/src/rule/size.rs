@@ -116,6 +116,36 @@ pub struct SizedRequest {
     pub is_streamed: bool,
     /// The tokens that are charged at admission, as the usage is in no response.
     pub fixed: Option<u64>,
+    /// The images of the request.
+    pub images: RequestImages,
+}
+
+/// The images that a request generates, or has.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct RequestImages {
+    /// The most images that it generates, or those that it has.
+    pub count: u64,
+    /// Whether they are those that it has.
+    pub are_known: bool,
+}
+
+impl RequestImages {
+    /// The ends of the paths whose requests generate images.
+    const GENERATED: [&str; 3] = ["/images/generations", "/images/edits", "/images/variations"];
+
+    /// Whether requests to `path` generate images.
+    fn are_generated(path: &str) -> bool {
+        let path = path.trim_end_matches('/');
+        Self::GENERATED.iter().any(|end| path.ends_with(end))
+    }
+
+    /// Returns the images of a request to `path` with so many answers.
+    fn of(path: &str, facts: &BodyFacts<'_>, answers: u64) -> Self {
+        match Self::are_generated(path) {
+            true => Self { count: answers, are_known: false },
+            false => Self { count: facts.parts.images, are_known: true },
+        }
+    }
 }
 
 /// Members of a body that the proxy writes.
@@ -144,7 +174,9 @@ impl SizedRequest {
         let mut size = RequestSize::of(model, facts, outline, sizing.generates);
         // A request without a body generates nothing.
         let is_streamed = outline.is_streamed;
-        let unchanged = Self { size, changes: BodyChanges::default(), is_streamed, fixed: None };
+        let images = RequestImages::of(path, facts, size.answers);
+        let unchanged =
+            Self { size, changes: BodyChanges::default(), is_streamed, fixed: None, images };
         let Some(api) = sizing.api.filter(|_| sizing.generates && facts.bytes > 0) else {
             return Ok(unchanged);
         };
@@ -162,7 +194,8 @@ impl SizedRequest {
                 "the body has a number beyond 2^53, which the proxy would change",
             ));
         }
-        if outline.background != Background::No {
+        // Of an image it is what is behind it.
+        if outline.background != Background::No && !RequestImages::are_generated(path) {
             let cause = "the usage of an answer in the background is in no response";
             return Err(Denial::new(Reason::FieldForbidden, cause)
                 .with_listed_member("background")
@@ -565,6 +598,30 @@ mod tests {
         ] {
             assert_eq!(sized("/v1/completions", body), Err(reason), "{body}");
         }
+    }
+
+    #[test]
+    fn images_are_those_that_are_generated_and_otherwise_those_of_the_request() {
+        let parts = Parts { images: 2, audio: 1, videos: 0, files: 1 };
+        let caps = vec![CappedNumber { cap: Cap::Choices, name: "n".into(), value: 4 }];
+        let facts = BodyFacts { bytes: 1, prompts: 1, parts, caps, ..BodyFacts::default() };
+        let images = |path: &str| {
+            let sized = SizedRequest::of(CHAT, path, MODEL, &facts, &chat(0)).unwrap();
+            (sized.images.count, sized.images.are_known)
+        };
+        for path in ["/v1/images/generations", "/openai/v1/images/edits/", "/images/variations"] {
+            assert_eq!(images(path), (4, false), "{path}");
+        }
+        for path in ["/v1/chat/completions", "/v1/images", "/v1/images/generations/7"] {
+            assert_eq!(images(path), (2, true), "{path}");
+        }
+    }
+
+    #[test]
+    fn the_background_of_an_image_is_no_work_in_the_background() {
+        let body = r#"{"background":"transparent"}"#;
+        assert!(sized("/v1/images/generations", body).is_ok());
+        assert_eq!(sized("/v1/responses", body), Err(Reason::FieldForbidden));
     }
 
     #[test]

@@ -7,7 +7,7 @@ use std::collections::HashMap;
 use tollgate_core::{
     limit::{
         BucketId, Counter, Hold, Verdict,
-        cost::{CostTerms, Price},
+        cost::{CostTerms, MediaBound, Price},
         counters::Counters,
         escrow::{Covered, EscrowTerms, Escrows},
         reservation::{Reservation, ReservationId},
@@ -122,11 +122,19 @@ fn hold(counter: Counter, amount: u64) -> Hold {
 
 /// Terms that make the cost of a request the number of its tokens, reported or not.
 const A_UNIT_FOR_EACH_TOKEN: CostTerms = CostTerms {
-    price: Price { input: 1_000_000, cached_input: 1_000_000, output: 1_000_000, request: 0 },
+    price: Price {
+        input: 1_000_000,
+        cached_input: 1_000_000,
+        output: 1_000_000,
+        request: 0,
+        image: 0,
+        second: 0,
+    },
     tokens: 0,
     most: 0,
     unreported: 0,
     fixed: None,
+    media: MediaBound { images: 0, seconds: 0, are_images_known: false },
 };
 
 impl World {

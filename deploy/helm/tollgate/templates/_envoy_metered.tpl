@@ -355,13 +355,13 @@ static_resources:
                       stat_prefix: usage
                       default_source_code:
                         inline_string: |
-                          -- The counts of tokens in a body of JSON, or of lines of JSON, read while it passes: numbers that are members of the
+                          -- The counts of tokens and seconds in a body of JSON, or of lines of JSON, read while it passes: numbers that are members of the
                           -- document, or of objects below it with the keys in `PARENTS`. What a server repeats of its request (tools, metadata) is
                           -- elsewhere, and is no usage. Of a count that occurs more often the largest one is kept.
                           local COUNTS, PARENTS = {}, {}
                           for name in ("prompt_tokens completion_tokens total_tokens input_tokens output_tokens cache_creation_input_tokens "
                               .. "cache_read_input_tokens prompt_n cache_n predicted_n tokens_evaluated tokens_predicted prompt_eval_count "
-                              .. "eval_count cached_tokens reasoning_tokens"):gmatch("%S+") do
+                              .. "eval_count cached_tokens reasoning_tokens seconds"):gmatch("%S+") do
                             COUNTS[name] = true
                           end
                           for name in ("usage meta_info timings meta tokens billed_units prompt_tokens_details completion_tokens_details "

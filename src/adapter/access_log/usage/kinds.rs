@@ -1,8 +1,8 @@
-//! The tokens of a response by their kinds, in whichever shape the server reports them.
+//! The tokens of a response by their kinds, and its seconds, in whichever shape the server reports them.
 
-use tollgate_core::limit::usage_report::TokenCounts;
+use tollgate_core::limit::usage_report::UsageCounts;
 
-use super::Counts;
+use super::{Counts, SECONDS};
 
 /// The objects in a usage whose members count a part of the input, or of the output.
 pub(in crate::adapter) const DETAILS: [&str; 4] = [
@@ -17,7 +17,7 @@ pub(in crate::adapter) const PARTS: [&str; 2] = ["cached_tokens", "reasoning_tok
 
 impl Counts {
     /// The tokens by kind. Each kind is the largest of those that the shapes of servers name.
-    pub(super) fn kinds(&self) -> TokenCounts {
+    pub(super) fn kinds(&self) -> UsageCounts {
         let shapes: [&[&str]; 5] = [
             &["prompt_tokens"],
             &["input_tokens", "cache_creation_input_tokens", "cache_read_input_tokens"],
@@ -26,11 +26,13 @@ impl Counts {
             &["prompt_eval_count"],
         ];
         let cached = ["cached_tokens", "cache_read_input_tokens", "cache_n"];
-        TokenCounts {
+        UsageCounts {
             input: shapes.into_iter().filter_map(|names| self.get(names)).max(),
             output: self.output(),
             cached: cached.into_iter().filter_map(|name| self.get(&[name])).max(),
             reasoning: self.get(&["reasoning_tokens"]),
+            images: None,
+            seconds: self.get(&[SECONDS]),
         }
     }
 
@@ -47,19 +49,21 @@ impl Counts {
 }
 
 /// Of each kind the larger count.
-pub(super) fn larger(one: TokenCounts, other: TokenCounts) -> TokenCounts {
-    TokenCounts {
+pub(super) fn larger(one: UsageCounts, other: UsageCounts) -> UsageCounts {
+    UsageCounts {
         input: one.input.max(other.input),
         output: one.output.max(other.output),
         cached: one.cached.max(other.cached),
         reasoning: one.reasoning.max(other.reasoning),
+        images: one.images.max(other.images),
+        seconds: one.seconds.max(other.seconds),
     }
 }
 
 /// The counts of which a part is not more than what it is a part of; none without that.
-pub(in crate::adapter) fn with_parts_within(counts: TokenCounts) -> TokenCounts {
+pub(in crate::adapter) fn with_parts_within(counts: UsageCounts) -> UsageCounts {
     let within = |part: Option<u64>, whole: Option<u64>| Some(part?.min(whole?));
-    TokenCounts {
+    UsageCounts {
         cached: within(counts.cached, counts.input),
         reasoning: within(counts.reasoning, counts.output),
         ..counts
@@ -72,13 +76,14 @@ mod tests {
 
     #[test]
     fn the_kinds_of_each_shape_are_read() {
-        let counts = |input, output, cached, reasoning| TokenCounts {
+        let counts = |input, output, cached, reasoning| UsageCounts {
             input: Some(input),
             output: Some(output),
             cached,
             reasoning,
+            ..UsageCounts::NONE
         };
-        let none = TokenCounts::default();
+        let none = UsageCounts::default();
         for (members, expected) in [
             (&[("prompt_tokens", 9), ("completion_tokens", 4)][..], counts(9, 4, None, None)),
             (
@@ -102,6 +107,7 @@ mod tests {
             (&[("prompt_n", 2), ("cache_n", 7), ("predicted_n", 4)], counts(9, 4, Some(7), None)),
             (&[("prompt_eval_count", 9), ("eval_count", 4)], counts(9, 4, None, None)),
             (&[("total_tokens", 9)], none),
+            (&[("seconds", 9)], UsageCounts { seconds: Some(9), ..none }),
         ] {
             let members = members.iter().map(|(name, count)| ((*name).to_owned(), *count));
             assert_eq!(Counts(members.collect()).kinds(), expected);
@@ -118,13 +124,14 @@ mod tests {
 
     #[test]
     fn a_part_is_not_more_than_its_whole() {
-        let counts = TokenCounts {
+        let counts = UsageCounts {
             input: Some(9),
             output: None,
             cached: Some(1 << 53),
             reasoning: Some(1 << 53),
+            ..UsageCounts::NONE
         };
-        let expected = TokenCounts { input: Some(9), cached: Some(9), ..TokenCounts::default() };
+        let expected = UsageCounts { input: Some(9), cached: Some(9), ..UsageCounts::default() };
         assert_eq!(with_parts_within(counts), expected);
     }
 }

@@ -204,7 +204,8 @@ fn a_checkpoint_has_the_cost_of_its_records_or_none() {
     let (keys, calendar) = (keys(), Calendar::of("UTC"));
     let price = Price { request: 30, ..Price::default() };
     let mut priced = pending("priced", 1000, NOON);
-    priced.facts.cost = Some(CostTerms { price, tokens: 0, most: 0, unreported: 0, fixed: None });
+    priced.facts.cost =
+        Some(CostTerms { price, tokens: 0, most: 0, unreported: 0, ..CostTerms::default() });
     let mut later = priced.clone();
     later.facts.decision_id = "later".to_owned();
     let written = |change: fn(&mut ChainTail)| {

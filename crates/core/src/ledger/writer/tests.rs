@@ -3,7 +3,7 @@ use crate::{
     ledger::entry::tests::keys,
     limit::{
         cost::{CostTerms, Price},
-        usage_report::{RequestEnding, TokenCounts},
+        usage_report::{RequestEnding, UsageCounts},
     },
 };
 
@@ -20,7 +20,7 @@ pub(in crate::ledger) fn pending(decision: &str, tokens: u64, at: u64) -> Pendin
         report: Some(UsageReport {
             ending: RequestEnding::Complete,
             basis: Basis::Reported,
-            tokens: TokenCounts { input: Some(tokens), ..TokenCounts::default() },
+            counts: UsageCounts { input: Some(tokens), ..UsageCounts::default() },
         }),
         tokens,
         corrects: None,
@@ -111,8 +111,14 @@ fn a_correction_of_a_fixed_charge_adds_nothing() {
 /// 1.50 for a million tokens of input, 6 for a million of output, and 400 micro-units for the 200
 /// tokens that are charged without a report.
 fn terms() -> CostTerms {
-    let price = Price { input: 1_500_000, cached_input: 750_000, output: 6_000_000, request: 0 };
-    CostTerms { price, tokens: 200, most: 200, unreported: 400, fixed: None }
+    let price = Price {
+        input: 1_500_000,
+        cached_input: 750_000,
+        output: 6_000_000,
+        request: 0,
+        ..Price::default()
+    };
+    CostTerms { price, tokens: 200, most: 200, unreported: 400, ..CostTerms::default() }
 }
 
 #[test]

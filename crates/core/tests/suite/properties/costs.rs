@@ -3,8 +3,8 @@
 
 use proptest::prelude::*;
 use tollgate_core::limit::{
-    cost::{CostTerms, MOST, Price},
-    usage_report::{Basis, RequestEnding, TokenCounts, UsageReport},
+    cost::{CostTerms, MOST, MediaBound, Price},
+    usage_report::{Basis, RequestEnding, UsageCounts, UsageReport},
 };
 
 use super::cases;
@@ -15,8 +15,10 @@ fn number() -> impl Strategy<Value = u64> {
 }
 
 fn price() -> impl Strategy<Value = Price> {
-    (number(), number(), number(), number()).prop_map(|(input, cached_input, output, request)| {
-        Price { input, cached_input, output, request }
+    let tokens = (number(), number(), number());
+    (tokens, number(), number(), number()).prop_map(|(tokens, request, image, second)| {
+        let (input, cached_input, output) = tokens;
+        Price { input, cached_input, output, request, image, second }
     })
 }
 
@@ -26,13 +28,18 @@ struct Used {
     input: u64,
     cached: u64,
     output: u64,
+    images: u64,
+    seconds: u64,
 }
 
 fn used() -> impl Strategy<Value = Used> {
-    (number(), number(), number()).prop_map(|(input, cached, output)| Used {
+    let tokens = (number(), number(), number());
+    (tokens, number(), number()).prop_map(|((input, cached, output), images, seconds)| Used {
         input,
         cached: cached.min(input),
         output,
+        images,
+        seconds,
     })
 }
 
@@ -41,40 +48,51 @@ impl Used {
         self.input.saturating_add(self.output)
     }
 
-    /// Whether its tokens have a sum: no request has as many that they have none.
-    fn has_sum(self) -> bool {
-        self.input.checked_add(self.output).is_some()
+    fn report(self) -> UsageReport {
+        let counts = UsageCounts {
+            input: Some(self.input),
+            output: Some(self.output),
+            cached: Some(self.cached),
+            reasoning: None,
+            images: Some(self.images),
+            seconds: Some(self.seconds),
+        };
+        UsageReport { ending: RequestEnding::Complete, basis: Basis::Reported, counts }
     }
 
-    fn kinds(self) -> TokenCounts {
-        let Self { input, cached, output } = self;
-        let kinds = TokenCounts { input: Some(input), output: Some(output), ..Default::default() };
-        TokenCounts { cached: Some(cached), ..kinds }
-    }
-
+    /// Its cost by terms under which nothing is held.
     fn cost(self, price: Price) -> u64 {
-        price.of_usage(self.tokens(), self.kinds())
+        CostTerms { price, ..CostTerms::default() }.of_report(Some(&self.report()), self.tokens())
     }
 
     /// Less of everything, or as much.
     fn part(self, part: Self) -> Self {
-        let of = |most: u64, number: u64| number % most.saturating_add(1).max(1);
-        let input = of(self.input, part.input).min(self.input);
-        let cached = of(self.cached, part.cached).min(input);
-        Self { input, cached, output: of(self.output, part.output).min(self.output) }
+        let of =
+            |most: u64, number: u64| if most == u64::MAX { number } else { number % (most + 1) };
+        let input = of(self.input, part.input);
+        Self {
+            input,
+            cached: of(self.cached.min(input), part.cached),
+            output: of(self.output, part.output),
+            images: of(self.images, part.images),
+            seconds: of(self.seconds, part.seconds),
+        }
     }
 }
 
-/// The cost, added up in parts that are checked; `None` above 128 bits.
+/// The cost, added up digit by digit in parts that cannot overflow; `None` above 128 bits.
 fn exact(price: Price, used: Used) -> Option<u128> {
     let product = |count: u64, price: u64| u128::from(count) * u128::from(price);
+    let million = |whole: u128| whole.checked_mul(1_000_000);
     let parts = [
-        product(used.input - used.cached, price.input),
-        product(used.cached, price.cached_input),
-        product(used.output, price.output),
-        u128::from(price.request) * 1_000_000,
+        Some(product(used.input - used.cached, price.input)),
+        Some(product(used.cached, price.cached_input)),
+        Some(product(used.output, price.output)),
+        million(u128::from(price.request)),
+        million(product(used.images, price.image)),
+        million(product(used.seconds, price.second)),
     ];
-    let millionths = parts.into_iter().try_fold(0_u128, u128::checked_add)?;
+    let millionths = parts.into_iter().try_fold(0_u128, |sum, part| sum.checked_add(part?))?;
     let (whole, rest) = (millionths / 1_000_000, millionths % 1_000_000);
     Some(whole + u128::from(rest > 0))
 }
@@ -84,20 +102,25 @@ proptest! {
 
     #[test]
     fn a_cost_is_the_exact_sum_rounded_up_once_and_never_overflows(price in price(), used in used()) {
-        prop_assume!(used.has_sum());
-        let exact = exact(price, used).map_or(MOST, |cost| u64::try_from(cost).unwrap_or(MOST));
-        prop_assert_eq!(used.cost(price), exact.min(MOST));
+        // Tokens beyond 2^64 in all have no cost of their own: no request has as many.
+        prop_assume!(used.input.checked_add(used.output).is_some());
+        let expected = exact(price, used).map_or(MOST, |cost| {
+            u64::try_from(cost).unwrap_or(u64::MAX).min(MOST)
+        });
+        prop_assert_eq!(used.cost(price), expected);
     }
 
     #[test]
     fn more_of_anything_never_costs_less(price in price(), most in used(), part in used()) {
-        prop_assume!(most.has_sum());
+        prop_assume!(most.input.checked_add(most.output).is_some());
         let less = most.part(part);
         let base = less.cost(price);
-        // Another cached token makes one of the input cheaper, or dearer: their number stays.
+        // Another cached token makes one of the input cheaper, or dearer: its number stays.
         for more in [
             Used { input: most.input, ..less },
             Used { output: most.output, ..less },
+            Used { images: most.images, ..less },
+            Used { seconds: most.seconds, ..less },
             Used { cached: less.cached, ..most },
         ] {
             prop_assert!(more.cost(price) >= base, "{:?} {:?}", less, more);
@@ -110,19 +133,30 @@ proptest! {
         held in used(),
         part in used(),
         context in number(),
+        are_images_known in any::<bool>(),
         is_split in any::<bool>(),
     ) {
-        prop_assume!(held.has_sum());
+        prop_assume!(held.input.checked_add(held.output).is_some());
         let used = held.part(part);
         let total = held.tokens().min(context).max(used.tokens());
-        let unreported = price.of_bound(held.input, held.output, total);
-        let terms = CostTerms { price, tokens: total, most: total, unreported, fixed: None };
-        // A server may report no kind of its tokens.
-        let tokens = if is_split { used.kinds() } else { TokenCounts::default() };
-        let report = UsageReport { ending: RequestEnding::Complete, basis: Basis::Reported, tokens };
+        let media = MediaBound { images: held.images, seconds: held.seconds, are_images_known };
+        let of_media = price.of_media(held.images, held.seconds);
+        let of_tokens = price.of_bound(held.input, held.output, total);
+        let unreported = of_tokens.saturating_add(of_media).min(MOST);
+        let terms =
+            CostTerms { price, tokens: total, most: total, unreported, fixed: None, media };
+        let mut report = used.report();
+        if !is_split {
+            report.counts = UsageCounts { input: None, output: None, cached: None, ..report.counts };
+        }
         let cost = terms.of_report(Some(&report), used.tokens());
         prop_assert!(cost <= unreported, "{} of {}", cost, unreported);
+        // What is not reported is charged as it is held, and known as an estimate.
+        let lost = UsageReport { counts: UsageCounts { images: None, seconds: None, ..report.counts }, ..report };
+        let without = terms.of_report(Some(&lost), used.tokens());
+        prop_assert!(cost <= without && without <= unreported);
         prop_assert_eq!(terms.of_report(None, total), unreported);
-        prop_assert_eq!(terms.of_report(Some(&UsageReport::UNREPORTED), used.tokens()), unreported);
+        let is_known = (price.image == 0 || are_images_known) && price.second == 0;
+        prop_assert_eq!(terms.basis(&lost).is_actual(), is_known);
     }
 }
