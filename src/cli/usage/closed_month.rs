@@ -49,7 +49,7 @@ impl ClosedMonth {
     fn unsigned(&self) -> Option<String> {
         let Self { form, month, closed_at, key, sums, mac: _ } = self;
         match form {
-            None => Some(self.first_form()),
+            None => self.first_form(),
             Some(FORM) => {
                 let mut text = format!("closed month, form {FORM}: {month} {closed_at} {key}");
                 let numbers = MEASURES.into_iter().zip(sums.all());
@@ -63,10 +63,12 @@ impl ClosedMonth {
     }
 
     /// The text of the first form: seven measures without names, and the costs if there are some.
-    fn first_form(&self) -> String {
+    /// `None` with others, which it does not have.
+    fn first_form(&self) -> Option<String> {
         let Self { month, closed_at, key, sums, .. } = self;
-        // A measure of a later version has no place in it: it is zero in such a month.
-        let Measures {
+        let Measures { requests, tokens, input, output, cached, reasoning, estimated, .. } = *sums;
+        let Measures { cost, estimated_cost, .. } = *sums;
+        let known = Measures {
             requests,
             tokens,
             input,
@@ -76,15 +78,17 @@ impl ClosedMonth {
             estimated,
             cost,
             estimated_cost,
-        } = *sums;
+            ..Measures::default()
+        };
         let cost = match (cost, estimated_cost) {
             (0, 0) => String::new(),
             (cost, estimated) => format!(" cost {cost} {estimated}"),
         };
-        format!(
+        let text = format!(
             "closed {month} {closed_at} {key} [{requests}, {tokens}, {input}, {output}, {cached}, \
              {reasoning}, {estimated}]{cost}"
-        )
+        );
+        (known == *sums).then_some(text)
     }
 }
 

@@ -349,25 +349,6 @@ mod tests {
     }
 
     #[test]
-    fn tokens_of_no_known_kind_cost_no_more_than_what_is_held() {
-        let held = SMALL.of_bound(100_000, 10_000, 110_000);
-        let (tokens, most) = (110_000, 110_000);
-        let terms = CostTerms { price: SMALL, tokens, most, unreported: held, fixed: None };
-        let report =
-            |tokens| UsageReport { basis: Basis::Reported, tokens, ..UsageReport::UNREPORTED };
-        let unsplit = report(TokenCounts::default());
-        assert_eq!((held, SMALL.of_any(110_000)), (21_000, 66_000));
-        assert_eq!(terms.of_report(Some(&unsplit), 110_000), held);
-        assert_eq!(terms.of_report(Some(&unsplit), 1000), 600);
-        assert_eq!(terms.of_report(Some(&unsplit), 110_001), 66_001, "beyond what it may use");
-        let split = report(kinds(0, 0, 110_000));
-        assert_eq!(terms.of_report(Some(&split), 110_000), 66_000, "the server counted them");
-        // Of an estimate the most that the request may cost is not among the terms.
-        let estimate = CostTerms { tokens: 1000, unreported: 600, ..terms };
-        assert_eq!(estimate.of_report(Some(&unsplit), 110_000), 66_000);
-    }
-
-    #[test]
     fn the_text_of_terms_is_short_and_read_as_it_was_written() {
         let terms =
             CostTerms { price: SMALL, tokens: 9, most: 9, unreported: 4, ..CostTerms::default() };
