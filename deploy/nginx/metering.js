@@ -16,8 +16,11 @@ import tollgate from 'tollgate.js';
 const COUNTS = ['prompt_tokens', 'completion_tokens', 'total_tokens', 'input_tokens', 'output_tokens', 'cache_creation_input_tokens',
     'cache_read_input_tokens', 'prompt_n', 'predicted_n', 'cache_n', 'prompt_eval_count', 'eval_count', 'tokens_evaluated',
     'tokens_predicted', 'cached_tokens', 'reasoning_tokens', 'seconds'];
-const PARENTS = ['usage', 'meta_info', 'timings', 'meta', 'tokens', 'billed_units', 'prompt_tokens_details',
-    'completion_tokens_details', 'input_tokens_details', 'output_tokens_details'];
+const DETAILS = ['prompt_tokens_details', 'completion_tokens_details', 'input_tokens_details', 'output_tokens_details'];
+const PARENTS = ['usage', 'meta_info', 'timings', 'meta', 'tokens', 'billed_units'].concat(DETAILS);
+
+// The members of DETAILS that count a part of the input, or of the output.
+const PARTS = ['cached_tokens', 'reasoning_tokens'];
 
 // The most bytes of a document that are kept for its end. Of a longer one the last TAIL bytes are read.
 const DOCUMENT = 262144;
@@ -204,17 +207,28 @@ function readEvent(text) {
     }
 }
 
-// Keeps the counts of an object of a stream, in the place of those of an earlier one.
+// Keeps the counts of an object of a stream, and of its details, in the place of those of an earlier one.
 function keep(key, object) {
     if (!isObject(object)) {
         return;
     }
-    events[key] = {};
-    COUNTS.forEach((name) => {
-        if (object[name] !== undefined && object[name] !== null) {
-            events[key][name] = reported(object[name]);
+    events[key] = picked(object, COUNTS);
+    DETAILS.forEach((name) => {
+        if (isObject(object[name])) {
+            events[key][name] = picked(object[name], PARTS);
         }
     });
+}
+
+// Returns the members of an object with these names, for a report.
+function picked(object, names) {
+    const members = {};
+    names.forEach((name) => {
+        if (object[name] !== undefined && object[name] !== null) {
+            members[name] = reported(object[name]);
+        }
+    });
+    return members;
 }
 
 // A number as it is, and something short that is none in place of everything else: Tollgate ignores the count then, and charges
@@ -280,16 +294,18 @@ function endOf(text) {
     return {};
 }
 
-// Adds the counts of a document. Of a count that occurs more often the largest one is kept.
+// Adds the counts of a document. Of a count that occurs more often the largest one is kept, and one that is no number.
 function raise(object) {
     if (!isObject(object)) {
         return;
     }
-    COUNTS.forEach((name) => {
-        const count = object[name];
-        if (typeof count === 'number') {
-            usage = usage || {};
-            usage[name] = reported(usage[name] === undefined ? count : Math.max(Number(usage[name]), count));
+    const found = picked(object, COUNTS);
+    Object.keys(found).forEach((name) => {
+        usage = usage || {};
+        const known = usage[name];
+        const isLarger = typeof found[name] !== 'number' || known === undefined || found[name] > known;
+        if (typeof known !== 'string' && isLarger) {
+            usage[name] = found[name];
         }
     });
     PARENTS.forEach((name) => raise(object[name]));

@@ -271,6 +271,19 @@ impl Metered {
         left - self.left()
     }
 
+    /// Sends a request whose answer is this, and returns what was settled.
+    fn used_for(&self, what: &str, kind: &'static str, parts: Vec<String>) -> Tokens {
+        let count = || {
+            let series = |label| self.metric("tollgate_settled_tokens_total", label);
+            [series(""), series("kind=\"cached\"")]
+        };
+        let [settled, cached] = count();
+        let all = self.charged_for(what, kind, parts);
+        // Counted behind the settlement.
+        until(&format!("tokens of {what}"), || (count()[0] == settled + all).then_some(()));
+        Tokens { all, cached: count()[1] - cached }
+    }
+
     /// Sends a request whose answer is this, and returns what it was charged.
     fn charged_for(&self, what: &str, kind: &'static str, parts: Vec<String>) -> u64 {
         self.script(move || raw(kind, parts, true));
@@ -384,8 +397,26 @@ fn a_complete_response_is_charged_its_usage_in_every_shape() {
 /// A text of a model that looks like usage.
 const MISLEADING: &str = "the \"eval_count\":999, and {\"total_tokens\": 7}";
 
-/// Streams of every API, with the tokens that they use.
-pub(crate) fn streams() -> [(&'static str, Vec<Json>, u64); 6] {
+/// The tokens of a response that are settled.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Tokens {
+    /// What is charged.
+    pub(crate) all: u64,
+    /// Those among them that a cache of the server had.
+    pub(crate) cached: u64,
+}
+
+/// The usage of a chat whose details count what a cache had.
+fn detailed() -> Json {
+    json!({
+        "prompt_tokens": 120, "completion_tokens": 30, "total_tokens": 150,
+        "prompt_tokens_details": { "cached_tokens": 100, "audio_tokens": 7 },
+        "completion_tokens_details": { "reasoning_tokens": 20 },
+    })
+}
+
+/// Streams of every API, with the tokens that they use, and those among them that a cache had.
+pub(crate) fn streams() -> [(&'static str, Vec<Json>, u64, u64); 11] {
     let text = MISLEADING;
     [
         (
@@ -395,8 +426,21 @@ pub(crate) fn streams() -> [(&'static str, Vec<Json>, u64); 6] {
                 json!({ "choices": [], "usage": { "prompt_tokens": 11, "completion_tokens": 48, "total_tokens": 59 } }),
             ],
             59,
+            0,
         ),
-        ("a count in each event", vec![running(13), running(25), running(38)], 49),
+        ("details", vec![json!({ "choices": [], "usage": detailed() })], 150, 100),
+        (
+            "a part that is no number",
+            vec![
+                json!({ "usage": { "prompt_tokens": 11, "completion_tokens": 48, "prompt_tokens_details": { "cached_tokens": "8" } } }),
+            ],
+            59,
+            0,
+        ),
+        ("a count in each event", vec![running(13), running(25), running(38)], 49, 0),
+        // The last usage counts, as the filter of Envoy keeps no other one.
+        ("a smaller count at the end", vec![running(24), running(3)], 14, 0),
+        ("no count at the end", vec![running(48), json!({ "choices": [], "usage": null })], 59, 0),
         (
             "Anthropic",
             vec![
@@ -407,6 +451,7 @@ pub(crate) fn streams() -> [(&'static str, Vec<Json>, u64); 6] {
                 json!({ "type": "message_delta", "usage": { "output_tokens": 15 } }),
             ],
             47,
+            3,
         ),
         (
             "Responses",
@@ -415,14 +460,24 @@ pub(crate) fn streams() -> [(&'static str, Vec<Json>, u64); 6] {
                 json!({ "type": "response.completed", "response": { "usage": { "input_tokens": 36, "output_tokens": 87, "total_tokens": 123 } } }),
             ],
             123,
+            0,
+        ),
+        (
+            "Responses with details",
+            vec![
+                json!({ "type": "response.completed", "response": { "usage": { "input_tokens": 36, "input_tokens_details": { "cached_tokens": 30 }, "output_tokens": 87, "output_tokens_details": { "reasoning_tokens": 64 } } } }),
+            ],
+            123,
+            30,
         ),
         (
             "SGLang",
             vec![
                 json!({ "text": "a", "meta_info": { "prompt_tokens": 5, "completion_tokens": 1 } }),
-                json!({ "text": "ab", "meta_info": { "prompt_tokens": 5, "completion_tokens": 16 } }),
+                json!({ "text": "ab", "meta_info": { "prompt_tokens": 5, "completion_tokens": 16, "cached_tokens": 4 } }),
             ],
             21,
+            4,
         ),
         (
             "llama.cpp",
@@ -431,64 +486,98 @@ pub(crate) fn streams() -> [(&'static str, Vec<Json>, u64); 6] {
                 json!({ "content": "", "stop": true, "timings": { "cache_n": 10, "prompt_n": 4, "predicted_n": 8, "predicted_ms": 1.5 } }),
             ],
             22,
+            10,
         ),
     ]
 }
 
-/// Bodies of every API, with the tokens that they use.
-pub(crate) fn bodies() -> [(&'static str, Json, u64); 9] {
+/// Bodies of every API, with the tokens that they use, and those among them that a cache had.
+pub(crate) fn bodies() -> [(&'static str, Json, u64, u64); 12] {
     let text = MISLEADING;
     [
         (
             "chat",
             json!({ "choices": [{ "message": { "content": text } }], "usage": { "prompt_tokens": 11, "completion_tokens": 48, "total_tokens": 59 } }),
             59,
+            0,
+        ),
+        ("details", json!({ "choices": [], "usage": detailed() }), 150, 100),
+        (
+            "a part that is no number",
+            json!({ "usage": { "prompt_tokens": 11, "completion_tokens": 48, "prompt_tokens_details": { "cached_tokens": "8" } } }),
+            59,
+            0,
         ),
         (
             "embeddings",
-            json!({ "data": [{ "embedding": [0.5] }], "usage": { "prompt_tokens": 8, "total_tokens": 8 } }),
+            json!({ "data": [{ "embedding": [0.5] }], "usage": { "prompt_tokens": 8, "completion_tokens": null, "total_tokens": 8 } }),
             8,
+            0,
         ),
         (
             "Responses",
             json!({ "output": [], "usage": { "input_tokens": 36, "output_tokens": 87, "total_tokens": 123 } }),
             123,
+            0,
+        ),
+        (
+            "Responses with details",
+            json!({ "usage": { "input_tokens": 36, "input_tokens_details": { "cached_tokens": 30 }, "output_tokens": 87, "output_tokens_details": { "reasoning_tokens": 64 } } }),
+            123,
+            30,
         ),
         (
             "messages",
             json!({ "content": [{ "text": text }], "usage": { "input_tokens": 25, "cache_creation_input_tokens": 4, "cache_read_input_tokens": 3, "output_tokens": 15 } }),
             47,
+            3,
         ),
         (
             "SGLang",
-            json!({ "text": text, "meta_info": { "prompt_tokens": 5, "completion_tokens": 16 } }),
+            json!({ "text": text, "meta_info": { "prompt_tokens": 5, "completion_tokens": 16, "cached_tokens": 4 } }),
             21,
+            4,
         ),
         (
             "llama.cpp",
             json!({ "content": text, "timings": { "cache_n": 10, "prompt_n": 4, "predicted_n": 8 } }),
             22,
+            10,
         ),
-        ("Ollama", json!({ "response": text, "prompt_eval_count": 26, "eval_count": 259 }), 285),
-        ("rerank", json!({ "results": [], "usage": { "total_tokens": 56 } }), 56),
+        ("Ollama", json!({ "response": text, "prompt_eval_count": 26, "eval_count": 259 }), 285, 0),
+        ("rerank", json!({ "results": [], "usage": { "total_tokens": 56 } }), 56, 0),
         (
             "transcription",
             json!({ "text": text, "usage": { "type": "tokens", "input_tokens": 14, "output_tokens": 45, "total_tokens": 59 } }),
             59,
+            0,
         ),
+    ]
+}
+
+/// Usage with a value that is no count: what the request holds is charged, in whichever form it comes.
+pub(crate) fn absurd_usages() -> [&'static str; 7] {
+    [
+        r#"{"prompt_tokens":7,"completion_tokens":1e999}"#,
+        r#"{"prompt_tokens":7,"completion_tokens":-1}"#,
+        r#"{"prompt_tokens":7,"completion_tokens":1.5}"#,
+        r#"{"prompt_tokens":7,"completion_tokens":9007199254740994}"#,
+        r#"{"prompt_tokens":7,"completion_tokens":"300"}"#,
+        r#"{"prompt_tokens":7,"completion_tokens":true,"total_tokens":8}"#,
+        r#"{"prompt_tokens":7,"completion_tokens":[300]}"#,
     ]
 }
 
 pub(super) fn shapes(version: &str) {
     let rig = Metered::of(version);
     let text = MISLEADING;
-    for (what, sent, tokens) in streams() {
-        assert_eq!(rig.charged_for(what, SSE, events(&sent)), tokens, "{what}");
+    for (what, sent, all, cached) in streams() {
+        assert_eq!(rig.used_for(what, SSE, events(&sent)), Tokens { all, cached }, "{what}");
     }
-    for (what, body, tokens) in bodies() {
+    for (what, body, all, cached) in bodies() {
         // In small pieces: a name or a number may be in two of them.
-        let body = body.to_string();
-        assert_eq!(rig.charged_for(what, JSON, pieces_of(&body)), tokens, "{what}");
+        let parts = pieces_of(&body.to_string());
+        assert_eq!(rig.used_for(what, JSON, parts), Tokens { all, cached }, "{what}");
     }
     // What a server repeats of its request neither lowers nor raises a count.
     let echo =
@@ -706,6 +795,20 @@ fn a_complete_response_without_usage_is_charged_its_hold_and_counted() {
 }
 
 #[test]
+fn a_value_that_is_no_count_is_charged_the_hold_in_a_body_and_in_a_stream() {
+    let rig = Metered::start();
+    for usage in absurd_usages() {
+        let body = format!(r#"{{"usage":{usage}}}"#);
+        assert_eq!(rig.charged_for(usage, JSON, pieces_of(&body)), HELD, "{usage} in a body");
+        let event = vec![format!("data: {body}\n\n")];
+        assert_eq!(rig.charged_for(usage, SSE, event), HELD, "{usage} in a stream");
+    }
+    // A usage elsewhere in the document makes no count of it.
+    let twice = r#"{"usage":{"completion_tokens":"300"},"meta":{"completion_tokens":3}}"#;
+    assert_eq!(rig.charged_for("twice", JSON, pieces_of(twice)), HELD);
+}
+
+#[test]
 fn a_long_response_is_renewed_and_one_that_is_lost_is_charged_when_it_expires() {
     let mut rig = Metered::start();
     let left = rig.left();
@@ -832,10 +935,10 @@ fn a_request_is_settled_before_its_client_sees_the_end_and_once() {
 #[test]
 fn shapes_and_cuts_are_charged_the_same_with_external_processing() {
     let rig = Metered::edited(|_| ACKNOWLEDGED.to_owned());
-    for (what, sent, tokens) in streams() {
+    for (what, sent, tokens, _) in streams() {
         assert_eq!(rig.charged_for(what, SSE, events(&sent)), tokens, "{what}");
     }
-    for (what, body, tokens) in bodies() {
+    for (what, body, tokens, _) in bodies() {
         assert_eq!(rig.charged_for(what, JSON, pieces_of(&body.to_string())), tokens, "{what}");
     }
     assert_eq!(rig.metric("tollgate_unmetered_total", ""), 0);

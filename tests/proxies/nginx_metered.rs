@@ -19,7 +19,8 @@ use tollgate_core::credential::api_key::KeyDigest;
 use super::proxy_rig::{Kind, ProxyRig};
 use crate::{
     e2e::settlement::{
-        JSON, SSE, bodies, events, pieces, pieces_of, raw, read_until, running, streams,
+        JSON, SSE, Tokens, absurd_usages, bodies, events, pieces, pieces_of, raw, read_until,
+        running, streams,
     },
     rig::{
         http::{Answer, Reply, Request, Server},
@@ -163,6 +164,18 @@ impl Metered {
         })
     }
 
+    /// Sends a request whose answer is this, and returns what was settled.
+    fn used_for(&self, what: &str, kind: &'static str, parts: Vec<String>) -> Tokens {
+        let count = || {
+            let label = "kind=\"cached\"";
+            self.rig.tollgate.metric("tollgate_settled_tokens_total", &[label])
+        };
+        let before = count();
+        let all = self.charged_for(what, kind, parts);
+        // Counted with the settlement of the probe behind it.
+        Tokens { all, cached: format!("{}", count() - before).parse().unwrap() }
+    }
+
     /// Begins a request on a connection of its own.
     fn begin(&self, model: &str) -> TcpStream {
         let mut stream = TcpStream::connect((Ipv4Addr::LOCALHOST, self.rig.port)).unwrap();
@@ -195,16 +208,18 @@ fn refusal() -> Answer {
 #[test]
 fn a_complete_response_is_charged_its_usage_in_every_shape() {
     let rig = Metered::start(&format!("tokens: {BUDGET}/day"));
-    for (what, sent, tokens) in streams() {
-        assert_eq!(rig.charged_for(what, SSE, events(&sent)), tokens, "{what}");
+    for (what, sent, all, cached) in streams() {
+        let tokens = Tokens { all, cached };
+        assert_eq!(rig.used_for(what, SSE, events(&sent)), tokens, "{what}");
         let text = events(&sent).concat();
         for ends in ["\r\n", "\r"] {
             let parts = pieces_of(&text.replace('\n', ends));
-            assert_eq!(rig.charged_for(what, SSE, parts), tokens, "{what} {ends:?}");
+            assert_eq!(rig.used_for(what, SSE, parts), tokens, "{what} {ends:?}");
         }
     }
-    for (what, body, tokens) in bodies() {
-        assert_eq!(rig.charged_for(what, JSON, pieces_of(&body.to_string())), tokens, "{what}");
+    for (what, body, all, cached) in bodies() {
+        let parts = pieces_of(&body.to_string());
+        assert_eq!(rig.used_for(what, JSON, parts), Tokens { all, cached }, "{what}");
     }
     // What a server repeats of its request neither lowers nor raises a count.
     let echo =
@@ -357,13 +372,16 @@ fn absurd_counts_and_members_lower_nothing() {
     let of_stream = rig.charged_for("no usage", SSE, events(&[json!({ "choices": [] })]));
     let of_body = rig.charged_for("no usage", JSON, vec!["{}".to_owned()]);
     assert!(of_stream > 100 && of_body > 100, "{of_stream}, {of_body}");
-    for count in ["1e999", "-1", "1.5", "9007199254740994"] {
-        let usage = format!(r#"{{"usage":{{"prompt_tokens":7,"completion_tokens":{count}}}}}"#);
-        let charged = rig.charged_for(count, JSON, vec![usage.clone()]);
-        assert_eq!(charged, of_body, "{count} in a body");
-        let charged = rig.charged_for(count, SSE, vec![format!("data: {usage}\n\n")]);
-        assert_eq!(charged, of_stream, "{count} in a stream");
+    for usage in absurd_usages() {
+        let body = format!(r#"{{"usage":{usage}}}"#);
+        let charged = rig.charged_for(usage, JSON, vec![body.clone()]);
+        assert_eq!(charged, of_body, "{usage} in a body");
+        let charged = rig.charged_for(usage, SSE, vec![format!("data: {body}\n\n")]);
+        assert_eq!(charged, of_stream, "{usage} in a stream");
     }
+    // A usage elsewhere in the document makes no count of it.
+    let twice = r#"{"usage":{"completion_tokens":"300"},"meta":{"completion_tokens":3}}"#;
+    assert_eq!(rig.charged_for("twice", JSON, pieces_of(twice)), of_body);
     // A member beside the counts is no reason to lose the report.
     let large = json!({ "index": "x".repeat(200_000), "usage": { "total_tokens": 59 } });
     let parts = pieces_of_size(&large, 4097);

@@ -88,14 +88,21 @@ enum Member {
 }
 
 impl Members {
-    /// Keeps the larger one of a number and the one that is known under its name.
+    /// Keeps the larger one of a number and the one that is known under its name. A value there that
+    /// is no number stays.
     pub(in crate::adapter) fn raise(&mut self, name: &str, number: f64) {
         match self.0.get_mut(name) {
             Some(Member::Number(known)) => *known = known.max(number),
+            Some(Member::Other) => {}
             _ => {
                 self.0.insert(name.to_owned(), Member::Number(number));
             }
         }
+    }
+
+    /// Keeps that a count has a value that is no number.
+    pub(in crate::adapter) fn set_other(&mut self, name: &str) {
+        self.0.insert(name.to_owned(), Member::Other);
     }
 
     /// Keeps a member of a usage as it was reported.
@@ -238,8 +245,7 @@ impl Objects<'_> {
                 counts.add_seconds(value.as_f64());
             } else if is_count(name) && !value.is_null() {
                 let count = value.as_u64().filter(|count| *count <= MOST_TOKENS);
-                let count = count.or_else(|| whole(value.as_f64()?)).ok_or(Absurd)?;
-                counts.0.insert(name.clone(), count);
+                counts.set(name, count.or_else(|| whole(value.as_f64()?)))?;
             }
         }
         Ok(counts)
@@ -300,11 +306,9 @@ impl Counts {
             match value {
                 Member::Number(number) if name == SECONDS => counts.add_seconds(Some(*number)),
                 _ if name == SECONDS => {}
-                Member::Number(number) => {
-                    counts.0.insert(name.clone(), whole(*number).ok_or(Absurd)?);
-                }
+                Member::Number(number) => counts.set(name, whole(*number))?,
                 Member::Null => {}
-                Member::Object(_) | Member::Flag(_) | Member::Other => return Err(Absurd),
+                Member::Object(_) | Member::Flag(_) | Member::Other => counts.set(name, None)?,
             }
         }
         Ok(counts)
@@ -317,6 +321,22 @@ impl Counts {
         if let Some(seconds) = seconds.and_then(|seconds| whole(seconds.ceil())) {
             self.0.insert(SECONDS.to_owned(), seconds);
         }
+    }
+
+    /// Keeps the value of a member. A part that is no count is left out: it adds nothing to the tokens
+    /// of a response.
+    fn set(&mut self, name: &str, count: Option<u64>) -> Result<(), Absurd> {
+        let Some(count) = count else {
+            return if kinds::PARTS.contains(&name) { Ok(()) } else { Err(Absurd) };
+        };
+        self.raise(name, count);
+        Ok(())
+    }
+
+    /// Keeps the larger one of a count and the one that is known under its name.
+    fn raise(&mut self, name: &str, count: u64) {
+        let known = self.0.entry(name.to_owned()).or_default();
+        *known = count.max(*known);
     }
 
     /// The counts of two objects, of each the larger one.

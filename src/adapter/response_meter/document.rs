@@ -1,6 +1,9 @@
 //! Reads the counts of tokens in a body of JSON, or of lines of JSON, while it passes: numbers that are
 //! members of the document, or of objects in it whose keys are those of a usage. What a server
 //! repeats of its request is elsewhere. `tests/deploy/metered.lua` does the same inside of Envoy.
+//!
+//! Of a count that occurs more often the largest one is kept, and one that is no number: what the
+//! request holds is charged then.
 
 use crate::adapter::access_log::usage::{Members, is_count};
 
@@ -67,12 +70,19 @@ impl Document {
                 self.state = State::BeforeValue;
             }
             State::AfterText | State::BeforeValue if byte.is_ascii_whitespace() => {}
-            State::BeforeValue
-                if (byte == b'-' || byte.is_ascii_digit()) && self.count_name().is_some() =>
-            {
-                self.number.clear();
-                self.number.push(byte);
-                self.state = State::Number;
+            State::BeforeValue if self.count_name().is_some() => {
+                if byte == b'-' || byte.is_ascii_digit() {
+                    self.number.clear();
+                    self.number.push(byte);
+                    self.state = State::Number;
+                    return false;
+                }
+                if byte != b'n'
+                    && let Some(name) = self.count_name()
+                {
+                    members.set_other(name);
+                }
+                self.between(byte);
             }
             State::Number if byte.is_ascii_digit() || b".eE+-".contains(&byte) => {
                 if self.number.len() < LONGEST {
@@ -141,10 +151,12 @@ impl Document {
     /// Keeps the number that has ended.
     fn count(&self, members: &mut Members) -> bool {
         let number = std::str::from_utf8(&self.number).ok().and_then(|text| text.parse().ok());
-        let found = self.count_name().zip(number);
-        if let Some((name, number)) = found {
-            members.raise(name, number);
+        let name = self.count_name();
+        match (name, number) {
+            (Some(name), Some(number)) => members.raise(name, number),
+            (Some(name), None) => members.set_other(name),
+            (None, _) => {}
         }
-        found.is_some()
+        name.is_some()
     }
 }

@@ -357,7 +357,8 @@ static_resources:
                         inline_string: |
                           -- The counts of tokens and seconds in a body of JSON, or of lines of JSON, read while it passes: numbers that are members of the
                           -- document, or of objects below it with the keys in `PARENTS`. What a server repeats of its request (tools, metadata) is
-                          -- elsewhere, and is no usage. Of a count that occurs more often the largest one is kept.
+                          -- elsewhere, and is no usage. Of a count that occurs more often the largest one is kept, and one that is no number:
+                          -- Tollgate charges what the request holds then.
                           local COUNTS, PARENTS = {}, {}
                           for name in ("prompt_tokens completion_tokens total_tokens input_tokens output_tokens cache_creation_input_tokens "
                               .. "cache_read_input_tokens prompt_n cache_n predicted_n tokens_evaluated tokens_predicted prompt_eval_count "
@@ -403,10 +404,10 @@ static_resources:
                                   if name == nil then
                                     state.in_text, state.key = true, nil
                                   else
-                                    local number, over = text:match("^(%-?%d[%d%.eE%+%-]*)()", value)
                                     state.key, at = name, value
-                                    if number ~= nil and COUNTS[name] then
-                                      if over > #text and #text - stop < KEPT then
+                                    if COUNTS[name] and text:byte(value) ~= 110 then
+                                      local number, over = text:match("^(%-?%d[%d%.eE%+%-]*)()", value)
+                                      if number ~= nil and over > #text and #text - stop < KEPT then
                                         state.rest = text:sub(stop)
                                         return
                                       end
@@ -435,10 +436,10 @@ static_resources:
                           local function read_document(handle)
                             local state, counts = { depth = 0, counted = 0, in_text = false, rest = "" }, {}
                             local function found(name, count)
-                              if count ~= nil and (counts[name] == nil or count > counts[name]) then
-                                counts[name] = count
-                                set(handle, name, count)
-                              end
+                              local known = counts[name]
+                              if known == "no count" or (known ~= nil and count ~= nil and count <= known) then return end
+                              counts[name] = count or "no count"
+                              set(handle, name, counts[name])
                             end
                             for chunk in handle:bodyChunks() do
                               scan(state, chunk:getBytes(0, chunk:length()), found)

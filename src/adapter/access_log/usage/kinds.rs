@@ -2,7 +2,7 @@
 
 use tollgate_core::limit::usage_report::UsageCounts;
 
-use super::{Counts, SECONDS};
+use super::{Counts, SECONDS, whole};
 
 /// The objects in a usage whose members count a part of the input, or of the output.
 pub(in crate::adapter) const DETAILS: [&str; 4] = [
@@ -40,9 +40,9 @@ impl Counts {
     /// tokens of a response.
     pub(super) fn add_details(&mut self, details: &serde_json::Value) {
         for name in PARTS {
-            if let Some(count) = details.get(name).and_then(serde_json::Value::as_u64) {
-                let known = self.0.entry(name.to_owned()).or_default();
-                *known = count.max(*known);
+            let count = details.get(name).and_then(serde_json::Value::as_f64).and_then(whole);
+            if let Some(count) = count {
+                self.raise(name, count);
             }
         }
     }

@@ -89,6 +89,21 @@ fn the_usage_of_bodies_is_read_in_pieces_of_any_size() {
         ("no usage", JSON, r#"{"ok":true}"#, None, false),
         ("not JSON", "text/plain", r#"{"usage":{"total_tokens":4}}"#, None, false),
         ("a negative count", JSON, r#"{"usage":{"completion_tokens":-5}}"#, None, false),
+        (
+            "a text for a count",
+            JSON,
+            r#"{"usage":{"prompt_tokens":7,"completion_tokens":"300"},"timings":{"completion_tokens":3}}"#,
+            None,
+            false,
+        ),
+        ("no number", JSON, r#"{"usage":{"prompt_tokens":7,"eval_count":1-2}}"#, None, false),
+        (
+            "null and the text of a part",
+            JSON,
+            r#"{"usage":{"prompt_tokens":7,"completion_tokens":null,"prompt_tokens_details":{"cached_tokens":"5"}}}"#,
+            Some(7),
+            true,
+        ),
     ] {
         for reading in readings(content_type, body) {
             assert_eq!((reading.tokens, reading.is_whole), (tokens, is_whole), "{about}");
@@ -128,6 +143,18 @@ fn the_usage_of_streams_is_read_in_pieces_of_any_size() {
             true,
         ),
         ("in each event", &in_each, Some(5), true),
+        (
+            "a smaller count at the end",
+            "data: {\"usage\":{\"total_tokens\":9}}\n\ndata: {\"usage\":{\"total_tokens\":4}}\n\n",
+            Some(4),
+            true,
+        ),
+        (
+            "a text for a count",
+            "data: {\"usage\":{\"prompt_tokens\":7,\"completion_tokens\":\"300\"}}\n\n",
+            None,
+            false,
+        ),
         (
             "the start of Anthropic's",
             "event: message_start\ndata: {\"type\":\"message_start\",\"message\":{\"usage\":{\"input_tokens\":9,\"output_tokens\":1}}}\n\n",
