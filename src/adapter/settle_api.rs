@@ -11,6 +11,7 @@
 
 mod calls;
 pub(crate) mod config;
+mod distinct;
 mod entry;
 mod results;
 

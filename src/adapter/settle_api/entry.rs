@@ -9,7 +9,7 @@ use serde::{
 use serde_json::{Value, value::RawValue};
 use tollgate_core::limit::reservation::{InvalidReservation, Reservation, ReservationKeys};
 
-use super::MAX_ENTRIES;
+use super::{MAX_ENTRIES, distinct::Distinct};
 use crate::{
     adapter::access_log::{
         ending::{Ending, is_rejection},
@@ -20,6 +20,9 @@ use crate::{
     },
     json_api::{self, Refusal},
 };
+
+/// The largest status of a response.
+const MOST_STATUS: u32 = 999;
 
 /// The body of a call.
 #[derive(Deserialize)]
@@ -72,6 +75,7 @@ pub(super) struct Entry<'e> {
     reservation: Cow<'e, str>,
     ending: EndingName,
     /// The status of the response.
+    #[serde(default, deserialize_with = "status")]
     status: Option<u32>,
     /// The usage of a body, or the counts of who counts for itself.
     usage: Option<BTreeMap<String, Value>>,
@@ -88,6 +92,18 @@ pub(super) struct Entry<'e> {
     images: Option<u64>,
     /// The seconds of audio or video.
     seconds: Option<u64>,
+}
+
+/// Reads a status: three digits at most.
+fn status<'de, D: Deserializer<'de>>(from: D) -> Result<Option<u32>, D::Error> {
+    let status = Option::<u32>::deserialize(from)?;
+    match status {
+        Some(status) if status > MOST_STATUS => {
+            let message = format_args!("`status` is {status}, above {MOST_STATUS}");
+            Err(de::Error::custom(message))
+        }
+        status => Ok(status),
+    }
 }
 
 /// How a request ended, or that it has not.
@@ -124,6 +140,7 @@ impl<'e> Entry<'e> {
     /// # Errors
     /// The reason why it cannot be read.
     pub(super) fn read(text: &'e str) -> Result<Self, json_api::Unreadable> {
+        json_api::read_object::<Distinct>(text.as_bytes())?;
         json_api::read_object(text.as_bytes())
     }
 
@@ -155,8 +172,8 @@ impl<'e> Entry<'e> {
         let details = DETAILS.iter().filter_map(|name| self.usage.as_ref()?.get(*name));
         for details in details {
             for (name, count) in PARTS.iter().filter_map(|name| Some((name, details.get(name)?))) {
-                if count.is_u64() {
-                    members.set(name, count);
+                if let Some(count) = count.as_f64() {
+                    members.raise(name, count);
                 }
             }
         }
@@ -298,8 +315,22 @@ mod tests {
             json!({ "reservation": "r", "ending": "cut", "events": { "other": {} } }),
             json!({ "reservation": "r", "ending": "cut", "response_bytes": -1 }),
             json!(["r", "cut"]),
+            json!({ "reservation": "r", "ending": "complete", "status": 1000 }),
+            json!({ "reservation": "r", "ending": "complete", "status": -1 }),
         ] {
             assert!(Entry::read(&entry.to_string()).is_err(), "{entry}");
+        }
+        let greatest = r#"{"reservation":"r","ending":"complete","status":999}"#;
+        assert!(Entry::read(greatest).is_ok());
+        for members in [
+            r#""usage":{"total_tokens":1,"total_tokens":2}"#,
+            r#""usage":{"prompt_tokens_details":{"cached_tokens":1,"cached_tokens":2}}"#,
+            r#""events":{"usage":{"total_tokens":1,"total\u005ftokens":2}}"#,
+            r#""usage":{"total_tokens":1},"usage":{"total_tokens":2}"#,
+        ] {
+            let text = format!(r#"{{"reservation":"r","ending":"complete",{members}}}"#);
+            let error = Entry::read(&text).unwrap_err().to_string();
+            assert!(error.contains("twice"), "{members}: {error}");
         }
         assert!(entries(br#"{"entries": [1, {}]}"#).unwrap() == ["1", "{}"]);
         let many = format!(r#"{{"entries": [{}1]}}"#, "1,".repeat(MAX_ENTRIES));
