@@ -14,8 +14,8 @@
 //! of the model: a server refuses a longer prompt.
 //!
 //! **Output.** A server stops at the number that the request names. Several members may name one,
-//! and servers differ in which they read, so the largest counts; 0 counts as left out, because some
-//! servers read it so. Otherwise the answer ends at the model's `max_output`, which the proxy writes;
+//! and servers differ in which they read, so the largest counts; [`Zero`] has what 0 means.
+//! Otherwise the answer ends at the model's `max_output`, which the proxy writes;
 //! where it cannot, at the context. Each of `n` answers, each of `best_of` candidates, and each prompt
 //! of a list has an answer of its own.
 //!
@@ -87,7 +87,22 @@ pub enum Api {
         bound: Option<&'static str>,
         /// Whether a stream has its usage only if `stream_options` asks for it.
         asks_usage: bool,
+        /// Whether the server answers a completion of 0 tokens with its prompt alone.
+        takes_zero: bool,
     },
+}
+
+/// What a request means that names 0 tokens and no other number.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Zero {
+    /// As if it named none: `SGLang` reads it so in a chat, and `vLLM` refuses it.
+    LeftOut,
+    /// No answer: such a completion asks for the log probabilities of its prompt, or fills a cache.
+    /// `vLLM`, `SGLang` and llama.cpp make one token at most.
+    Kept,
+    /// No answer, of a server that may read it as no bound, as Ollama does. The proxy writes 1, which
+    /// every server reads in the same way.
+    One,
 }
 
 impl Api {
@@ -95,12 +110,23 @@ impl Api {
     fn members(self, path: &str) -> (Option<&'static str>, bool) {
         let ends = |end: &str| path.trim_end_matches('/').ends_with(end);
         match self {
-            Self::Known { bound, asks_usage } => (bound, asks_usage),
+            Self::Known { bound, asks_usage, .. } => (bound, asks_usage),
             Self::OfPath if ends("/completions") => (Some("max_tokens"), true),
             Self::OfPath if ends("/messages") => (Some("max_tokens"), false),
             Self::OfPath if ends("/responses") => (Some("max_output_tokens"), false),
             Self::OfPath if ends("/completion") => (Some("n_predict"), false),
             Self::OfPath => (None, false),
+        }
+    }
+
+    /// What 0 means in a request to `path`.
+    fn zero(self, path: &str) -> Zero {
+        let ends = |end: &str| path.trim_end_matches('/').ends_with(end);
+        let completes = ends("/completion") || (ends("/completions") && !ends("/chat/completions"));
+        match self {
+            Self::Known { takes_zero: true, .. } if completes || ends("/generate") => Zero::Kept,
+            Self::Known { .. } | Self::OfPath if completes => Zero::One,
+            Self::Known { .. } | Self::OfPath => Zero::LeftOut,
         }
     }
 }
@@ -215,16 +241,25 @@ impl SizedRequest {
                 .with_message(format!("`{name}` may be at most {most} here")));
         }
         let (bound, asks_usage) = api.members(path);
+        let named = largest(facts, |cap| cap == Cap::Tokens);
+        let zero = if named == Some(0) { api.zero(path) } else { Zero::LeftOut };
         let is_bounded = bound.is_some()
             || outline.bounds.iter().any(|(name, _)| WRITTEN.contains(name))
-            || largest(facts, |cap| cap == Cap::Tokens).is_some_and(|tokens| tokens > 0);
-        // Nothing in the forwarded request ends an answer without a bound before the context.
-        let output = if is_bounded { size.output.min(most) } else { model.context };
+            || named.is_some_and(|tokens| tokens > 0);
+        let output = match zero {
+            Zero::Kept | Zero::One => 1,
+            Zero::LeftOut if is_bounded => size.output.min(most),
+            // Nothing in the forwarded request ends an answer without a bound before the context.
+            Zero::LeftOut => model.context,
+        };
         size = size.with_output(output, model.context);
         let mut bounds: Vec<(&'static str, u64)> = outline
             .bounds
             .iter()
-            .filter(|(name, value)| WRITTEN.contains(name) && (*value == 0 || *value > size.output))
+            .filter(|(name, value)| {
+                let is_open = (*value == 0 && zero != Zero::Kept) || *value > size.output;
+                WRITTEN.contains(name) && is_open
+            })
             .map(|(name, _)| (*name, size.output))
             .collect();
         if let Some(bound) = bound
@@ -480,12 +515,46 @@ mod tests {
             ("/generate", r#"{"max_tokens":0}"#, 2_000, set("max_tokens", 2_000)),
             ("/generate", r#"{"max_tokens":7}"#, 7, vec![]),
             ("/v1/completions", r#"{"max_tokens":7}"#, 7, vec![]),
-            ("/v1/completions", r#"{"max_tokens":0}"#, 2_000, set("max_tokens", 2_000)),
+            ("/v1/completions", r#"{"max_tokens":0}"#, 1, set("max_tokens", 1)),
+            ("/v1/completions/", r#"{"max_tokens":0,"echo":true}"#, 1, set("max_tokens", 1)),
+            ("/v1/completions", r#"{"max_completion_tokens":0}"#, 1, {
+                [set("max_completion_tokens", 1), set("max_tokens", 1)].concat()
+            }),
+            ("/completion", r#"{"n_predict":0}"#, 1, set("n_predict", 1)),
+            ("/v1/chat/completions", r#"{"max_tokens":0}"#, 2_000, set("max_tokens", 2_000)),
+            ("/v1/responses", r#"{"max_output_tokens":0}"#, 2_000, {
+                set("max_output_tokens", 2_000)
+            }),
             ("/v1/completions", r#"{"max_tokens":9999}"#, 2_000, set("max_tokens", 2_000)),
             ("/v1/completions", r#"{"max_completion_tokens":9}"#, 9, set("max_tokens", 9)),
         ] {
             assert_eq!(sized(path, body), Ok((output, bounds, None)), "{path} {body}");
         }
+    }
+
+    #[test]
+    fn a_server_that_takes_0_gets_it() {
+        let api = |bound| Api::Known { bound, asks_usage: false, takes_zero: true };
+        let of = |path: &str, bound, body: &str, caps: &[(Cap, &str, u64)]| {
+            let sizing = Sizing { api: Some(api(bound)), ..CHAT };
+            let document = crate::request::body::outline_of(body.as_bytes());
+            let sized = SizedRequest::of(sizing, path, MODEL, &facts(1, caps), &document).unwrap();
+            (sized.size.output, sized.changes.bounds)
+        };
+        let zero = [(Cap::Tokens, "max_tokens", 0)];
+        let (bound, body) = (Some("max_tokens"), r#"{"max_tokens":0}"#);
+        assert_eq!(of("/v1/completions", bound, body, &zero), (1, vec![]));
+        // A member that the server may not read is no bound.
+        let written = of("/v1/completions", bound, r#"{"n_predict":0}"#, &zero);
+        assert_eq!(written, (1, vec![("max_tokens", 1)]));
+        let chat = of("/v1/chat/completions", bound, body, &zero);
+        assert_eq!(chat, (2_000, vec![("max_tokens", 2_000)]));
+        let two = [zero[0], (Cap::Tokens, "max_completion_tokens", 9)];
+        let both = r#"{"max_tokens":0,"max_completion_tokens":9}"#;
+        assert_eq!(of("/v1/completions", bound, both, &two), (9, vec![("max_tokens", 9)]));
+        let nested = r#"{"sampling_params":{"max_new_tokens":0}}"#;
+        assert_eq!(of("/generate", None, nested, &zero), (1, vec![]));
+        assert_eq!(of("/generate", None, nested, &[]), (10_000, vec![]));
     }
 
     #[test]

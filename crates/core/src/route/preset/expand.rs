@@ -277,7 +277,10 @@ pub(in crate::route) fn expand<'a>(
                     .filter(|_| charges_tokens && !is_fixed && may_run_in_background(listed)),
                 sizing: Some(Sizing {
                     generates: !route.scopes.iter().any(|scope| scope == EMBEDDINGS),
-                    api: Some(catalog.api(tables.and_then(|tables| tables.json))),
+                    api: Some(catalog.api(
+                        tables.and_then(|tables| tables.json),
+                        TAKING_ZERO.contains(&preset.name.as_str()),
+                    )),
                     background: None,
                 }),
                 on_outage: config.on_outage,
@@ -294,6 +297,10 @@ pub(in crate::route) fn expand<'a>(
     }
     expanded
 }
+
+/// The servers that answer a completion of 0 tokens with its prompt alone: `vLLM` with `echo` (it
+/// refuses 0 without it), `SGLang`, and llama.cpp.
+const TAKING_ZERO: [&str; 3] = ["vllm", "sglang", "llama-cpp"];
 
 /// The scope of the routes that answer with numbers.
 const EMBEDDINGS: &str = "infer:embeddings";

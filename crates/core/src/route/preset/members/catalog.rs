@@ -115,13 +115,15 @@ impl Catalog {
         })
     }
 
-    /// The members of a document that bound its answer and ask for its usage.
-    pub fn api(&self, root: Option<TableId>) -> Api {
+    /// The members of a document that bound its answer and ask for its usage. `takes_zero`: whether
+    /// the server answers a completion of 0 tokens with its prompt alone.
+    pub fn api(&self, root: Option<TableId>, takes_zero: bool) -> Api {
         let table = root.and_then(|root| self.tables.get(root));
         let has = |name: &str| table.is_some_and(|table| table.members.contains_key(name));
         Api::Known {
             bound: WRITTEN.into_iter().find(|name| has(name)),
             asks_usage: has("stream_options"),
+            takes_zero,
         }
     }
 
