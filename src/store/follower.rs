@@ -94,8 +94,12 @@ pub(super) fn spawn(source: Weak<Redis>, copy: impl Copied, stop: CancellationTo
 }
 
 /// Logs that the changes of a copy do not go on from the last one that was read: Redis lost its data,
-/// or had more changes than it keeps. What Redis lost, the copy loses with the next read.
-pub(super) fn warn_of_gap(content: &str) {
+/// or had more changes than it keeps. What Redis lost, the copy loses with the next read. Where there was
+/// no change yet, there is none to go on from, and nothing to lose.
+pub(super) fn warn_of_gap(content: &str, last: &Cursor) {
+    if last.is_before_all() {
+        return;
+    }
     tracing::warn!(
         "store.redis: the changes of the {content} do not go on from the last one that was read; \
          everything is read again. If Redis was emptied or replaced, what it lost is lost here too: \

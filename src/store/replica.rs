@@ -141,7 +141,7 @@ impl Copied for RevocationCopy {
             // Taken before the query: a change may be made while the answer is on its way.
             let queried = Instant::now();
             let Some(batch) = source.changes(cursor).await? else {
-                follower::warn_of_gap(self.content());
+                follower::warn_of_gap(self.content(), cursor);
                 self.cursor = None;
                 continue;
             };

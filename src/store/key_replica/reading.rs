@@ -133,7 +133,7 @@ impl Copied for KeyCopy {
             // Taken before the query: a change may be made while the answer is on its way.
             let queried = Instant::now();
             let Some(changes) = source.key_changes(cursor).await? else {
-                follower::warn_of_gap(self.content());
+                follower::warn_of_gap(self.content(), cursor);
                 self.cursor = None;
                 continue;
             };

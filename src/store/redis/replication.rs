@@ -26,6 +26,13 @@ pub(in crate::store) const BATCH: usize = 500;
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(in crate::store) struct Cursor(pub(super) Option<String>);
 
+impl Cursor {
+    /// Whether the stream had no entry when it was read.
+    pub(in crate::store) fn is_before_all(&self) -> bool {
+        self.0.is_none()
+    }
+}
+
 /// One change of the revocations or of the bans.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(in crate::store) enum Change {
