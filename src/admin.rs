@@ -27,9 +27,7 @@ use http::{Method, Request, Response, header::ALLOW};
 use http_body::Body;
 use http_body_util::Full;
 use serde_json::json;
-use tollgate_core::{
-    admission::Outage, policy::Policy, revocation::Target, secret::Secret, time::Span,
-};
+use tollgate_core::{policy::Policy, revocation::Target, secret::Secret, time::Span};
 
 pub use self::auth::{MIN_TOKEN, WeakToken, check_token};
 use self::{
@@ -41,9 +39,10 @@ use self::{
     usage::{UsageAdmin, UsageSums},
 };
 use crate::{
+    error_text::describe,
     json_api::{self, Refusal, ok},
     observe::{audit::Audit, now, offenders::Offenders},
-    store::{Entry, PAGE_MAX, Position, Revocation},
+    store::{Entry, PAGE_MAX, Position, Revocation, StoreUnavailable},
 };
 
 /// The largest accepted body, in bytes.
@@ -86,11 +85,6 @@ pub struct EntryPage {
     /// The position after which the next page begins; `None` on the last one.
     pub next: Option<Position>,
 }
-
-/// The store did not answer. A repeated call does no harm.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("the store is not available ({})", .0.label())]
-pub struct StoreUnavailable(pub Outage);
 
 /// The state of the admin API.
 pub struct Admin<R> {
@@ -380,8 +374,8 @@ async fn listed_to<R: Revocations>(
     }
 }
 
-fn unavailable(error: &dyn Error) -> Refusal {
-    tracing::warn!("admin call failed: {error}");
+fn unavailable(error: &(dyn Error + 'static)) -> Refusal {
+    tracing::warn!("admin call failed: {}", describe(error));
     Refusal::new(
         503,
         "store_unavailable",

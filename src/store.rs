@@ -60,7 +60,10 @@ pub use self::{
         script::{ADMIT_BODY, GIVE_BACK_BODY, RESERVE_BODY, SETTLE_BODY},
     },
     revocation::{Entry, InvalidRevocation, MARGIN, Page, Revocation, TTL_MAX, check_note},
-    status::{BanStatus, Circuit, NodeStatus, ReplicaStatus, ReservationStatus, StoreStatus},
+    status::{
+        BanStatus, Circuit, NodeStatus, ReplicaStatus, ReservationStatus, StoreStatus,
+        StoreUnavailable,
+    },
 };
 use self::{redis::Replication, replica::Replica};
 use crate::tls_roots::RootsError;

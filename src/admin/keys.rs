@@ -444,12 +444,12 @@ fn stored(record: &KeyRecord) -> Result<String, Refusal> {
 }
 
 fn outage(outage: Outage) -> Refusal {
-    unavailable(&StoreUnavailable(outage))
+    unavailable(&StoreUnavailable::from(outage))
 }
 
 /// A repeated call would make another key.
 fn outage_of_creation(outage: Outage) -> Refusal {
-    let error = StoreUnavailable(outage);
+    let error = StoreUnavailable::from(outage);
     tracing::warn!("admin call failed: {error}");
     let message = format!(
         "{error}; whether the record was written is not known: look for it before a retry, and \

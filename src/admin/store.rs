@@ -8,9 +8,10 @@ use tollgate_core::{
     time::Timestamp,
 };
 
-use super::{EntryPage, Revocations, StoreUnavailable, bans::Bans, keys::KeyRecords};
+use super::{EntryPage, Revocations, bans::Bans, keys::KeyRecords};
 use crate::store::{
     BanQuery, Entry, KeyPage, KeyWrite, NewBan, PAGE_MAX, Page, Position, Redis, Revocation, Store,
+    StoreUnavailable,
 };
 
 /// A store whose revocations and bans can be changed.
@@ -23,9 +24,9 @@ impl std::fmt::Debug for StoreRevocations {
     }
 }
 
-impl From<Outage> for StoreUnavailable {
-    fn from(outage: Outage) -> Self {
-        Self(outage)
+impl StoreRevocations {
+    fn or_cause<T>(&self, answer: Result<T, Outage>) -> Result<T, StoreUnavailable> {
+        answer.map_err(|outage| StoreUnavailable::of(&*self.0, outage))
     }
 }
 
@@ -33,11 +34,11 @@ impl Revocations for StoreRevocations {
     type Error = StoreUnavailable;
 
     async fn revoke(&self, revocation: &Revocation) -> Result<(), StoreUnavailable> {
-        Ok(self.0.revoke(revocation).await?)
+        self.or_cause(self.0.revoke(revocation).await)
     }
 
     async fn reinstate(&self, target: &Target) -> Result<bool, StoreUnavailable> {
-        Ok(self.0.reinstate(target).await?)
+        self.or_cause(self.0.reinstate(target).await)
     }
 
     async fn list(
@@ -45,7 +46,7 @@ impl Revocations for StoreRevocations {
         after: Option<&Position>,
         limit: usize,
     ) -> Result<EntryPage, StoreUnavailable> {
-        Ok(self.0.list(after, limit.clamp(1, PAGE_MAX)).await?.into())
+        Ok(self.or_cause(self.0.list(after, limit.clamp(1, PAGE_MAX)).await)?.into())
     }
 }
 
@@ -53,11 +54,11 @@ impl Bans for StoreRevocations {
     type Error = StoreUnavailable;
 
     async fn ban(&self, ban: &NewBan) -> Result<Entry, StoreUnavailable> {
-        Ok(self.0.ban(ban).await?)
+        self.or_cause(self.0.ban(ban).await)
     }
 
     async fn lift(&self, target: &ban::Target) -> Result<bool, StoreUnavailable> {
-        Ok(self.0.lift(target).await?)
+        self.or_cause(self.0.lift(target).await)
     }
 
     async fn list_bans(
@@ -65,11 +66,11 @@ impl Bans for StoreRevocations {
         after: Option<&Position>,
         limit: usize,
     ) -> Result<EntryPage, StoreUnavailable> {
-        Ok(self.0.list_bans(after, limit.clamp(1, PAGE_MAX)).await?.into())
+        Ok(self.or_cause(self.0.list_bans(after, limit.clamp(1, PAGE_MAX)).await)?.into())
     }
 
     async fn bans_of(&self, query: &BanQuery) -> Result<Vec<Entry>, StoreUnavailable> {
-        Ok(self.0.bans_of(query).await?)
+        self.or_cause(self.0.bans_of(query).await)
     }
 }
 

@@ -2,7 +2,7 @@ use std::{collections::BTreeMap, sync::Mutex, time::Duration};
 
 use http_body_util::BodyExt as _;
 use serde_json::Value;
-use tollgate_core::time::Timestamp;
+use tollgate_core::{admission::Outage, time::Timestamp};
 
 use super::*;
 use crate::{
@@ -66,7 +66,7 @@ impl Kept {
         if self.hangs {
             std::future::pending::<()>().await;
         }
-        self.outage.map_or(Ok(()), |outage| Err(StoreUnavailable(outage)))
+        self.outage.map_or(Ok(()), |outage| Err(outage.into()))
     }
 
     pub(crate) fn only(&self) -> Revocation {

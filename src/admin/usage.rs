@@ -104,7 +104,7 @@ pub(super) async fn call(
     let mut report = Report::of(&query);
     for (place, period) in query.periods().enumerate() {
         let rows = sums.rows(period).await;
-        let rows = rows.map_err(|outage| unavailable(&StoreUnavailable(outage)))?;
+        let rows = rows.map_err(|outage| unavailable(&StoreUnavailable::from(outage)))?;
         // The row of the others may have requests of other tenants.
         let sees = |key: &RowKey| match key {
             RowKey::Of { tenant, .. } => caller.sees(tenant.as_deref()),

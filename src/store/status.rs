@@ -2,9 +2,37 @@
 
 use std::time::Duration;
 
-use tollgate_core::{ban::Kind, limit::model_tag::ExpiredTokens};
+use thiserror::Error;
+use tollgate_core::{admission::Outage, ban::Kind, limit::model_tag::ExpiredTokens};
 
-use super::leases::LeaseStatus;
+use super::{Store, leases::LeaseStatus};
+
+/// The store did not answer a call of an operator. A repeated call does no harm.
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+#[error("the store is not available ({})", .outage.label())]
+pub struct StoreUnavailable {
+    outage: Outage,
+    #[source]
+    cause: Option<LastError>,
+}
+
+/// The last error of a store, in words for the operator.
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+#[error("{0}")]
+struct LastError(String);
+
+impl StoreUnavailable {
+    /// The outage of a call of `store`, with the last error of its connections as the cause.
+    pub fn of(store: &dyn Store, outage: Outage) -> Self {
+        Self { outage, cause: store.status().last_error.map(LastError) }
+    }
+}
+
+impl From<Outage> for StoreUnavailable {
+    fn from(outage: Outage) -> Self {
+        Self { outage, cause: None }
+    }
+}
 
 /// The state of the circuit breaker of a store.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]

@@ -76,3 +76,24 @@ fn the_command_line_bans_on_every_replica() {
     let late = late.envoy.send(&Request::get("/v1/models").bearer(&tokens[0]));
     assert_eq!(late.status, 429, "{:?}", late.headers);
 }
+
+/// An operator learns why a command has no answer: the same in each of them.
+#[test]
+fn a_command_that_redis_refuses_names_the_cause() {
+    let dir = tempfile::tempdir().unwrap();
+    let _redis = Redis::start(dir.path());
+    let place = dir.path().display().to_string();
+    let port = crate::rig::free_port();
+    for (url, expected) in [
+        (format!("unix://{place}/redis.sock?pass=wrong"), "WRONGPASS"),
+        (format!("redis://127.0.0.1:{port}"), "the connection is refused"),
+    ] {
+        for command in ["ban", "revoke"] {
+            let output = run(dir.path(), &[command, "list", "--redis", &url]);
+            let error = String::from_utf8_lossy(&output.stderr).to_lowercase();
+            assert_eq!(output.status.code(), Some(2), "{command}: {error}");
+            let names = error.contains("the store is not available (");
+            assert!(names && error.contains(&expected.to_lowercase()), "{command}: {error}");
+        }
+    }
+}

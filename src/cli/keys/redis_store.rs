@@ -19,7 +19,7 @@ use tollgate_core::{
 use super::show;
 use crate::{
     cli::config_file,
-    store::{KeyWrite, Position, Redis, RedisConfig, Store as _, StoreConfig, StoredKey},
+    store::{KeyWrite, Position, Redis, RedisConfig, StoreConfig, StoreUnavailable, StoredKey},
 };
 
 /// The deadline of a call, longer than that of a check: an operator waits.
@@ -194,8 +194,7 @@ impl RedisStore {
     }
 
     fn down(&self, outage: Outage) -> anyhow::Error {
-        let error = self.redis.status().last_error.unwrap_or_default();
-        anyhow!("Redis does not answer ({}): {error}", outage.label())
+        StoreUnavailable::of(&self.redis, outage).into()
     }
 }
 

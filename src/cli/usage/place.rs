@@ -13,7 +13,7 @@ use tollgate_core::{
 use crate::{
     cli::config_file,
     secrets,
-    store::{Redis, RedisConfig, Store as _, StoreConfig},
+    store::{Redis, RedisConfig, StoreConfig, StoreUnavailable},
 };
 
 /// The deadline of a call, longer than that of a check: an operator waits.
@@ -83,9 +83,6 @@ impl Place {
 
     /// Words a call that Redis did not answer.
     pub(super) fn unavailable(&self, outage: Outage) -> anyhow::Error {
-        match self.redis.status().last_error {
-            Some(cause) => anyhow!("the store is not available ({}): {cause}", outage.label()),
-            None => anyhow!("the store is not available ({})", outage.label()),
-        }
+        StoreUnavailable::of(&self.redis, outage).into()
     }
 }
