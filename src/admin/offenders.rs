@@ -28,8 +28,11 @@ pub type OffenderSource = dyn Fn(usize, Option<&[String]>) -> Offenders + Send +
 /// The lists in JSON. Written by the API, read by the command line.
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) struct ListedOffenders {
-    /// `null`: the policy has no automatic bans.
+    /// `null`: the policy has no automatic bans, or the networks are hidden.
     pub(crate) networks: Option<ListedNetworks>,
+    /// Whether the credential may not see networks, as it is bound to tenants.
+    #[serde(default)]
+    pub(crate) are_networks_hidden: bool,
     pub(crate) subjects: ListedSubjects,
 }
 
@@ -97,10 +100,10 @@ pub(super) fn call(
     caller.require(AdminAction::ReadBans)?;
     let limit = request::limit(query)?;
     let found = offenders.map(|offenders| offenders(limit, caller.tenants()));
-    Ok(ok(&listed(found.unwrap_or_default())))
+    Ok(ok(&listed(found.unwrap_or_default(), caller.tenants().is_some())))
 }
 
-fn listed(offenders: Offenders) -> ListedOffenders {
+fn listed(offenders: Offenders, are_networks_hidden: bool) -> ListedOffenders {
     let Offenders { networks, subjects } = offenders;
     let networks = networks.map(|networks| ListedNetworks {
         window_seconds: networks.window.as_secs(),
@@ -111,7 +114,7 @@ fn listed(offenders: Offenders) -> ListedOffenders {
         window_seconds: subjects.window.as_secs(),
         list: subjects.list.into_iter().map(ListedSubject::from).collect(),
     };
-    ListedOffenders { networks, subjects }
+    ListedOffenders { networks, are_networks_hidden, subjects }
 }
 
 impl From<FailingNetwork> for ListedNetwork {

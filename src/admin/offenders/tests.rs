@@ -129,6 +129,7 @@ async fn a_credential_with_tenants_sees_their_holders_and_no_network() {
     };
     let (status, json) = get("reads").await;
     assert_eq!((status, &json["networks"]), (200, &Value::Null));
+    assert_eq!(json["are_networks_hidden"], true);
     let list = json["subjects"]["list"].as_array().unwrap();
     assert_eq!((list.len(), &list[0]["subject"]), (1, &"alice".into()));
     let (status, json) = get("bans").await;

@@ -50,6 +50,11 @@ impl OffendersArgs {
 
 fn print(found: &ListedOffenders, out: &mut dyn Write) -> anyhow::Result<()> {
     match &found.networks {
+        None if found.are_networks_hidden => {
+            let message =
+                "not shown to this credential, which is bound to tenants: a network has none";
+            writeln!(out, "networks: {message}")?;
+        }
         None => writeln!(out, "networks: none are counted without the section `automatic_bans`")?,
         Some(networks) if networks.list.is_empty() => {
             writeln!(out, "networks: no failed credential in {} s", networks.window_seconds)?;
@@ -102,4 +107,28 @@ fn print_subject(found: &ListedSubject, out: &mut dyn Write) -> anyhow::Result<(
     }
     let reason = printable::printable(reason);
     Ok(writeln!(out, "  {denials:>8}  {}, last {reason}", names.join(", "))?)
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn the_reason_why_no_network_is_listed_is_that_of_the_answer() {
+        for (is_hidden, expected) in [
+            (json!(true), "bound to tenants"),
+            (json!(false), "without the section `automatic_bans`"),
+        ] {
+            let subjects = json!({ "window_seconds": 60, "list": [] });
+            let found =
+                json!({ "networks": null, "are_networks_hidden": is_hidden, "subjects": subjects });
+            let mut out = Vec::new();
+            print(&serde_json::from_value(found).unwrap(), &mut out).unwrap();
+            let text = String::from_utf8(out).unwrap();
+            let line = text.lines().next().unwrap();
+            assert!(line.starts_with("networks: ") && line.contains(expected), "{text}");
+        }
+    }
 }
