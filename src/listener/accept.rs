@@ -46,6 +46,8 @@ pub struct Listener {
     pub(super) limits: Limits,
     pub(super) places: Places,
     trusted: Option<Networks>,
+    /// What keeps others away from the listener, for the log.
+    remedy: &'static str,
     rejected: AtomicU64,
     untrusted: AtomicU64,
     replaced: AtomicU64,
@@ -123,6 +125,7 @@ impl Listener {
             // Where only proxies connect, none of them loses a connection.
             places: Places::new(limits.max_connections, config.trusted_proxies.is_none()),
             trusted: config.trusted_proxies.clone(),
+            remedy: remedy(key, &config.address),
             limits,
             rejected: AtomicU64::new(0),
             untrusted: AtomicU64::new(0),
@@ -206,10 +209,10 @@ impl Listener {
         if count.is_power_of_two() {
             let limit = self.limits.max_connections;
             let address = &self.address;
+            let remedy = self.remedy;
             warn!(
                 %address, limit, count,
-                "closed an idle connection for a new one: the limit is reached; list the proxies in \
-                 `trusted_proxies`"
+                "closed an idle connection for a new one: the limit is reached; {remedy}"
             );
         }
     }
@@ -223,6 +226,17 @@ impl Listener {
                 "closed a connection: its peer is not listed in `trusted_proxies`"
             );
         }
+    }
+}
+
+/// What keeps others away from a listener, by its place in the file.
+fn remedy(key: &str, address: &Address) -> &'static str {
+    match (key, address) {
+        (_, Address::Unix(_)) => "its directory and `mode` decide who may connect",
+        ("listen.settle" | "listen.admin", Address::Tcp(_)) => {
+            "let only those that call it connect: a firewall, or a NetworkPolicy"
+        }
+        (_, Address::Tcp(_)) => "list the proxies in `trusted_proxies`",
     }
 }
 
@@ -310,6 +324,22 @@ mod tests {
         let config = ListenerConfig::new(address.parse().unwrap());
         let opened = Listener::bind("listen.http[0]", &config, Protocol::Http).await;
         opened.unwrap_err().to_string()
+    }
+
+    #[test]
+    fn the_remedy_is_one_that_the_listener_has() {
+        let tcp = Address::Tcp("127.0.0.1:0".parse().unwrap());
+        let unix = Address::Unix("/run/tollgate/settle.sock".into());
+        for (key, address, is_list) in [
+            ("listen.grpc", &tcp, true),
+            ("listen.http[0]", &tcp, true),
+            ("listen.settle", &tcp, false),
+            ("listen.admin", &tcp, false),
+            ("listen.grpc", &unix, false),
+        ] {
+            let text = remedy(key, address);
+            assert_eq!(text.contains("trusted_proxies"), is_list, "{key}: {text}");
+        }
     }
 
     #[tokio::test]
