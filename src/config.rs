@@ -220,6 +220,12 @@ pub fn compile_with_notes(path: &FilePath, text: &str) -> Result<(Loaded, Notes)
     let loaded = compile_document(&document, TextDigest::of(text))
         .map_err(|errors| invalid(path, errors))?;
     check_keys(&loaded.policy)?;
+    let mut shared = Errors::default();
+    ledger_needs::check_key_files(&loaded.policy, &mut shared);
+    let shared = document.locate(shared);
+    if !shared.is_empty() {
+        return Err(invalid(path, shared));
+    }
     let notes = Notes {
         unreadable: document.locate(named_files::unreadable(&loaded.file)),
         proxy: document.locate(proxy_needs::of(&loaded.file)),

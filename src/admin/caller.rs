@@ -12,6 +12,7 @@ use tollgate_core::{
     config::{Errors, Path},
     credential::api_key::{KeyDigest, KeyRecord},
     network::Networks,
+    policy::Policy,
     text::is_identifier,
     time::{Quota, Span},
 };
@@ -140,6 +141,21 @@ impl AdminCredentialConfig {
                 errors.push(&path.key("digest"), "another credential has the same token");
             }
             credential.check(&path, errors);
+        }
+    }
+
+    /// Adds the errors of sizes for limits that a policy does not have in this form: no key could have
+    /// them.
+    pub fn check_limits(&self, policy: &Policy, path: &Path, errors: &mut Errors) {
+        let path = path.key("may_grant").key("limits");
+        for (name, size) in &self.may_grant.limits {
+            if !policy.has_limit(name, *size) {
+                let message = format!(
+                    "there is no limit `{name}` with sizes such as `{size}`: write the name of a \
+                     limit, and a size in its form"
+                );
+                errors.push_presuming(&path.key(name), &[Path::root().key("limits")], message);
+            }
         }
     }
 

@@ -97,6 +97,14 @@ impl ServerConfig {
         if policy.is_some_and(|policy| policy.ledger.is_some()) {
             ledger_needs::validate(&self.store, errors);
         }
+        if let Some(policy) = policy {
+            ledger_needs::check_keys(policy, errors);
+            let admin = self.listen.admin.iter();
+            let path = root.key("listen").key("admin").key("credentials");
+            for (index, credential) in admin.flat_map(|admin| &admin.credentials).enumerate() {
+                credential.check_limits(policy, &path.index(index), errors);
+            }
+        }
     }
 
     /// The names of the sections that differ from `other`.

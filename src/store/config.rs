@@ -203,10 +203,8 @@ impl StoreConfig {
                     errors.push_presuming(path, std::slice::from_ref(path), message);
                 }
                 if let Some(limit) = policy.and_then(|policy| policy.leased.as_ref()) {
-                    errors.push(
-                        &limit.key("lease"),
-                        "a lease saves calls to Redis, and the store is in memory; remove it, or set `store.redis`",
-                    );
+                    let message = "a lease saves calls to Redis, and the store is in memory; remove it, or set `store.redis`";
+                    errors.push_presuming(&limit.key("lease"), std::slice::from_ref(path), message);
                 }
                 if policy.is_some_and(|policy| policy.dpop.is_some()) && !config.single_replica {
                     let message = "`dpop` needs a store that all replicas share, as a proof could be used once at each; set `store.redis`, or write `store: { memory: { single_replica: true } }` if there is one";

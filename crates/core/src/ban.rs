@@ -170,6 +170,9 @@ pub enum Target {
     },
 }
 
+/// The reason why a ban of everyone is refused.
+const PART: &str = "a ban is of a part of the clients, and closes no service";
+
 /// A network that cannot be banned.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 pub enum InvalidNetwork {
@@ -177,10 +180,11 @@ pub enum InvalidNetwork {
     #[error(transparent)]
     Network(#[from] NetworkError),
     /// Every client would be banned.
-    #[error(
-        "`{0}` contains every IPv4 address; a ban is of a part of the clients, and closes no service"
-    )]
+    #[error("`{0}` contains every address; {PART}")]
     Everyone(String),
+    /// Every client with an IPv4 address would be banned.
+    #[error("`{0}` contains every IPv4 address; {PART}")]
+    EveryoneOfIpv4(String),
 }
 
 /// Parses an address or a network that can be banned.
@@ -192,8 +196,11 @@ pub fn parse_network(text: &str) -> Result<Network, InvalidNetwork> {
         Ok(address) => Network::host(address),
         Err(_) => Network::parse(text)?,
     };
-    if network.contains_all_ipv4() {
+    if network.length() == 0 {
         return Err(InvalidNetwork::Everyone(text.to_owned()));
+    }
+    if network.contains_all_ipv4() {
+        return Err(InvalidNetwork::EveryoneOfIpv4(text.to_owned()));
     }
     Ok(network)
 }

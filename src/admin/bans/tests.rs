@@ -109,7 +109,7 @@ async fn what_says_nothing_clear_is_refused() {
             "`tenant` has 1025 characters",
         ),
         ("POST", PATH, r#"{"network":"0.0.0.0/0"}"#.into(), "contains every IPv4 address"),
-        ("POST", PATH, r#"{"network":"::/0"}"#.into(), "contains every IPv4 address"),
+        ("POST", PATH, r#"{"network":"::/0"}"#.into(), "contains every address"),
         ("POST", PATH, r#"{"network":"10.0.0.1/8"}"#.into(), "bits behind its length"),
         ("POST", PATH, r#"{"network":"10.0.0.0/33"}"#.into(), "is no network"),
         ("POST", PATH, r#"{"network":"example.com"}"#.into(), "is no network"),

@@ -6,7 +6,7 @@ use super::compile;
 type Row = (&'static str, &'static str, &'static [&'static str]);
 
 #[rustfmt::skip]
-const ROWS: [Row; 64] = [
+const ROWS: [Row; 65] = [
     (
         "an empty file",
         "# nothing yet",
@@ -46,6 +46,25 @@ const ROWS: [Row; 64] = [
             "line 2: automatic_bans.failures: `0/1m`: between 10 and 1000000 failed credentials ban a network",
             "line 3: automatic_bans.ipv6_prefix: `129`: a prefix has between 32 and 128 bits",
             "line 4: automatic_bans.new_credentials: `0/1s` verifies nothing, so that no client of a banned network could get a new token accepted; write `1/1m` for few",
+        ],
+    ),
+    (
+        "sizes that no key could have",
+        "listen:\n\
+         \x20 admin:\n\
+         \x20   address: \"127.0.0.1:9001\"\n\
+         \x20   token: 0123456789abcdef0123456789abcdef\n\
+         \x20   credentials:\n\
+         \x20   - name: acme\n\
+         \x20     digest: \"sha256:9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08\"\n\
+         \x20     actions: [read_keys]\n\
+         \x20     tenants: [acme]\n\
+         \x20     may_grant: { limits: { day: 100/hour, other: 5/day } }\n\
+         limits: [{ name: day, by: [tenant], requests: 100/day }]\n\
+         routes: [{ match: { paths: [/health] }, public: true }]",
+        &[
+            "line 10: listen.admin.credentials[0].may_grant.limits.day: there is no limit `day` with sizes such as `100/hour`: write the name of a limit, and a size in its form",
+            "line 10: listen.admin.credentials[0].may_grant.limits.other: there is no limit `other` with sizes such as `5/day`: write the name of a limit, and a size in its form",
         ],
     ),
     (

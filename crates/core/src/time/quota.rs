@@ -58,7 +58,9 @@ pub enum Quota {
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 pub enum QuotaError {
     /// The text is not a number in a window.
-    #[error("`{0}` is not a number in a window; write `N/hour`, `N/day` or `N/month`")]
+    #[error(
+        "`{0}` is not a whole number in a window; write `N/hour`, `N/day` or `N/month`, with N from 0 on"
+    )]
     Window(String),
     /// The text is not a number.
     #[error("`{0}` is not a quota; write a number, `N/1m`, `N/hour`, `N/day` or `N/month`")]
@@ -93,7 +95,12 @@ impl FromStr for WindowQuota {
             Some((number, unit))
         });
         let (number, unit) = window.ok_or_else(|| QuotaError::Window(text.to_owned()))?;
-        Ok(Self { count: count(number, text)?, unit })
+        let count = count(number, text).map_err(|error| match error {
+            // Of the forms of a quota this is the only one here.
+            QuotaError::Malformed(text) => QuotaError::Window(text),
+            error => error,
+        })?;
+        Ok(Self { count, unit })
     }
 }
 
@@ -217,6 +224,14 @@ impl JsonSchema for Quota {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_number_in_a_window_is_asked_for_where_no_other_form_is_taken() {
+        for text in ["-5/day", "0.5/day", "/day", "5", "60/1m"] {
+            let error = text.parse::<WindowQuota>().unwrap_err().to_string();
+            assert!(error.contains("write `N/hour`") && !error.contains("N/1m"), "{error}");
+        }
+    }
 
     #[test]
     fn a_quota_is_within_one_of_its_form_only() {
