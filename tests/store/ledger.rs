@@ -341,7 +341,7 @@ async fn a_sum_that_is_too_large_stays_at_its_bound() {
         let request = request(&format!("d{number}"), "acme", 100);
         ledger.admit(&request).await;
         let mut report = settled(&request, Usage::Final(5), Basis::Reported);
-        report.report.as_mut().unwrap().tokens.input = Some(i64::MAX.unsigned_abs());
+        report.report.as_mut().unwrap().counts.input = Some(i64::MAX.unsigned_abs());
         ledger.settle(&report).await;
     }
     ledger.write_all().await;
