@@ -39,7 +39,6 @@ use self::{
     usage::{UsageAdmin, UsageSums},
 };
 use crate::{
-    error_text::describe,
     json_api::{self, Refusal, ok},
     observe::{audit::Audit, now, offenders::Offenders},
     store::{Entry, PAGE_MAX, Position, Revocation, StoreUnavailable},
@@ -375,7 +374,10 @@ async fn listed_to<R: Revocations>(
 }
 
 fn unavailable(error: &(dyn Error + 'static)) -> Refusal {
-    tracing::warn!("admin call failed: {}", describe(error));
+    match error.source() {
+        Some(cause) => tracing::warn!("admin call failed: {error}: {cause}"),
+        None => tracing::warn!("admin call failed: {error}"),
+    }
     Refusal::new(
         503,
         "store_unavailable",

@@ -25,8 +25,8 @@ pub(super) fn validate(store: &StoreConfig, errors: &mut Errors) {
     }
 }
 
-/// Adds the errors of keys that are also secrets of reservations: whoever may make reservations could
-/// sign records then.
+/// Adds the errors of keys that are also secrets of reservations: a program that may make reservations
+/// could sign records then.
 pub(super) fn check_keys(policy: &Policy, errors: &mut Errors) {
     shared_keys(policy, |one, other| one == other, errors);
 }
