@@ -20,7 +20,7 @@ ROUNDS = measure.number("ROUNDS", 3)
 REQUESTS = measure.number("REQUESTS", 2000)
 IN_FLIGHT = 32
 
-LEDGER = 'ledger: { keys: [{ id: bench, secret: "0123456789abcdef0123456789abcdef" }] }\n'
+LEDGER = 'ledger: { keys: [{ id: bench, secret: "fedcba9876543210fedcba9876543210" }] }\n'
 
 
 class Place:

@@ -15,7 +15,7 @@ use crate::rig::{SOON, http::Request};
 /// What the configuration has for it: sections, and members of `listen`.
 pub(super) const SECTIONS: &str = r#"
 metering: { secrets: ["file:${DIR}/metering"], life: 10s }
-ledger: { keys: [{ id: a, secret: "file:${DIR}/metering" }] }
+ledger: { keys: [{ id: a, secret: "file:${DIR}/ledger" }] }
 "#;
 pub(super) const LISTEN: &str = r#"listen:
   settle: { address: "unix:${DIR}/settle.sock" }

@@ -71,6 +71,7 @@ impl World {
         Issuer::new("https://auth.example.com").publish(dir.path());
         api_key_file(dir.path());
         std::fs::write(dir.path().join("metering"), "0123456789abcdef0123456789abcdef").unwrap();
+        std::fs::write(dir.path().join("ledger"), "fedcba9876543210fedcba9876543210").unwrap();
         let mut world = Self { dir, issuers, good: String::new() };
         world.good = world.token("b", "mallory", "evil", "steady");
         world

@@ -59,9 +59,10 @@ impl Everything {
         );
         let config = format!(
             "{limited}limits: [{{ name: each, by: [subject], rate: 1/1h }}]\n\
-             {store}metering: {{ secrets: [{secret}] }}\nledger: {{ keys: [{{ id: a, secret: {secret} }}] }}\napi_keys: {{ redis: true, file: \"${{DIR}}/keys.yaml\" }}\nobserve: {{ subjects: 3, actors: 3, tracing: {{ endpoint: 'http://127.0.0.1:{}', protocol: http }} }}\n",
+             {store}metering: {{ secrets: [{secret}] }}\nledger: {{ keys: [{{ id: a, secret: {key} }}] }}\napi_keys: {{ redis: true, file: \"${{DIR}}/keys.yaml\" }}\nobserve: {{ subjects: 3, actors: 3, tracing: {{ endpoint: 'http://127.0.0.1:{}', protocol: http }} }}\n",
             collector.port,
             secret = "m".repeat(32),
+            key = "l".repeat(32),
         );
         let certificate = rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap();
         for (file, content) in [
