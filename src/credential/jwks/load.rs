@@ -253,13 +253,17 @@ impl Loader {
             last.validator = validator;
             return Ok(last.loaded(fresh_for));
         }
-        // In the background: a full set of bad keys takes tens of milliseconds to reject.
+        // Not on this thread: a full set of bad keys takes tens of milliseconds to reject. Checks wait
+        // for the first keys, and are not delayed by later ones.
         let plan = Arc::clone(&self.plan);
         let examined = content.clone();
-        let examining = background::run(move || {
-            KeySet::of_issuer(&plan.trust.issuer, &examined, &plan.trust.algorithms)
-        });
-        let (keys, skipped) = examining.await.ok_or(LoadError::ParserPanicked)??;
+        let examine =
+            move || KeySet::of_issuer(&plan.trust.issuer, &examined, &plan.trust.algorithms);
+        let examining = match &self.last {
+            None => tokio::task::spawn_blocking(examine).await.ok(),
+            Some(_) => background::run(examine).await,
+        };
+        let (keys, skipped) = examining.ok_or(LoadError::ParserPanicked)??;
         let keys = match &self.last {
             Some(last) => keys.succeeding(&last.keys),
             None => keys,
