@@ -30,7 +30,7 @@ pub struct Price {
     /// One request, beside its tokens.
     #[serde(rename = "r")]
     pub request: u64,
-    /// One image.
+    /// The price of one image.
     #[serde(rename = "g", default, skip_serializing_if = "is_zero")]
     pub image: u64,
     /// One second of audio or video.
@@ -107,7 +107,7 @@ fn whole(millionths: u128) -> u64 {
 /// The most images and seconds of a request, which are charged where they are not reported.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct MediaBound {
-    /// Its images.
+    /// The most images of the request.
     #[serde(rename = "ng", default, skip_serializing_if = "is_zero")]
     pub images: u64,
     /// Its seconds of audio or video.

@@ -112,7 +112,7 @@ pub struct Prices {
 /// What a model costs from one moment on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ModelPrice {
-    /// The prices.
+    /// The prices in force.
     pub price: Price,
     /// The most seconds of one request; 0 where they have no price.
     pub max_seconds: u64,
