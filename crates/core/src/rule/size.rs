@@ -14,7 +14,7 @@
 //! of the model: a server refuses a longer prompt.
 //!
 //! **Output.** A server stops at the number that the request names. Several members may name one,
-//! and servers differ in which they read, so the largest counts; [`Zero`] has what 0 means.
+//! and servers differ in which they read, so the largest counts; `Zero` has what 0 means.
 //! Otherwise the answer ends at the model's `max_output`, which the proxy writes;
 //! where it cannot, at the context. Each of `n` answers, each of `best_of` candidates, and each prompt
 //! of a list has an answer of its own.
