@@ -9,10 +9,7 @@ use std::{
     thread::JoinHandle,
 };
 
-use nix::{
-    sys::signal::{Signal, kill},
-    unistd::Pid,
-};
+use nix::sys::signal::{Signal, kill};
 use serde_json::{Value, json};
 use tollgate_core::credential::api_key::KeyDigest;
 
@@ -106,13 +103,6 @@ impl Metered {
         })
     }
 
-    /// The process ids of the workers.
-    fn workers(&self) -> Vec<i32> {
-        let master = self.rig.proxy.id();
-        let children = self.rig.proxy.proc(&format!("task/{master}/children"));
-        children.split_whitespace().map(|id| id.parse().unwrap()).collect()
-    }
-
     fn script(&self, script: impl FnOnce(&Request) -> Answer + Send + 'static) {
         self.next.lock().unwrap().push_back(Box::new(script));
     }
@@ -192,12 +182,6 @@ impl Metered {
     /// Waits until this many requests were charged because no report came.
     fn until_expired(&self, count: f64) {
         self.rig.tollgate.until_metric("tollgate_reservations_expired_total", &[], count);
-    }
-}
-
-impl Drop for Metered {
-    fn drop(&mut self) {
-        self.rig.proxy.terminate();
     }
 }
 
@@ -535,17 +519,17 @@ fn a_reload_of_nginx_loses_no_report() {
     let rig = Metered::with_workers(&policy(&format!("tokens: {BUDGET}/day"), "60s"), |it| it);
     let (left, settled) = (rig.left(), rig.settled());
     let (reply, events) = stream(&rig);
-    let old = rig.workers();
+    let old = rig.rig.proxy.children();
     rig.rig.proxy.signal(Signal::SIGHUP);
     until("two new workers", || {
-        (rig.workers().iter().filter(|id| !old.contains(id)).count() == 2).then_some(())
+        (rig.rig.proxy.children().iter().filter(|id| !old.contains(id)).count() == 2).then_some(())
     });
     events.send(running(48).to_string()).unwrap();
     drop(events);
     assert_eq!(reply.join().unwrap().unwrap().status, 200);
     rig.until_settled(settled + 1.0);
     assert_eq!(left - rig.left(), 59);
-    until("the end of the old workers", || (rig.workers().len() == 2).then_some(()));
+    until("the end of the old workers", || (rig.rig.proxy.children().len() == 2).then_some(()));
 }
 
 /// The reports of a worker that was killed are those of no one: what its requests hold is charged.
@@ -558,8 +542,8 @@ fn a_request_of_a_worker_that_was_killed_is_charged_its_hold() {
     let (reply, events) = stream(&rig);
     let held = left - rig.left();
     assert!(held >= 512, "{held}");
-    for worker in rig.workers() {
-        kill(Pid::from_raw(worker), Signal::SIGKILL).unwrap();
+    for worker in rig.rig.proxy.children() {
+        kill(worker, Signal::SIGKILL).unwrap();
     }
     drop(events);
     let cut = reply.join().unwrap();

@@ -14,7 +14,7 @@ use nix::{
 
 use super::{SOON, until, within};
 
-/// A child process. It is ended by its process id when it is dropped.
+/// A child process. It is ended by its process id when it is dropped, with its own children.
 pub(crate) struct Process {
     name: String,
     child: Child,
@@ -116,10 +116,12 @@ impl Process {
         self.child.wait().unwrap();
     }
 
-    /// Asks it to end with SIGTERM, so that it ends its own children, and waits for its end.
-    pub(crate) fn terminate(&mut self) {
-        self.signal(Signal::SIGTERM);
-        let _killed_later = within(SOON, || self.child.try_wait().unwrap());
+    /// The process ids of its own children, such as the workers of nginx.
+    pub(crate) fn children(&self) -> Vec<Pid> {
+        let id = self.id();
+        let text = std::fs::read_to_string(self.path(&format!("task/{id}/children")));
+        let ids = text.unwrap_or_default();
+        ids.split_whitespace().map(|id| Pid::from_raw(id.parse().unwrap())).collect()
     }
 
     /// Waits for its end, for `span` at most.
@@ -137,8 +139,13 @@ impl Process {
 
 impl Drop for Process {
     fn drop(&mut self) {
+        // Read before: they are the children of another process then.
+        let children = self.children();
         let _ = self.child.kill();
         let _ = self.child.wait();
+        for child in children {
+            let _ended = kill(child, Signal::SIGKILL);
+        }
         if std::thread::panicking() {
             eprintln!("--- {}\n{}", self.name, self.logs());
         }
