@@ -21,11 +21,7 @@ impl SettledCost {
     /// Returns what a report changed; `None` where it settled nothing, or the model has no price.
     pub fn of(settlement: &Settlement, settled: Settled) -> Option<Self> {
         let Settlement { reservation, usage, report } = settlement;
-        let (charged, is_late) = match settled {
-            Settled::Charged(tokens) => (tokens, false),
-            Settled::Late(tokens) => (tokens, true),
-            Settled::Renewed | Settled::Repeated | Settled::Forgotten => return None,
-        };
+        let (charged, is_late) = settled.charged()?;
         let terms = reservation.cost_terms()?;
         // A request that holds no tokens is charged none, and has used them all the same.
         let tokens = match *usage {

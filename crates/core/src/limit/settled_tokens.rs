@@ -28,11 +28,7 @@ impl SettledTokens {
     /// Returns what a report changed; `None` where it settled nothing.
     pub fn of(settlement: &Settlement, settled: Settled) -> Option<Self> {
         let Settlement { reservation, usage, report } = settlement;
-        let (charged, is_late) = match settled {
-            Settled::Charged(tokens) => (tokens, false),
-            Settled::Late(tokens) => (tokens, true),
-            Settled::Renewed | Settled::Repeated | Settled::Forgotten => return None,
-        };
+        let (charged, is_late) = settled.charged()?;
         // A request that holds no tokens is charged none, and its server may still report them.
         let total = match usage {
             Usage::Final(tokens) => charged.max((*tokens).min(MOST)),

@@ -57,3 +57,15 @@ pub enum Settled {
     /// The reservation is older than the store remembers what was settled, and nothing changed.
     Forgotten,
 }
+
+impl Settled {
+    /// Returns the tokens that are charged, and whether the reservation had expired; `None` where
+    /// nothing was settled.
+    pub const fn charged(self) -> Option<(u64, bool)> {
+        match self {
+            Self::Charged(tokens) => Some((tokens, false)),
+            Self::Late(tokens) => Some((tokens, true)),
+            Self::Renewed | Self::Repeated | Self::Forgotten => None,
+        }
+    }
+}
