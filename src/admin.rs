@@ -39,6 +39,7 @@ use self::{
     usage::{UsageAdmin, UsageSums},
 };
 use crate::{
+    error_text::describe,
     json_api::{self, Refusal, ok},
     observe::{audit::Audit, now, offenders::Offenders},
     store::{Entry, PAGE_MAX, Position, Revocation, StoreUnavailable},
@@ -374,10 +375,7 @@ async fn listed_to<R: Revocations>(
 }
 
 fn unavailable(error: &(dyn Error + 'static)) -> Refusal {
-    match error.source() {
-        Some(cause) => tracing::warn!("admin call failed: {error}: {cause}"),
-        None => tracing::warn!("admin call failed: {error}"),
-    }
+    tracing::warn!("admin call failed: {}", describe(error));
     Refusal::new(
         503,
         "store_unavailable",

@@ -135,7 +135,7 @@ const MAY: [(&str, &[&str]); 39] = [
             "waiting_list",
         ],
     ),
-    ("admin", &["json_api", "observe", "store"]),
+    ("admin", &["error_text", "json_api", "observe", "store"]),
     ("json_api", &["bounded_body"]),
     (
         "observe",
