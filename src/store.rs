@@ -54,7 +54,7 @@ pub use self::{
     redis::{
         ACL_RULE, KeyPage, KeyWrite, LEDGER_ACL_RULE, PasswordError, Redis, StoredKey,
         ledger::{
-            Append, Appended, ChainState, MonthClosing, Ownership, PendingEntry,
+            Append, Appended, ChainClaim, ChainState, MonthClosing, Ownership, PendingEntry,
             STALE as LEDGER_STALE,
         },
         script::{ADMIT_BODY, GIVE_BACK_BODY, RESERVE_BODY, SETTLE_BODY},

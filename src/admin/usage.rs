@@ -73,9 +73,10 @@ fn read(query: &str, calendar: &Calendar) -> Result<ReportQuery, Refusal> {
         };
         *place.0 = Some(place.1);
     }
-    let (Some(from), Some(to)) = (from, to) else {
-        return Err(Refusal::invalid("name the first day in `from` and the last one in `to`"));
+    let Some(from) = from else {
+        return Err(Refusal::invalid("name the first day in `from`, and the last one in `to`"));
     };
+    let to = to.unwrap_or(from);
     let day = |text: &str| text.parse().map_err(|error| Refusal::invalid(format!("{error}")));
     let by = by.unwrap_or_default().replace("%2C", ",").replace("%2c", ",");
     let by = by.split(',').filter(|name| !name.is_empty()).map(str::parse::<Dimension>);

@@ -18,12 +18,16 @@ use std::{
 };
 
 use arc_swap::ArcSwapOption;
+use thiserror::Error;
 use tokio::{
     task::JoinHandle,
     time::{sleep, timeout},
 };
 use tokio_util::sync::CancellationToken;
-use tollgate_core::ledger::{calendar::Calendar, config::LedgerConfig, keys::LedgerKeys};
+use tollgate_core::{
+    admission::Outage,
+    ledger::{calendar::Calendar, config::LedgerConfig, keys::LedgerKeys},
+};
 
 pub(super) use self::keys::LedgerSecrets;
 pub use self::writer::{Round, Writer};
@@ -31,6 +35,34 @@ use crate::{
     observe::{self, Observer},
     store::Redis,
 };
+
+/// The reason why a round of the ledger failed.
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+pub enum LedgerError {
+    /// The store does not answer, or refuses a command.
+    #[error("the store is not available ({})", .0.label())]
+    Store(Outage),
+    /// The days of the ledger are those of another time zone.
+    #[error(
+        "the ledger has the time zone `{noted}`, and `ledger.time_zone` is `{configured}`: set it to that of \
+         the ledger on every replica"
+    )]
+    TimeZone {
+        /// The time zone of the ledger.
+        noted: String,
+        /// That of the configuration.
+        configured: String,
+    },
+    /// Every chain is written by another process, or takes no more entries.
+    #[error("no chain is free: each one is written by another process, or takes no more entries")]
+    NoChain,
+}
+
+impl From<Outage> for LedgerError {
+    fn from(outage: Outage) -> Self {
+        Self::Store(outage)
+    }
+}
 
 /// The pause after a round that left no pending record, and after one that failed.
 const PAUSES: (Duration, Duration) = (Duration::from_millis(250), Duration::from_secs(2));
@@ -60,6 +92,7 @@ impl LedgerTask {
     /// Starts the task.
     pub(super) fn start(redis: Arc<Redis>, slot: LedgerSlot, observer: Arc<Observer>) -> Self {
         let closing = CancellationToken::new();
+        observer.metrics().ledger().keep(slot.load().is_some());
         if slot.load().is_some() {
             // What settles before the first round is pending for the first process with a chain.
             redis.keep_ledger(Some(0));
@@ -94,23 +127,24 @@ fn replica() -> String {
 }
 
 async fn run(mut writer: Writer, closing: CancellationToken) {
-    let mut has_failed = false;
+    let mut last_cause = None;
     while !closing.is_cancelled() {
         let pause = match writer.round(observe::now()).await {
             Ok(Round::More) => continue,
             Ok(Round::Idle) => {
-                has_failed = false;
+                if last_cause.take().is_some() {
+                    tracing::info!("the ledger is written again");
+                }
                 PAUSES.0
             }
-            Err(outage) => {
-                writer.count_failure();
-                if !has_failed {
-                    tracing::warn!(
-                        outage = outage.label(),
-                        "the ledger cannot be written, records are pending in the store"
+            Err(error) => {
+                let cause = writer.cause(&error);
+                if last_cause.as_ref() != Some(&cause) {
+                    tracing::error!(
+                        "the ledger cannot be written, records are pending in the store: {cause}"
                     );
                 }
-                has_failed = true;
+                last_cause = Some(cause);
                 PAUSES.1
             }
         };

@@ -2,7 +2,7 @@
 
 use std::sync::{
     Mutex, PoisonError,
-    atomic::{AtomicU64, Ordering::Relaxed},
+    atomic::{AtomicBool, AtomicU64, Ordering::Relaxed},
 };
 
 /// What all chains have.
@@ -24,6 +24,8 @@ pub struct LedgerCounters {
     trimmed: [AtomicU64; 2],
     unreadable: AtomicU64,
     failures: AtomicU64,
+    /// Whether the policy in force has a ledger.
+    is_kept: AtomicBool,
     status: Mutex<Option<LedgerStatus>>,
 }
 
@@ -52,17 +54,27 @@ impl LedgerCounters {
         self.unreadable.fetch_add(records as u64, Relaxed);
     }
 
-    /// Counts a round that the store did not answer.
+    /// Notes whether a ledger is kept.
+    pub fn keep(&self, is_kept: bool) {
+        self.is_kept.store(is_kept, Relaxed);
+    }
+
+    /// Whether a ledger is kept: without one there is nothing to count.
+    pub fn is_kept(&self) -> bool {
+        self.is_kept.load(Relaxed)
+    }
+
+    /// Counts a round that failed.
     pub fn failed(&self) {
         self.failures.fetch_add(1, Relaxed);
     }
 
-    /// Sets what all chains have.
-    pub fn set_status(&self, status: LedgerStatus) {
-        *self.status.lock().unwrap_or_else(PoisonError::into_inner) = Some(status);
+    /// Sets what all chains have; `None` if it could not be read.
+    pub fn set_status(&self, status: Option<LedgerStatus>) {
+        *self.status.lock().unwrap_or_else(PoisonError::into_inner) = status;
     }
 
-    /// What all chains have, once it was read.
+    /// What all chains have; `None` until it was read, and while it cannot be.
     pub fn status(&self) -> Option<LedgerStatus> {
         *self.status.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -87,7 +99,7 @@ impl LedgerCounters {
             ),
             (
                 "ledger_failures",
-                "Rounds of the ledger that the store did not answer; they are repeated.",
+                "Rounds of the ledger that failed; they are repeated.",
                 load(&self.failures),
             ),
         ]

@@ -2,6 +2,8 @@
 
 mod command;
 mod month;
+mod planted;
+mod refused;
 mod refused_writes;
 mod rig;
 mod slow_link;

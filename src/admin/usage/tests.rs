@@ -90,9 +90,10 @@ async fn a_credential_of_tenants_sees_their_rows_only() {
 #[tokio::test]
 async fn a_query_is_read_strictly() {
     let bench = bench();
+    assert_eq!(get(&bench, "from=2026-11-30").await.1["total"]["tokens"], 36);
     for query in [
         "",
-        "from=2026-11-30",
+        "to=2026-11-30",
         "from=2026-11-30&to=2026-11-29",
         "from=2026-11-31&to=2026-12-01",
         "from=2026-11-30&to=2026-11-30&by=subject",

@@ -1,15 +1,21 @@
 //! `tollgate usage close`: closes a month.
 
-use std::{io::Write, process::ExitCode};
+use std::{io::Write, path::PathBuf, process::ExitCode};
 
 use anyhow::{Context as _, bail};
 use clap::Args;
+use serde_json::json;
 use tollgate_core::ledger::{
     calendar::Month,
     report::{Report, ReportQuery},
+    rows::Measures,
 };
 
-use super::{closed_month::ClosedMonth, place::Place};
+use super::{
+    closed_month::ClosedMonth,
+    month_records::{MonthRecords, VerifiedMonth},
+    place::Place,
+};
 use crate::{
     cli::{Output, config_file::ConfigFile, printable},
     observe::now,
@@ -20,17 +26,21 @@ const MORE: &str = "\
 Examples:
   # the sums of November do not change any more
   tollgate usage close tollgate.yaml --month 2026-11
+  # some of its records are in exports only
+  tollgate usage close tollgate.yaml --month 2026-11 --export october.jsonl --export november.jsonl
 
 Exit codes:
   0  the month is closed
   1  it was closed before
-  2  it cannot be closed, or wrong usage";
+  2  it cannot be closed, its sums are not those of its records, or wrong usage";
 
 /// Close a month: its sums do not change any more.
 ///
 /// Months are closed in their order, after their end. What is settled later and belongs to a closed
 /// month, such as a request whose record was pending, is booked on the first day of the open one, with
-/// the mark `late_for`. The sums are signed, and `usage verify` compares them.
+/// the mark `late_for`. The sums are compared with the records of the month, in Redis and in the files
+/// of --export, and signed; `usage verify` compares them from then on. The first month that is closed is
+/// one of the ledger.
 #[derive(Debug, Args)]
 #[command(after_long_help = MORE)]
 pub(super) struct CloseArgs {
@@ -39,6 +49,13 @@ pub(super) struct CloseArgs {
     /// The month, such as `2026-11`.
     #[arg(long, value_name = "MONTH")]
     month: Month,
+    /// A file that was exported, with records of the month that Redis has no more. Repeatable.
+    #[arg(long, value_name = "FILE")]
+    export: Vec<PathBuf>,
+    /// Close the month with the sums that Redis has, although they are not those of the records, or
+    /// records are missing. What is wrong is printed.
+    #[arg(long)]
+    unverified: bool,
     /// How to print.
     #[arg(long, value_enum, default_value_t)]
     output: Output,
@@ -47,6 +64,7 @@ pub(super) struct CloseArgs {
 impl CloseArgs {
     pub(super) async fn run(self, out: &mut dyn Write) -> anyhow::Result<ExitCode> {
         let (place, month) = (Place::open(self.config.path())?, self.month);
+        place.check_time_zone().await?;
         let keys = place.keys()?;
         let closed =
             place.redis.closed_month().await.map_err(|outage| place.unavailable(outage))?;
@@ -55,8 +73,7 @@ impl CloseArgs {
         // A month without sums is one whose command was interrupted.
         let is_signed = months.get(&month).is_some_and(|text| !text.is_empty());
         if closed.is_some_and(|closed| month < closed || month == closed && is_signed) {
-            writeln!(out, "{month} was closed before")?;
-            return Ok(ExitCode::FAILURE);
+            return self.was_closed("it was closed before", out);
         }
         if let Some(next) = closed.and_then(Month::next)
             && next < month
@@ -65,6 +82,17 @@ impl CloseArgs {
         }
         let next = month.next().context("the calendar ends with this month")?;
         let ends = place.calendar.starts(next.first_day()).context("the calendar ends")?;
+        let mut records = MonthRecords::of_exports(&self.export, &place.calendar, &keys)?;
+        let verified = records.verify(&place, &keys, month).await?;
+        if closed.is_none() {
+            let first = records.first_month().context("the ledger has no entry yet")?;
+            if month < first && verified.total == Measures::default() {
+                bail!(
+                    "{month} has no records, and the ledger begins in {first}: close that month first"
+                );
+            }
+        }
+        let verified = self.accept(verified)?;
         // From here on nothing is added to the month: what it has is what is signed.
         let began = place.redis.close_month(closed, (month, ends), "").await;
         match began.map_err(|outage| place.unavailable(outage))? {
@@ -77,36 +105,72 @@ impl CloseArgs {
                 bail!("another month was closed meanwhile; run the command again");
             }
         }
-        let total = total_of(&place, month).await?;
+        let verified = match total_of(&place, month).await? {
+            total if total == verified.total => verified,
+            // Some records were made in between.
+            _ => self.accept(records.verify(&place, &keys, month).await?)?,
+        };
+        let total = verified.total;
         let text = ClosedMonth::sign(month, total, now(), &keys);
         let signed = place.redis.close_month(Some(month), (month, ends), &text).await;
         if signed.map_err(|outage| place.unavailable(outage))? != MonthClosing::Closed {
-            writeln!(out, "{month} was closed by another command meanwhile")?;
-            return Ok(ExitCode::FAILURE);
+            return self.was_closed("it was closed by another command meanwhile", out);
         }
         match self.output {
             Output::Json => {
-                let json: serde_json::Value = serde_json::from_str(&text)?;
+                let mut json: serde_json::Value = serde_json::from_str(&text)?;
+                if !verified.problems.is_empty() {
+                    json["unverified"] = json!(verified.problems);
+                }
                 writeln!(out, "{}", printable::json(&json)?)?;
             }
-            Output::Text => writeln!(
-                out,
-                "{month} is closed: {} requests, {} tokens, {} of them estimated{}",
-                total.requests,
-                total.tokens,
-                total.estimated,
-                place.cost(&total)
-            )?,
+            Output::Text => {
+                for problem in &verified.problems {
+                    writeln!(out, "not verified: {}", printable::printable(problem))?;
+                }
+                writeln!(
+                    out,
+                    "{month} is closed: {} requests, {} tokens, {} of them estimated{}",
+                    total.requests,
+                    total.tokens,
+                    total.estimated,
+                    place.cost(&total)
+                )?;
+            }
         }
         Ok(ExitCode::SUCCESS)
+    }
+
+    /// Takes the sums of the month, if they are those of its records.
+    fn accept(&self, verified: VerifiedMonth) -> anyhow::Result<VerifiedMonth> {
+        if verified.problems.is_empty() || self.unverified {
+            return Ok(verified);
+        }
+        let problems: Vec<String> =
+            verified.problems.iter().map(|problem| printable::printable(problem)).collect();
+        bail!(
+            "the sums of {} cannot be verified:\n{}\nRun `tollgate usage verify`. --unverified closes the month \
+             with the sums that Redis has",
+            self.month,
+            problems.join("\n")
+        )
+    }
+
+    fn was_closed(&self, why: &str, out: &mut dyn Write) -> anyhow::Result<ExitCode> {
+        let month = self.month;
+        match self.output {
+            Output::Json => {
+                let json = json!({ "month": month, "closed": false, "reason": why });
+                writeln!(out, "{}", printable::json(&json)?)?;
+            }
+            Output::Text => writeln!(out, "{month}: {why}")?,
+        }
+        Ok(ExitCode::FAILURE)
     }
 }
 
 /// The sums of a month.
-pub(super) async fn total_of(
-    place: &Place,
-    month: Month,
-) -> anyhow::Result<tollgate_core::ledger::rows::Measures> {
+pub(super) async fn total_of(place: &Place, month: Month) -> anyhow::Result<Measures> {
     let days = (month.first_day(), month.last_day());
     let query = ReportQuery::new(days, Vec::new(), &place.calendar)?;
     let mut report = Report::of(&query);

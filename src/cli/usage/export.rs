@@ -12,14 +12,14 @@ use std::{
 use anyhow::{Context as _, bail};
 use clap::Args;
 use tollgate_core::ledger::{
-    entry::{Content, Entry, SignedEntry},
+    entry::{Content, Entry, SignedEntry, UnverifiedEntry},
     export_mark::ExportMark,
     keys::{LedgerKeys, Mac},
     person::Person,
 };
 
 use super::place::{PAGE, Place};
-use crate::cli::config_file::ConfigFile;
+use crate::cli::{config_file::ConfigFile, printable};
 
 const MORE: &str = "\
 Examples:
@@ -30,13 +30,15 @@ Examples:
 
 Exit codes:
   0  everything is exported
-  2  the ledger or the file cannot be used, or wrong usage";
+  2  the ledger or the file cannot be used, a chain has an entry that no key of `ledger.keys` has
+     signed, or wrong usage";
 
 /// Export records as lines of JSON, from where the last export ended.
 ///
 /// Each line is an entry with its MAC, and, in `who`, the person of a record. With --file the lines are
 /// appended to the file, which is written to the disk before the entries are marked as exported: only
-/// then may they be removed from Redis. An export that was interrupted goes on behind the last whole
+/// then may they be removed from Redis. An entry that no key of the ledger has signed is not exported,
+/// nor is what is behind it in its chain, and the command fails when it has exported the rest. An export that was interrupted goes on behind the last whole
 /// line. Without --file they are printed, and not marked unless --confirm is set.
 #[derive(Debug, Args)]
 #[command(after_long_help = MORE)]
@@ -65,33 +67,32 @@ impl ExportArgs {
         let place = Place::open(self.config.path())?;
         let keys = place.keys()?;
         let Some(path) = &self.to else {
-            let ends = self.export(&place, &keys, &Ends::new(), out).await?;
+            let exported = self.export(&place, &keys, &Ends::new(), out).await?;
             out.flush()?;
             if self.confirm {
-                confirm(&place, &keys, &ends).await?;
+                confirm(&place, &keys, &exported.ends).await?;
             }
-            return Ok(ExitCode::SUCCESS);
+            return exported.finish();
         };
         let shown = path.display();
         let (file, known) = open(path).with_context(|| format!("cannot open `{shown}`"))?;
         let mut to = BufWriter::new(file);
-        let ends = self.export(&place, &keys, &known, &mut to).await?;
+        let exported = self.export(&place, &keys, &known, &mut to).await?;
         let file = to.into_inner().map_err(io::IntoInnerError::into_error)?;
         file.sync_all().with_context(|| format!("cannot write `{shown}`"))?;
-        confirm(&place, &keys, &ends).await?;
-        Ok(ExitCode::SUCCESS)
+        confirm(&place, &keys, &exported.ends).await?;
+        exported.finish()
     }
 
-    /// Writes the lines of every chain. `known` are the last entries that the file has. Returns the
-    /// last entry of each chain.
+    /// Writes the lines of every chain. `known` are the last entries that the file has.
     async fn export(
         &self,
         place: &Place,
         keys: &LedgerKeys,
         known: &Ends,
         to: &mut dyn Write,
-    ) -> anyhow::Result<Ends> {
-        let mut ends = known.clone();
+    ) -> anyhow::Result<Exported> {
+        let (mut ends, mut refused) = (known.clone(), Vec::new());
         let chains = place.redis.chains().await.map_err(|outage| place.unavailable(outage))?;
         for state in &chains {
             if let Some(end) = known.get(&state.chain) {
@@ -110,16 +111,28 @@ impl ExportArgs {
             loop {
                 let page = place.redis.entries(state.chain, from, PAGE).await;
                 let page = page.map_err(|outage| place.unavailable(outage))?;
-                let Some((last, signed)) = page.last() else { break };
-                from = last.saturating_add(1);
-                ends.insert(state.chain, (*last, signed.mac));
-                let persons = self.persons(place, keys, &page).await?;
-                for ((_, signed), person) in page.iter().zip(&persons) {
+                let mut entries = Vec::with_capacity(page.len());
+                for (number, signed) in &page {
+                    match Entry::verify((state.chain, *number), signed, keys) {
+                        Ok(entry) => entries.push(entry),
+                        Err(cause) => {
+                            refused.push(refusal(state.chain, *number, &cause));
+                            break;
+                        }
+                    }
+                }
+                let persons = self.persons(place, keys, &entries).await?;
+                for ((number, signed), person) in page.iter().zip(&persons) {
                     writeln!(to, "{}", signed.line(person.as_ref()))?;
+                    ends.insert(state.chain, (*number, signed.mac));
+                    from = number.saturating_add(1);
+                }
+                if page.is_empty() || entries.len() < page.len() {
+                    break;
                 }
             }
         }
-        Ok(ends)
+        Ok(Exported { ends, refused })
     }
 
     /// The persons of entries, as far as they were not erased.
@@ -127,29 +140,57 @@ impl ExportArgs {
         &self,
         place: &Place,
         keys: &LedgerKeys,
-        page: &[(u64, SignedEntry)],
+        entries: &[Entry],
     ) -> anyhow::Result<Vec<Option<Person>>> {
         if self.without_persons {
-            return Ok(vec![None; page.len()]);
+            return Ok(vec![None; entries.len()]);
         }
-        let boxes: Vec<Option<(String, String, String)>> =
-            page.iter().map(|(_, signed)| sealed(signed)).collect();
-        let names: Vec<&str> = boxes.iter().flatten().map(|(name, ..)| name.as_str()).collect();
+        let boxes: Vec<Option<(&str, &str)>> = entries.iter().map(sealed).collect();
+        let names: Vec<&str> = boxes.iter().flatten().map(|(name, _)| *name).collect();
         let parts = place.redis.known_persons(&names).await;
         let mut parts = parts.map_err(|outage| place.unavailable(outage))?.into_iter();
-        let open = |sealed: &Option<(String, String, String)>| {
-            let (_, text, key) = sealed.as_ref()?;
-            Person::open(text, keys.get(key)?, parts.next().flatten()?)
+        let open = |(entry, sealed): (&Entry, &Option<(&str, &str)>)| {
+            let (_, text) = sealed.as_ref()?;
+            let part = parts.next().flatten()?;
+            // The entry is verified, so that its key is in the list.
+            Person::open(text, keys.get(&entry.key)?, part)
         };
-        Ok(boxes.iter().map(open).collect())
+        Ok(entries.iter().zip(&boxes).map(open).collect())
     }
 }
 
-/// The name of the person of a record, the box, and the name of its key.
-fn sealed(signed: &SignedEntry) -> Option<(String, String, String)> {
-    let entry = Entry::read(&signed.text)?;
-    match entry.content {
-        Content::Usage(record) => Some((record.person?, record.sealed?, entry.key)),
+/// What was exported.
+struct Exported {
+    /// The last entry of each chain.
+    ends: Ends,
+    /// The chains that were not exported to their ends, in words.
+    refused: Vec<String>,
+}
+
+impl Exported {
+    /// Fails if a chain has an entry that was not exported.
+    fn finish(self) -> anyhow::Result<ExitCode> {
+        if self.refused.is_empty() {
+            return Ok(ExitCode::SUCCESS);
+        }
+        bail!(
+            "{}; run `tollgate usage verify`, and remove an entry that another program has added, with \
+             XDEL. Everything else is exported",
+            self.refused.join("; ")
+        )
+    }
+}
+
+/// Words an entry that is not exported.
+fn refusal(chain: u32, number: u64, cause: &UnverifiedEntry) -> String {
+    let cause = printable::printable(&cause.to_string());
+    format!("chain {chain} is not exported from entry {number} on: {cause}")
+}
+
+/// The name of the person of a record, and the box.
+fn sealed(entry: &Entry) -> Option<(&str, &str)> {
+    match &entry.content {
+        Content::Usage(record) => Some((record.person.as_deref()?, record.sealed.as_deref()?)),
         Content::Checkpoint(_) => None,
     }
 }

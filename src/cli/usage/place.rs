@@ -11,7 +11,7 @@ use tollgate_core::{
 };
 
 use crate::{
-    cli::config_file,
+    cli::{config_file, printable},
     secrets,
     store::{Redis, RedisConfig, StoreConfig, StoreUnavailable},
 };
@@ -62,6 +62,23 @@ impl Place {
             keys.push((key.id.clone(), secret));
         }
         Ok(LedgerKeys::new(keys)?)
+    }
+
+    /// Checks that the days of the ledger are those of the time zone of the configuration.
+    ///
+    /// # Errors
+    /// They are those of another one, or Redis does not answer.
+    pub(super) async fn check_time_zone(&self) -> anyhow::Result<()> {
+        let noted = self.redis.ledger_time_zone().await.map_err(|it| self.unavailable(it))?;
+        let configured = &self.config.time_zone;
+        match noted {
+            Some(noted) if noted != *configured => bail!(
+                "the ledger has the time zone `{}`, and `ledger.time_zone` is `{configured}`: use the \
+                 configuration of the replicas",
+                printable::printable(&noted)
+            ),
+            _ => Ok(()),
+        }
     }
 
     /// Words a cost; nothing where there is neither a price nor a cost.

@@ -6,7 +6,8 @@ use clap::{Args, ValueEnum};
 use serde_json::json;
 use tollgate_core::ledger::{
     calendar::Day,
-    report::{Dimension, MEASURES, Report, ReportQuery},
+    report::{Dimension, Report, ReportQuery},
+    rows::{MEASURES, OTHER},
 };
 
 use super::place::Place;
@@ -22,6 +23,9 @@ Examples:
 Exit codes:
   0  the sums are printed
   2  the ledger cannot be read, or wrong usage";
+
+/// The row of what has no row of its own, where a tenant may be named like it.
+const OVERFLOW: &str = "(other)";
 
 /// How a report is printed.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
@@ -61,6 +65,7 @@ pub(super) struct ReportArgs {
 impl ReportArgs {
     pub(super) async fn run(self, out: &mut dyn Write) -> anyhow::Result<ExitCode> {
         let place = Place::open(self.config.path())?;
+        place.check_time_zone().await?;
         let days = (self.from, self.to.unwrap_or(self.from));
         let query = ReportQuery::new(days, self.by, &place.calendar)?;
         let mut report = Report::of(&query);
@@ -97,7 +102,10 @@ fn header(query: &ReportQuery) -> Vec<String> {
 fn csv(query: &ReportQuery, report: &Report<'_>, out: &mut dyn Write) -> anyhow::Result<()> {
     write!(out, "{}\r\n", header(query).join(","))?;
     for row in report.rows() {
-        let values = row.values.iter().map(|value| quoted(value.as_deref().unwrap_or_default()));
+        let values = row.values.iter().map(|value| match value.as_deref() {
+            Some(OTHER) if row.is_other => OVERFLOW.to_owned(),
+            value => quoted(value.unwrap_or_default()),
+        });
         let numbers = row.measures.all().into_iter().map(|number| number.to_string());
         write!(out, "{}\r\n", values.chain(numbers).collect::<Vec<_>>().join(","))?;
     }
@@ -125,8 +133,10 @@ fn table(query: &ReportQuery, report: &Report<'_>, out: &mut dyn Write) -> anyho
     let labels = query.by().len();
     let mut lines = vec![header(query)];
     let numbers = |all: [i64; MEASURES.len()]| all.into_iter().map(|number| number.to_string());
-    for row in report.rows() {
-        let values = row.values.iter().map(|value| match value {
+    // Without a dimension the only row is the total.
+    for row in report.rows().filter(|_| labels > 0) {
+        let values = row.values.iter().map(|value| match value.as_deref() {
+            Some(OTHER) if row.is_other => OVERFLOW.to_owned(),
             Some(value) => printable::printable(value),
             None => "(none)".to_owned(),
         });
@@ -196,20 +206,26 @@ mod tests {
         };
         let measures = Measures { requests: 2, tokens: 1500, cost: 750, ..Measures::default() };
         report.add(0, [(&of(Some("acme, inc")), &measures), (&of(None), &measures)]);
+        let some = Measures { requests: 1, ..Measures::default() };
+        report.add(0, [(&of(Some("other")), &some), (&RowKey::Other, &some)]);
         let (mut one, mut other) = (Vec::new(), Vec::new());
         table(&query, &report, &mut one).unwrap();
         csv(&query, &report, &mut other).unwrap();
         let expected = "\
-tenant     model  requests  tokens  input  output  cached  reasoning  estimated  cost  estimated_cost  images  seconds
-(none)     =1+1          2    1500      0       0       0          0          0   750               0       0        0
-acme, inc  =1+1          2    1500      0       0       0          0          0   750               0       0        0
-total                    4    3000      0       0       0          0          0  1500               0       0        0
+tenant     model    requests  tokens  input  output  cached  reasoning  estimated  cost  estimated_cost  images  seconds
+(none)     =1+1            2    1500      0       0       0          0          0   750               0       0        0
+acme, inc  =1+1            2    1500      0       0       0          0          0   750               0       0        0
+other      =1+1            1       0      0       0       0          0          0     0               0       0        0
+(other)    (other)         1       0      0       0       0          0          0     0               0       0        0
+total                      6    3000      0       0       0          0          0  1500               0       0        0
 ";
         assert_eq!(String::from_utf8(one).unwrap(), expected);
         let expected = "\
 tenant,model,requests,tokens,input,output,cached,reasoning,estimated,cost,estimated_cost,images,seconds\r
 ,'=1+1,2,1500,0,0,0,0,0,750,0,0,0\r
 \"acme, inc\",'=1+1,2,1500,0,0,0,0,0,750,0,0,0\r
+other,'=1+1,1,0,0,0,0,0,0,0,0,0,0\r
+(other),(other),1,0,0,0,0,0,0,0,0,0,0\r
 ";
         assert_eq!(String::from_utf8(other).unwrap(), expected);
     }

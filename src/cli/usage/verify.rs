@@ -71,6 +71,7 @@ struct Verified {
 impl VerifyArgs {
     pub(super) async fn run(self, out: &mut dyn Write) -> anyhow::Result<ExitCode> {
         let place = Place::open(self.config.path())?;
+        place.check_time_zone().await?;
         let verified = self.verify(&place).await?;
         let Verified { findings, records, exported, chains } = &verified;
         match self.output {
@@ -168,12 +169,14 @@ impl<'a> Chains<'a> {
     /// Reads the entries that every chain has behind those that were read.
     async fn read(&mut self, place: &Place) -> anyhow::Result<()> {
         for (chain, verifier) in &mut self.chains {
-            let mut from = verifier.last().map_or(0, |last| last + 1);
+            let Some(mut from) = verifier.last().map_or(Some(0), |last| last.checked_add(1)) else {
+                continue;
+            };
             loop {
                 let page = place.redis.entries(*chain, from, PAGE).await;
                 let page = page.map_err(|outage| place.unavailable(outage))?;
                 let Some((last, _)) = page.last() else { break };
-                from = last + 1;
+                let next = last.checked_add(1);
                 for (number, signed) in &page {
                     let entry = verifier.entry(*number, signed, &mut self.seen);
                     let is_first = verifier.first() == *number && *number > 1;
@@ -187,6 +190,8 @@ impl<'a> Chains<'a> {
                         verifier.set_removed_until(booked.map_or(day, |booked| booked.max(day)));
                     }
                 }
+                let Some(next) = next else { break };
+                from = next;
             }
         }
         Ok(())
@@ -264,16 +269,10 @@ async fn closed_months(
         let closed = closed.filter(|closed| closed.month == month && closed.is_signed(keys));
         last_signed = last_signed.max(closed.as_ref().map(|closed| closed.month));
         let total = total_of(place, month).await?;
-        let of_records = closed.map(|closed| closed.sums);
+        let signed = closed.map(|closed| closed.sums);
         // The sums of days are kept for 800 days.
-        if of_records != Some(total) && total != Measures::default() || of_records.is_none() {
-            findings.push(Finding::Day {
-                day: month.last_day(),
-                of_records: of_records.map_or(0, |sums| sums.tokens),
-                of_sums: total.tokens,
-                cost_of_records: of_records.map_or(0, |sums| sums.cost),
-                cost_of_sums: total.cost,
-            });
+        if signed != Some(total) && total != Measures::default() || signed.is_none() {
+            findings.push(Finding::Month { month, signed, of_sums: total });
         }
     }
     // Who can write to Redis makes the ledger book its records in another month.
@@ -371,6 +370,20 @@ fn person(
     }
 }
 
+/// Words what differs between two sums.
+pub(super) fn differing(
+    (one, sums): (&str, &Measures),
+    (other, expected): (&str, &Measures),
+) -> String {
+    let differences = sums.differences(expected);
+    let listed = |of: fn(&(&'static str, i64, i64)) -> i64| {
+        let values =
+            differences.iter().map(|difference| format!("{} {}", difference.0, of(difference)));
+        values.collect::<Vec<_>>().join(", ")
+    };
+    format!("{one} have {}, and {other}: {}", listed(|it| it.1), listed(|it| it.2))
+}
+
 /// A finding in words.
 fn worded(finding: &Finding) -> String {
     let mut text = String::new();
@@ -439,10 +452,16 @@ fn worded(finding: &Finding) -> String {
             "chain {chain}: {records} records were removed before they were exported \
              (`ledger.max_records`); their sums are in its checkpoints"
         ),
-        Finding::Day { day, of_records, of_sums, cost_of_records, cost_of_sums } => write!(
+        Finding::Day { day, of_records, of_sums } => {
+            write!(text, "{day}: {}", differing(("the sums", of_sums), ("the records", of_records)))
+        }
+        Finding::Month { month, signed: Some(signed), of_sums } => {
+            let closed = ("what was signed when it was closed", signed);
+            write!(text, "{month}: {}", differing(("the sums of its days", of_sums), closed))
+        }
+        Finding::Month { month, signed: None, .. } => write!(
             text,
-            "{day}: the sums have {of_sums} tokens and a cost of {cost_of_sums}, and the records \
-             {of_records} and {cost_of_records}"
+            "{month}: what is stored of its close was changed, or is signed with none of `ledger.keys`"
         ),
         Finding::ExportEnds { chain, last, expected } => write!(
             text,

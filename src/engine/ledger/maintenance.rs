@@ -18,7 +18,7 @@ use super::{
 };
 use crate::{
     observe::ledger::LedgerStatus,
-    store::{Append, Appended, ChainState, LEDGER_STALE, Ownership},
+    store::{Append, Appended, ChainState, LEDGER_STALE, Ownership, Redis},
 };
 
 /// The entries that are read at once, and the most pages in one round.
@@ -31,7 +31,27 @@ const LEFT_PERCENT: u64 = 90;
 /// The chain whose pending records belong to no process yet.
 const UNCLAIMED: u32 = 0;
 
-/// Adopts pending records, trims chains, and counts what they have.
+/// Reads what all chains have. Without keys nothing counts as exported.
+pub(super) async fn status(
+    redis: &Redis,
+    keys: Option<&LedgerKeys>,
+) -> Result<LedgerStatus, Outage> {
+    let mut status = LedgerStatus { pending: redis.unclaimed().await?, ..LedgerStatus::default() };
+    for state in &redis.chains().await? {
+        status.entries += state.entries;
+        status.pending += state.pending;
+        let last = state.end.map_or(0, |(number, _)| number);
+        let exported = match keys {
+            Some(keys) => redis.exported(state, keys).await?,
+            None => 0,
+        };
+        // A chain has no more than its entries, whatever its end is noted as.
+        status.unexported += last.saturating_sub(exported).min(state.entries);
+    }
+    Ok(status)
+}
+
+/// Adopts pending records, and trims chains.
 pub(super) async fn run(
     writer: &Writer,
     ledger: &LedgerInForce,
@@ -39,15 +59,9 @@ pub(super) async fn run(
     own: &mut OwnChain,
     now: Timestamp,
 ) -> Result<(), Outage> {
-    let _moved = writer.redis.adopt_pending(UNCLAIMED, own.tail.chain).await?;
+    writer.note_unreadable(writer.redis.adopt_pending(UNCLAIMED, own.tail.chain).await?);
     let chains = writer.redis.chains().await?;
-    let mut status = LedgerStatus::default();
     for state in &chains {
-        status.entries += state.entries;
-        status.pending += state.pending;
-        let last = state.end.map_or(0, |(number, _)| number);
-        let exported = writer.redis.exported(state, keys).await?;
-        status.unexported += last.saturating_sub(exported);
         if state.chain == own.tail.chain {
             let mut tail = own.tail.clone();
             trim(writer, ledger, keys, (state, &chains), &mut tail, Ownership::Own, now).await?;
@@ -60,7 +74,8 @@ pub(super) async fn run(
         }
         if state.pending > 0 {
             // Another process may adopt the same ones, or theirs may be back: the call decides.
-            let _moved = writer.redis.adopt_pending(state.chain, own.tail.chain).await?;
+            let unreadable = writer.redis.adopt_pending(state.chain, own.tail.chain).await?;
+            writer.note_unreadable(unreadable);
         }
         let mut tail = None;
         if is_trim_due(writer, ledger, state, now).await? {
@@ -70,7 +85,6 @@ pub(super) async fn run(
             trim(writer, ledger, keys, (state, &chains), &mut tail, Ownership::Free, now).await?;
         }
     }
-    writer.metrics.ledger().set_status(status);
     Ok(())
 }
 
@@ -172,7 +186,7 @@ async fn find_cut(
     for _ in 0..PAGES {
         let page = writer.redis.entries(state.chain, from, PAGE).await?;
         for (number, signed) in &page {
-            from = number + 1;
+            from = number.saturating_add(1);
             let entry = Entry::read(&signed.text);
             let time = entry.as_ref().map(|entry| entry.time.0);
             if let Some(Content::Checkpoint(_)) = entry.map(|entry| entry.content) {

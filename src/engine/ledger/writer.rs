@@ -8,17 +8,17 @@ use tollgate_core::{
         calendar::Month,
         entry::Anchor,
         keys::LedgerKeys,
-        person::Person,
+        person::{KnownPerson, Person},
         rows::Additions,
-        writer::{Batch, ChainTail, PendingRecord},
+        writer::{Batch, ChainTail, LAST_NUMBER, PendingRecord},
     },
     time::{Span, Timestamp},
 };
 
-use super::{LedgerInForce, LedgerSlot, maintenance};
+use super::{LedgerError, LedgerInForce, LedgerSlot, maintenance};
 use crate::{
     observe::metrics::Metrics,
-    store::{Append, Appended, ChainState, Ownership, Redis},
+    store::{Append, Appended, ChainClaim, ChainState, Ownership, PendingEntry, Redis},
 };
 
 /// The most records in one call.
@@ -51,7 +51,10 @@ pub struct Writer {
     /// The name of this process among those that write chains.
     pub(super) owner: String,
     chain: Option<OwnChain>,
+    /// Chains that this process cannot write.
+    spent: Vec<u32>,
     maintained: Option<Timestamp>,
+    counted: Option<Timestamp>,
 }
 
 /// The chain that this process writes.
@@ -59,6 +62,8 @@ pub struct Writer {
 pub(super) struct OwnChain {
     pub(super) tail: ChainTail,
     pub(super) closed: Option<Month>,
+    /// The time zone with which it was claimed.
+    time_zone: String,
     /// Whether the last call had no answer: the end of the chain is read again.
     is_uncertain: bool,
     seen: Timestamp,
@@ -85,20 +90,25 @@ impl Writer {
         replica: String,
     ) -> Self {
         let owner = format!("{:032x}", rand::random::<u128>());
-        Self { redis, slot, metrics, replica, owner, chain: None, maintained: None }
+        let (chain, spent, maintained, counted) = (None, Vec::new(), None, None);
+        Self { redis, slot, metrics, replica, owner, chain, spent, maintained, counted }
     }
 
-    /// Counts a round that failed.
-    pub(super) fn count_failure(&self) {
-        self.metrics.ledger().failed();
+    /// Returns the cause of a failed round, in words for the operator.
+    pub(super) fn cause(&self, error: &LedgerError) -> String {
+        match error {
+            LedgerError::Store(outage) => self.redis.cause(*outage),
+            other => other.to_string(),
+        }
     }
 
     /// Makes the records of some pending records, and what else is due.
     ///
     /// # Errors
-    /// The store does not answer. The next round continues.
-    pub async fn round(&mut self, now: Timestamp) -> Result<Round, Outage> {
+    /// The store does not answer, or has a ledger of another time zone. The next round continues.
+    pub async fn round(&mut self, now: Timestamp) -> Result<Round, LedgerError> {
         let ledger = self.slot.load_full();
+        self.metrics.ledger().keep(ledger.is_some());
         let Some(ledger) = ledger else {
             self.redis.keep_ledger(None);
             self.chain = None;
@@ -107,75 +117,137 @@ impl Writer {
         let Some(keys) = &ledger.keys else {
             // What settles meanwhile is pending.
             self.redis.keep_ledger(Some(self.chain.as_ref().map_or(0, |own| own.tail.chain)));
+            self.count(None, now).await;
             return Ok(Round::Idle);
         };
-        let mut own = match self.chain.take() {
+        let round = self.round_of(&ledger, keys, now).await;
+        if round.is_err() {
+            self.metrics.ledger().failed();
+        }
+        // Also where the ledger cannot be written: this is when its numbers matter.
+        self.count(Some(keys), now).await;
+        round
+    }
+
+    async fn round_of(
+        &mut self,
+        ledger: &LedgerInForce,
+        keys: &LedgerKeys,
+        now: Timestamp,
+    ) -> Result<Round, LedgerError> {
+        let is_of_zone = |own: &OwnChain| own.time_zone == ledger.config.time_zone;
+        let mut own = match self.chain.take().filter(is_of_zone) {
             Some(own) if own.is_uncertain => self.read_again(own, keys).await?,
             Some(own) => own,
             None => {
-                let Some(own) = self.take_over(&ledger, keys, now).await? else {
+                let Some(own) = self.take_over(ledger, keys, now).await? else {
                     return Ok(Round::More);
                 };
                 own
             }
         };
-        match self.write(&ledger, keys, &mut own, now).await {
+        match self.write(ledger, keys, &mut own, now).await {
             Ok(Some(round)) => {
-                let maintained = self.maintain(&ledger, keys, &mut own, now).await;
+                let maintained = self.maintain(ledger, keys, &mut own, now).await;
                 // It may have appended to this chain.
                 own.is_uncertain = maintained.is_err();
                 self.chain = Some(own);
-                maintained.map(|()| round)
+                maintained?;
+                Ok(round)
             }
             Ok(None) => Ok(Round::More),
             Err(outage) => {
                 own.is_uncertain = true;
                 self.chain = Some(own);
-                Err(outage)
+                Err(outage.into())
             }
         }
     }
 
+    /// Reads the numbers of all chains for metrics, from time to time.
+    async fn count(&mut self, keys: Option<&LedgerKeys>, now: Timestamp) {
+        if self.counted.is_some_and(|at| !has_passed(MAINTENANCE, at, now)) {
+            return;
+        }
+        self.counted = Some(now);
+        let status = maintenance::status(&self.redis, keys).await;
+        self.metrics.ledger().set_status(status.ok());
+    }
+
+    /// Sets pending records aside that cannot be read. Returns the others.
+    async fn readable(
+        &self,
+        chain: u32,
+        pending: Vec<PendingEntry>,
+    ) -> Result<Vec<(String, PendingRecord)>, Outage> {
+        let (mut records, mut unreadable) = (Vec::with_capacity(pending.len()), Vec::new());
+        for PendingEntry { id, record } in pending {
+            match record {
+                Some(record) => records.push((id, record)),
+                None => unreadable.push(id),
+            }
+        }
+        let ids: Vec<&str> = unreadable.iter().map(String::as_str).collect();
+        self.note_unreadable(self.redis.set_aside(chain, &ids).await?);
+        Ok(records)
+    }
+
+    /// Counts and logs pending records that cannot be read.
+    pub(super) fn note_unreadable(&self, records: usize) {
+        if records > 0 {
+            self.metrics.ledger().unreadable(records);
+            tracing::error!(
+                records,
+                "pending records of the ledger cannot be read: another program wrote them; they are set \
+                 aside in `{{tollgate}}:ledger:unreadable`"
+            );
+        }
+    }
+
+    /// Gives up a chain that nothing can be added to. Its pending records are adopted a minute later.
+    fn give_up(&mut self, chain: u32) {
+        self.spent.push(chain);
+        self.maintained = None;
+        tracing::error!(
+            chain,
+            "the chain of the ledger takes no more entries: another program has added one with a very \
+             high number; another chain is claimed. Run `tollgate usage verify`"
+        );
+    }
+
     /// Writes what is pending. `None`: another process has the chain.
     async fn write(
-        &self,
+        &mut self,
         ledger: &LedgerInForce,
         keys: &LedgerKeys,
         own: &mut OwnChain,
         now: Timestamp,
     ) -> Result<Option<Round>, Outage> {
         let pending = self.redis.pending(own.tail.chain, BATCH).await?;
+        let is_full = pending.len() == BATCH;
+        let pending = self.readable(own.tail.chain, pending).await?;
         let is_checkpoint_due =
             own.tail.number > own.tail.checkpoint && has_passed(CHECKPOINT, own.checkpointed, now);
         if pending.is_empty() && !is_checkpoint_due && !has_passed(SEEN, own.seen, now) {
             return Ok(Some(Round::Idle));
         }
-        let records: Vec<&PendingRecord> =
-            pending.iter().filter_map(|entry| entry.record.as_ref()).collect();
-        let unreadable = pending.len() - records.len();
-        if unreadable > 0 {
-            tracing::error!(
-                records = unreadable,
-                "pending records cannot be read and are removed: another program wrote them"
-            );
-            self.metrics.ledger().unreadable(unreadable);
-        }
-        let persons: Vec<Option<String>> = records
+        let persons: Vec<Option<String>> = pending
             .iter()
-            .map(|record| Some(Person::of(&record.facts)?.name(keys.first())))
+            .map(|(_, record)| Some(Person::of(&record.facts)?.name(keys.first())))
             .collect();
         let names: Vec<&str> = persons.iter().flatten().map(String::as_str).collect();
-        let mut parts = self.redis.person_keys(&names, rand::random).await?.into_iter();
+        let propose = || KnownPerson::of(rand::random(), rand::random());
+        let mut known = self.redis.persons(&names, propose).await?.into_iter();
         let (key, tail) = (keys.first(), own.tail.clone());
         let mut batch = Batch::after(tail, key, &ledger.calendar, &self.replica, own.closed);
-        for (record, person) in records.iter().zip(&persons) {
-            let part = person.as_ref().and_then(|_| parts.next());
-            batch.add(record, part, rand::random());
+        for ((_, record), person) in pending.iter().zip(&persons) {
+            let person = person.as_ref().and_then(|_| known.next());
+            batch.add(record, person.as_ref(), rand::random());
         }
         if is_checkpoint_due {
             batch.checkpoint(now, self.anchors(own.tail.chain).await?);
         }
-        let ids: Vec<String> = pending.iter().map(|entry| entry.id.clone()).collect();
+        let ids: Vec<String> = pending.iter().map(|(id, _)| id.clone()).collect();
         let append = Append {
             owner: &self.owner,
             ownership: Ownership::Own,
@@ -191,15 +263,14 @@ impl Writer {
         match self.redis.append(append).await? {
             Appended::Done { last } => {
                 self.note_gap(&own.tail, last);
-                self.metrics.ledger().recorded(records.len());
-                self.count_expired_costs(&records);
+                self.metrics.ledger().recorded(pending.len());
+                self.count_expired_costs(&pending);
                 own.seen = now;
                 let tail = batch.into_tail();
                 if tail.checkpoint > own.tail.checkpoint {
                     own.checkpointed = now;
                 }
                 own.tail = tail;
-                let is_full = pending.len() == BATCH;
                 Ok(Some(if is_full { Round::More } else { Round::Idle }))
             }
             Appended::Closed => {
@@ -210,16 +281,22 @@ impl Writer {
             Appended::NotOwner | Appended::Ahead => {
                 tracing::warn!(
                     chain = own.tail.chain,
-                    "another process has written the chain of the ledger, another one is claimed"
+                    "another process has written the chain of the ledger; its end is read again, or \
+                     another chain is claimed"
                 );
+                Ok(None)
+            }
+            Appended::Spent => {
+                self.give_up(own.tail.chain);
                 Ok(None)
             }
         }
     }
 
     /// Counts the costs of requests of which no end was reported.
-    fn count_expired_costs(&self, records: &[&PendingRecord]) {
-        let expired = records.iter().filter(|it| it.report.is_none() && it.corrects.is_none());
+    fn count_expired_costs(&self, records: &[(String, PendingRecord)]) {
+        let records = records.iter().map(|(_, record)| record);
+        let expired = records.filter(|it| it.report.is_none() && it.corrects.is_none());
         for PendingRecord { facts, tokens, .. } in expired {
             if let Some(terms) = facts.cost {
                 let cost = terms.of_report(None, *tokens);
@@ -244,12 +321,19 @@ impl Writer {
 
     /// Claims a chain, and adds its first checkpoint. `None`: it was taken by another process.
     async fn take_over(
-        &self,
+        &mut self,
         ledger: &LedgerInForce,
         keys: &LedgerKeys,
         now: Timestamp,
-    ) -> Result<Option<OwnChain>, Outage> {
-        let chain = self.redis.claim_chain(&self.owner).await?;
+    ) -> Result<Option<OwnChain>, LedgerError> {
+        let time_zone = ledger.config.time_zone.clone();
+        let chain = match self.redis.claim_chain(&self.owner, &time_zone, &self.spent).await? {
+            ChainClaim::Claimed(chain) => chain,
+            ChainClaim::NoneFree => return Err(LedgerError::NoChain),
+            ChainClaim::OtherTimeZone(noted) => {
+                return Err(LedgerError::TimeZone { noted, configured: time_zone });
+            }
+        };
         let mut tail = self.tail_of(chain, keys).await?;
         let chains = self.redis.chains().await?;
         // The end that is noted beside the chain is ahead of it where entries were removed: their
@@ -259,6 +343,10 @@ impl Writer {
         if let Some((number, mac)) = end.filter(|(number, _)| *number > tail.number) {
             (tail.number, tail.mac) = (number, mac);
             self.note_gap(&tail, last);
+        }
+        if tail.number >= LAST_NUMBER {
+            self.give_up(chain);
+            return Ok(None);
         }
         let closed = self.redis.closed_month().await?;
         let (before, others) = (tail.number, anchors_of(&chains, chain));
@@ -277,15 +365,21 @@ impl Writer {
             max_rows: ledger.config.max_rows,
             kept_from: 0,
         };
-        if !matches!(self.redis.append(append).await?, Appended::Done { .. }) {
-            return Ok(None);
+        match self.redis.append(append).await? {
+            Appended::Done { .. } => {}
+            Appended::Spent => {
+                self.give_up(chain);
+                return Ok(None);
+            }
+            _ => return Ok(None),
         }
         self.redis.keep_ledger(Some(chain));
-        let _moved = self.redis.adopt_pending(0, chain).await?;
         let tail = batch.into_tail();
+        // What is pending in no chain is adopted in this round.
+        self.maintained = None;
         tracing::info!(chain, from = tail.number, "the ledger is written");
         let (seen, checkpointed) = (now, now);
-        Ok(Some(OwnChain { tail, closed, is_uncertain: false, seen, checkpointed }))
+        Ok(Some(OwnChain { tail, closed, time_zone, is_uncertain: false, seen, checkpointed }))
     }
 
     /// Reads the end of a chain, as far as its keys have signed it.

@@ -126,14 +126,18 @@ impl Scrape {
 
     pub(super) fn ledger(&self, encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
         let counters = self.metrics.ledger();
-        // Without a ledger there is nothing to count.
-        let Some(status) = counters.status() else { return Ok(()) };
-        let help = "Entries of all chains of the ledger.";
-        Family::gauge(encoder, "ledger_entries", help, None)?.alone(status.entries)?;
-        let help = "Settled requests that have no record in the ledger yet, of all replicas.";
-        Family::gauge(encoder, "ledger_pending", help, None)?.alone(status.pending)?;
-        let help = "Entries of the ledger that were not exported.";
-        Family::gauge(encoder, "ledger_unexported", help, None)?.alone(status.unexported)?;
+        if !counters.is_kept() {
+            return Ok(());
+        }
+        // What could not be read has no value: an earlier one would hide it.
+        if let Some(status) = counters.status() {
+            let help = "Entries of all chains of the ledger.";
+            Family::gauge(encoder, "ledger_entries", help, None)?.alone(status.entries)?;
+            let help = "Settled requests that have no record in the ledger yet, of all replicas.";
+            Family::gauge(encoder, "ledger_pending", help, None)?.alone(status.pending)?;
+            let help = "Entries of the ledger that were not exported.";
+            Family::gauge(encoder, "ledger_unexported", help, None)?.alone(status.unexported)?;
+        }
         let help = "Entries of the ledger that were removed, by whether they had been exported.";
         let mut family = Family::counter(encoder, "ledger_trimmed", help)?;
         for (exported, count) in counters.trimmed_entries() {

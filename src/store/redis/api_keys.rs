@@ -304,7 +304,7 @@ impl Redis {
     }
 
     /// The cause of an outage, in words for the operator.
-    pub(in crate::store) fn cause(&self, outage: Outage) -> String {
+    pub fn cause(&self, outage: Outage) -> String {
         self.home.cause(outage)
     }
 }

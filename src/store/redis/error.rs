@@ -229,7 +229,10 @@ fn login_refusal(error: &RedisError) -> String {
 
 /// The answer of a server in words, with the code that Redis documents.
 fn refusal(error: &RedisError) -> String {
-    let detail = error.detail().unwrap_or_default().trim_end_matches('.');
+    // That of a pipeline is in the first of its errors.
+    let errors = error.clone().into_server_errors();
+    let first = errors.as_deref().and_then(<[_]>::first).and_then(|(_, error)| error.details());
+    let detail = error.detail().or(first).unwrap_or_default().trim_end_matches('.');
     // The arguments of a command are those of this process.
     let detail = detail.split(", with args beginning with").next().unwrap_or_default();
     match error.code() {

@@ -70,7 +70,16 @@ pub(super) const LEDGER_ENDS: &str = "{tollgate}:ledger:ends";
 /// The signed marks of what was exported of chains.
 pub(super) const LEDGER_EXPORTED: &str = "{tollgate}:ledger:exported";
 
-/// The random parts of the keys of persons.
+/// The time zone of the days of the ledger.
+pub(super) const LEDGER_TIME_ZONE: &str = "{tollgate}:ledger:time-zone";
+
+/// Pending records that could not be read.
+pub(super) const LEDGER_UNREADABLE: &str = "{tollgate}:ledger:unreadable";
+
+/// The names that the records of persons have, by those that the key of the ledger gives them.
+pub(super) const LEDGER_NAMES: &str = "{tollgate}:ledger:names";
+
+/// The random parts of the keys of persons, by the names that their records have.
 pub(super) const LEDGER_PERSONS: &str = "{tollgate}:ledger:persons";
 
 /// The last month that is closed.

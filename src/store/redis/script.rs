@@ -91,7 +91,9 @@ pub(super) struct Scripts {
     pub(super) ledger_claim: Script,
     pub(super) ledger_append: Script,
     pub(super) ledger_adopt: Script,
+    pub(super) ledger_set_aside: Script,
     pub(super) ledger_persons: Script,
+    pub(super) ledger_erase: Script,
     pub(super) ledger_mark: Script,
 }
 
@@ -114,6 +116,8 @@ impl Scripts {
             ledger_claim: Script::new(script!("../scripts/ledger_claim.lua")),
             ledger_append: Script::new(script!("../scripts/ledger_append.lua")),
             ledger_adopt: Script::new(script!("../scripts/ledger_adopt.lua")),
+            ledger_set_aside: Script::new(script!("../scripts/ledger_set_aside.lua")),
+            ledger_erase: Script::new(script!("../scripts/ledger_erase.lua")),
             ledger_persons: Script::new(script!("../scripts/ledger_persons.lua")),
             ledger_mark: Script::new(script!("../scripts/ledger_mark.lua")),
         }

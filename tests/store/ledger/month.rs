@@ -140,7 +140,11 @@ async fn the_sum_of_the_exports_of_a_month_is_that_of_its_settlements() {
     let report = ["--from", "2026-09-01", "--to", "2026-09-30", "--output", "json"];
     let report: Value = serde_json::from_str(&operator.succeed(&report)).unwrap();
     assert_eq!(report["total"]["tokens"].as_i64().unwrap(), i64::try_from(charged).unwrap());
-    operator.succeed(&["close", "--month", "2026-09"]);
+    let close = ["close", "--month", "2026-09", "--export", "usage.jsonl"];
+    let (code, text) = operator.run(&close);
+    assert!(code == 2 && text.contains("a failover has lost them"), "{text}");
+    let text = operator.succeed(&[&close[..], &["--unverified"]].concat());
+    assert_eq!(text.matches("not verified").count(), 1, "{text}");
     assert_eq!(operator.run(&["close", "--month", "2026-09"]).0, 1);
     let late = request("late", "acme", 100);
     ledger.admit(&late).await;

@@ -183,7 +183,8 @@ impl Ledger {
         let mut set = redis::cmd("HSET");
         set.arg("{tollgate}:ledger:owners").arg(chain).arg(gone).exec(&mut client).unwrap();
         let own = self.store.chains().await.unwrap().last().unwrap().chain;
-        assert!(self.store.adopt_pending(chain, own).await.unwrap().is_some());
+        assert_eq!(self.store.adopt_pending(chain, own).await.unwrap(), 0);
+        assert_eq!(self.store.pending(chain, 1).await.unwrap(), []);
     }
 
     /// Makes the records of everything that is pending.

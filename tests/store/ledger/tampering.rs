@@ -279,6 +279,10 @@ async fn a_month_is_closed_once_and_after_its_end() {
     let day = Calendar::of("UTC").day(now()).to_string();
     let (code, text) = operator.run(&["close", "--month", &day[..7]]);
     assert!(code == 2 && text.contains("has not ended"), "{text}");
+    let server = redis_server::start(&[]);
+    let operator = Operator::of(&server);
+    let january = Timestamp::from_secs(1_768_478_400);
+    Ledger::start(&server).writer.round(january).await.unwrap();
     let close = || operator.run(&["close", "--month", "2026-01"]).0;
     let codes: Vec<i32> = std::thread::scope(|scope| {
         let closing: Vec<_> = (0..4).map(|_| scope.spawn(close)).collect();

@@ -1,6 +1,7 @@
 //! The entries of a chain: their texts, and the MACs of these.
 
 use serde::{Deserialize, Serialize};
+use thiserror::Error;
 
 use super::{
     calendar::{Day, Month},
@@ -183,6 +184,31 @@ pub struct SignedEntry {
     pub mac: Mac,
 }
 
+/// Why an entry is none of its place.
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+pub enum UnverifiedEntry {
+    /// The text is no entry.
+    #[error("it is no entry of a ledger")]
+    Unreadable,
+    /// It belongs to another place.
+    #[error("it is entry {number} of chain {chain}, which was moved or repeated")]
+    Misplaced {
+        /// The chain that it belongs to.
+        chain: u32,
+        /// The number that it belongs to.
+        number: u64,
+    },
+    /// It names a key that is not in the list.
+    #[error("the key `{0}` is not in `ledger.keys`; add it")]
+    UnknownKey(String),
+    /// The key that it names has not signed it.
+    #[error(
+        "it was changed, or `ledger.keys` has another secret for the key `{0}` than the replica that signed \
+         it: the MAC does not fit"
+    )]
+    Changed(String),
+}
+
 impl Entry {
     /// Signs the entry with the key that it names.
     pub fn sign(&self, key: &LedgerKey) -> SignedEntry {
@@ -197,16 +223,31 @@ impl Entry {
         serde_json::from_str(text).ok()
     }
 
-    /// Reads the entry at a place of a chain; `None` unless one of `keys` has signed it for this place.
-    pub fn verified(
+    /// Reads the entry at a place of a chain.
+    ///
+    /// # Errors
+    /// None of `keys` has signed it for this place.
+    pub fn verify(
         (chain, number): (u32, u64),
         signed: &SignedEntry,
         keys: &LedgerKeys,
-    ) -> Option<Self> {
-        let entry = Self::read(&signed.text)?;
-        let is_there = (entry.chain, entry.number) == (chain, number);
-        let key = keys.get(&entry.key).filter(|_| is_there)?;
-        key.has_signed(&signed.text, signed.mac).then_some(entry)
+    ) -> Result<Self, UnverifiedEntry> {
+        let entry = Self::read(&signed.text).ok_or(UnverifiedEntry::Unreadable)?;
+        let Some(key) = keys.get(&entry.key) else {
+            return Err(UnverifiedEntry::UnknownKey(entry.key));
+        };
+        if !key.has_signed(&signed.text, signed.mac) {
+            return Err(UnverifiedEntry::Changed(entry.key));
+        }
+        if (entry.chain, entry.number) != (chain, number) {
+            return Err(UnverifiedEntry::Misplaced { chain: entry.chain, number: entry.number });
+        }
+        Ok(entry)
+    }
+
+    /// Reads the entry at a place of a chain; `None` unless one of `keys` has signed it for this place.
+    pub fn verified(place: (u32, u64), signed: &SignedEntry, keys: &LedgerKeys) -> Option<Self> {
+        Self::verify(place, signed, keys).ok()
     }
 }
 
@@ -359,9 +400,19 @@ pub(super) mod tests {
     fn an_entry_is_verified_for_its_place() {
         let signed = record().sign(keys().first());
         assert_eq!(Entry::verified((1, 2), &signed, &keys()), Some(record()));
-        assert_eq!(Entry::verified((1, 3), &signed, &keys()), None);
-        assert_eq!(Entry::verified((2, 2), &signed, &keys()), None);
-        let forged = SignedEntry { mac: Mac::default(), ..signed };
-        assert_eq!(Entry::verified((1, 2), &forged, &keys()), None);
+        let misplaced = Err(UnverifiedEntry::Misplaced { chain: 1, number: 2 });
+        assert_eq!(Entry::verify((1, 3), &signed, &keys()), misplaced);
+        assert_eq!(Entry::verify((2, 2), &signed, &keys()), misplaced);
+        let forged = SignedEntry { mac: Mac::default(), ..signed.clone() };
+        let changed = Err(UnverifiedEntry::Changed("k".into()));
+        assert_eq!(Entry::verify((1, 2), &forged, &keys()), changed);
+        let others = |id: &str, byte| {
+            LedgerKeys::new(vec![(id.to_owned(), Secret::new(vec![byte; 32]))]).unwrap()
+        };
+        assert_eq!(Entry::verify((1, 2), &signed, &others("k", 2)), changed);
+        let unknown = Err(UnverifiedEntry::UnknownKey("k".into()));
+        assert_eq!(Entry::verify((1, 2), &signed, &others("l", 1)), unknown);
+        let text = SignedEntry { text: "x".into(), ..signed };
+        assert_eq!(Entry::verify((1, 2), &text, &keys()), Err(UnverifiedEntry::Unreadable));
     }
 }

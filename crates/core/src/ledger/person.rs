@@ -31,6 +31,23 @@ impl PersonKey {
     }
 }
 
+/// A person as the store knows it.
+#[derive(Clone, Debug)]
+pub struct KnownPerson {
+    /// The name that records have. It is random: after an erasure nothing leads from the subject to it,
+    /// not even the key of the ledger.
+    pub name: String,
+    /// The random part of its key.
+    pub part: PersonKey,
+}
+
+impl KnownPerson {
+    /// A person with random bytes: those of the name, and those of the key.
+    pub fn of(name: [u8; 16], part: [u8; 32]) -> Self {
+        Self { name: hex(&name), part: PersonKey(part) }
+    }
+}
+
 /// What a record has of a person.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Person {
@@ -64,7 +81,7 @@ impl Person {
         })
     }
 
-    /// The name of the person in the ledger, by the key that signs.
+    /// The name of the person by the key that signs: under it a store has the name that records have.
     pub fn name(&self, key: &LedgerKey) -> String {
         let text = |text: &Option<String>| text.clone().unwrap_or_default();
         name_of(key, &text(&self.issuer), &text(&self.subject))
@@ -90,7 +107,7 @@ impl Person {
     }
 }
 
-/// The names that the ledger may have of a subject: one for each key.
+/// The names of a subject by the keys of the ledger, one for each of them.
 pub fn names(keys: &LedgerKeys, issuer: &str, subject: &str) -> Vec<String> {
     keys.all().map(|key| name_of(key, issuer, subject)).collect()
 }

@@ -7,7 +7,7 @@ use thiserror::Error;
 
 use super::{
     calendar::{Calendar, Day},
-    rows::{LETTERS, Measures, OTHER, Period, RowKey},
+    rows::{MEASURES, Measures, OTHER, Period, RowKey},
 };
 use crate::time::{Timestamp, rfc3339::Rfc3339};
 
@@ -140,8 +140,12 @@ impl ReportQuery {
 #[derive(Clone, Debug)]
 pub struct Report<'a> {
     query: &'a ReportQuery,
-    rows: BTreeMap<Vec<Option<String>>, Measures>,
+    rows: BTreeMap<RowValues, Measures>,
 }
+
+/// The values of the dimensions, and whether they are those of what has no row of its own: a tenant may
+/// have the same name.
+type RowValues = (Vec<Option<String>>, bool);
 
 impl<'a> Report<'a> {
     /// A report without rows.
@@ -167,16 +171,21 @@ impl<'a> Report<'a> {
                 (Dimension::Route, RowKey::Of { route, .. }) => Some(route.clone()),
             };
             let values = self.query.by.iter().map(value).collect();
-            self.rows.entry(values).or_default().add(measures);
+            let is_named = |by: &Dimension| !matches!(by, Dimension::Day | Dimension::Hour);
+            let is_other = *key == RowKey::Other && self.query.by.iter().any(is_named);
+            self.rows.entry((values, is_other)).or_default().add(measures);
         }
     }
 
     /// The rows, by their values.
     pub fn rows(&self) -> impl Iterator<Item = ReportRow<'_>> {
-        let row =
-            |(values, measures): (&'_ Vec<Option<String>>, &Measures)| (values.clone(), *measures);
         let by = &self.query.by;
-        self.rows.iter().map(row).map(move |(values, measures)| ReportRow { by, values, measures })
+        self.rows.iter().map(move |((values, is_other), measures)| ReportRow {
+            by,
+            values: values.clone(),
+            is_other: *is_other,
+            measures: *measures,
+        })
     }
 
     /// The sums of all rows.
@@ -193,30 +202,21 @@ pub struct ReportRow<'a> {
     by: &'a [Dimension],
     /// The values of the dimensions; `None` where requests have none.
     pub values: Vec<Option<String>>,
+    /// Whether it is that of what has no row of its own, and not that of a tenant with the same name.
+    pub is_other: bool,
     /// The sums of the row.
     pub measures: Measures,
 }
 
-/// The names of the measures of a row, in their order.
-pub const MEASURES: [&str; LETTERS.len()] = [
-    "requests",
-    "tokens",
-    "input",
-    "output",
-    "cached",
-    "reasoning",
-    "estimated",
-    "cost",
-    "estimated_cost",
-    "images",
-    "seconds",
-];
-
 impl Serialize for ReportRow<'_> {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        let mut map = serializer.serialize_map(Some(self.values.len() + MEASURES.len()))?;
+        let length = self.values.len() + MEASURES.len() + usize::from(self.is_other);
+        let mut map = serializer.serialize_map(Some(length))?;
         for (dimension, value) in self.by.iter().zip(&self.values) {
             map.serialize_entry(dimension.name(), value)?;
+        }
+        if self.is_other {
+            map.serialize_entry("overflow", &true)?;
         }
         for (name, number) in MEASURES.into_iter().zip(self.measures.all()) {
             map.serialize_entry(name, &number)?;
@@ -254,8 +254,15 @@ mod tests {
             report.rows().map(|row| serde_json::to_string(&row).unwrap()).collect();
         let rest = r#""input":0,"output":0,"cached":0,"reasoning":0,"estimated":0,"cost":0,"estimated_cost":0,"images":0,"seconds":0}"#;
         assert_eq!(rows[0], format!(r#"{{"tenant":"acme","requests":2,"tokens":12,{rest}"#));
-        assert_eq!(rows[1], format!(r#"{{"tenant":"other","requests":1,"tokens":1,{rest}"#));
+        let other = |tokens| format!(r#""requests":1,"tokens":{tokens},{rest}"#);
+        let overflow = format!(r#"{{"tenant":"other","overflow":true,{}"#, other(1));
+        assert_eq!(rows[1], overflow);
         assert_eq!(report.total().tokens, 13);
+        // A tenant may be named like the row of the others.
+        report.add(0, [(&row("other", "large"), &tokens(3))]);
+        let rows: Vec<String> =
+            report.rows().map(|row| serde_json::to_string(&row).unwrap()).collect();
+        assert_eq!(rows[1..], [format!(r#"{{"tenant":"other",{}"#, other(3)), overflow]);
     }
 
     #[test]

@@ -12,8 +12,23 @@ pub const OTHER: &str = "other";
 /// The measures of a row, by the letter that a store keeps each under.
 pub const LETTERS: [char; 11] = ['r', 't', 'i', 'o', 'c', 'n', 'e', 'm', 'p', 'g', 's'];
 
+/// The names of the measures of a row, in the order of [`LETTERS`].
+pub const MEASURES: [&str; LETTERS.len()] = [
+    "requests",
+    "tokens",
+    "input",
+    "output",
+    "cached",
+    "reasoning",
+    "estimated",
+    "cost",
+    "estimated_cost",
+    "images",
+    "seconds",
+];
+
 /// What rows count. A correction may lower a sum.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct Measures {
     /// The number of requests.
     pub requests: i64,
@@ -97,6 +112,13 @@ impl Measures {
             images,
             seconds,
         ]
+    }
+
+    /// The measures that differ, with their names, and the value here and there.
+    pub fn differences(&self, other: &Self) -> Vec<(&'static str, i64, i64)> {
+        let both = self.all().into_iter().zip(other.all());
+        let named = MEASURES.into_iter().zip(both).map(|(name, (one, two))| (name, one, two));
+        named.filter(|(_, one, two)| one != two).collect()
     }
 
     /// Sets the measure of a letter.

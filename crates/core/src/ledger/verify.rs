@@ -143,14 +143,19 @@ pub enum Finding {
     Day {
         /// The day of the sums.
         day: Day,
-        /// The tokens of the records.
-        of_records: i64,
-        /// The tokens of the sums.
-        of_sums: i64,
-        /// The cost of the records, in micro-units.
-        cost_of_records: i64,
-        /// The cost of the sums.
-        cost_of_sums: i64,
+        /// What the records add up to.
+        of_records: Measures,
+        /// The sums.
+        of_sums: Measures,
+    },
+    /// The sums of a closed month are not those that were signed when it was closed.
+    Month {
+        /// The month.
+        month: Month,
+        /// What was signed; `None` where no key of the ledger has signed a text of the month.
+        signed: Option<Measures>,
+        /// The sums of its days.
+        of_sums: Measures,
     },
     /// The exports end before what was marked as exported.
     ExportEnds {
@@ -278,7 +283,8 @@ impl<'a> ChainVerifier<'a> {
             self.findings.push(Finding::Misplaced { chain, number, of_chain, of_number });
             return Some(entry);
         }
-        let follows = before.is_some_and(|(last, mac)| last + 1 == number && mac != entry.prev);
+        let follows = before
+            .is_some_and(|(last, mac)| last.checked_add(1) == Some(number) && mac != entry.prev);
         if follows || (number == 1 && entry.prev != Mac::default()) {
             self.findings.push(Finding::Unlinked { chain, number });
         }
@@ -304,7 +310,7 @@ impl<'a> ChainVerifier<'a> {
     /// Notes the place of an entry, and what is missing before it.
     fn note_place(&mut self, number: u64, mac: Mac) {
         let expected = match self.last {
-            Some((last, _)) => last + 1,
+            Some((last, _)) => last.saturating_add(1),
             None => {
                 self.first = number;
                 if number != 1 {
@@ -471,13 +477,7 @@ impl DaySums {
     ) -> Option<Finding> {
         let mut sums = Measures::default();
         rows.values().for_each(|row| sums.add(row));
-        (sums != *records).then_some(Finding::Day {
-            day,
-            of_records: records.tokens,
-            of_sums: sums.tokens,
-            cost_of_records: records.cost,
-            cost_of_sums: sums.cost,
-        })
+        (sums != *records).then_some(Finding::Day { day, of_records: *records, of_sums: sums })
     }
 }
 

@@ -4,7 +4,7 @@ use super::{
     calendar::{Calendar, Day, Month},
     entry::{Anchor, Checkpoint, Content, Entry, SignedEntry, UsageRecord, VERSION},
     keys::{LedgerKey, LedgerKeys, Mac},
-    person::{Person, PersonKey},
+    person::{KnownPerson, Person},
     rows::{Additions, Measures, Period},
 };
 use crate::{
@@ -17,6 +17,9 @@ use crate::{
 
 /// The most records between two checkpoints.
 pub const CHECKPOINT_EVERY: u64 = 1000;
+
+/// The last number of a chain, far beyond what is written. Scripts of a store count with doubles.
+pub const LAST_NUMBER: u64 = 1 << 52;
 
 /// The most other chains in a checkpoint.
 const MOST_ANCHORS: usize = 64;
@@ -155,8 +158,8 @@ impl<'a> Batch<'a> {
         self.tail
     }
 
-    /// Adds a record. `person` is the random part of the key of its person; a nonce is used once.
-    pub fn add(&mut self, pending: &PendingRecord, person: Option<PersonKey>, nonce: [u8; 12]) {
+    /// Adds a record. `person` is what the store knows of its person; a nonce is used once.
+    pub fn add(&mut self, pending: &PendingRecord, person: Option<&KnownPerson>, nonce: [u8; 12]) {
         let PendingRecord { facts, report, tokens, corrects, at } = pending;
         let report = report.unwrap_or(UsageReport::UNREPORTED);
         let (basis, tokens) = match facts.fixed {
@@ -176,8 +179,10 @@ impl<'a> Batch<'a> {
             tenant: facts.tenant.clone(),
             route: facts.route.clone(),
             model: facts.model.clone(),
-            person: who.as_ref().map(|who| who.name(self.key)),
-            sealed: who.zip(person).and_then(|(who, person)| who.seal(self.key, person, nonce)),
+            person: who.as_ref().and(person).map(|person| person.name.clone()),
+            sealed: who
+                .zip(person)
+                .and_then(|(who, person)| who.seal(self.key, person.part, nonce)),
             tokens,
             kinds: facts.cost.map_or(report.counts, |terms| terms.counts(&report)),
             ending: report.ending,

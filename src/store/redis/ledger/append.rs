@@ -76,6 +76,9 @@ pub enum Appended {
     NotPending,
     /// Another month was closed.
     Closed,
+    /// The chain takes no entry with the next number: someone else has added, and perhaps removed, one
+    /// with a higher number.
+    Spent,
 }
 
 impl Redis {
@@ -101,6 +104,7 @@ impl Redis {
             "ahead" => Appended::Ahead,
             "pending" => Appended::NotPending,
             "closed" => Appended::Closed,
+            "spent" => Appended::Spent,
             _ => return Err(Outage::Refused),
         })
     }
@@ -133,14 +137,18 @@ fn write(cmd: &mut Cmd, append: &Append<'_>, periods: &[Period]) {
     pending.iter().for_each(|id| list.push_str(id));
     cmd.arg(list);
     let mut list = PackedList::default();
-    for ((period, row), measures) in *additions {
-        let place = periods.iter().position(|known| known == period).unwrap_or_default();
-        list.push_count(place + 1);
+    for period in periods {
         let life = match period {
             Period::Hour(_) => HOURS,
             Period::Day(_) => DAYS,
         };
         list.push(u64::try_from(life.as_millis()).unwrap_or(u64::MAX));
+    }
+    cmd.arg(list);
+    let mut list = PackedList::default();
+    for ((period, row), measures) in *additions {
+        let place = periods.iter().position(|known| known == period).unwrap_or_default();
+        list.push_count(place + 1);
         list.push(u64::from(append.max_rows));
         list.push_str(&row.text());
         // The first one is there in each row.

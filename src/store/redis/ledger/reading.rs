@@ -22,8 +22,9 @@ use crate::store::redis::{
     Redis,
     keys::{
         FORMAT_KEY, LEDGER_CLOSED, LEDGER_ENDS, LEDGER_EXPORTED, LEDGER_MONTHS, LEDGER_OWNERS,
-        LEDGER_PERSONS, Ledger, check_format,
+        LEDGER_PERSONS, LEDGER_TIME_ZONE, Ledger, check_format,
     },
+    ledger_chain::UNCLAIMED,
 };
 
 /// The fields of a hash that are read at once.
@@ -170,6 +171,25 @@ impl Redis {
         .await
     }
 
+    /// Returns the number of pending records that belong to no chain yet.
+    ///
+    /// # Errors
+    /// Redis does not answer.
+    pub async fn unclaimed(&self) -> Result<u64, Outage> {
+        self.length(Ledger::pending(UNCLAIMED)).await
+    }
+
+    /// Returns the time zone of the days of the ledger; `None` until a process of this version writes it.
+    ///
+    /// # Errors
+    /// Redis does not answer.
+    pub async fn ledger_time_zone(&self) -> Result<Option<String>, Outage> {
+        self.ledger_command(|cmd| {
+            cmd.arg("GET").arg(LEDGER_TIME_ZONE);
+        })
+        .await
+    }
+
     /// Returns pending records of a chain, the oldest first.
     ///
     /// # Errors
@@ -310,9 +330,12 @@ impl Redis {
     }
 }
 
-/// Reads an entry of a chain. One without a text or a MAC has an empty one, which no key has signed.
+/// Reads an entry of a chain. One without a text or a MAC has an empty one, which no key has signed, and
+/// so has one behind another with the same number.
 fn signed((id, fields): StreamEntry) -> (u64, SignedEntry) {
-    let number = id.split_once('-').and_then(|(number, _)| number.parse().ok());
+    let (number, second) = id.split_once('-').unwrap_or((&id, "0"));
+    let number = number.parse().ok();
+    let fields = if second == "0" { fields } else { Vec::new() };
     let text = |name: &str| {
         let value = fields.iter().find(|(field, _)| field == name).map(|(_, value)| value);
         value.map(|value| String::from_utf8_lossy(value).into_owned()).unwrap_or_default()

@@ -45,7 +45,7 @@ fn entries_are_numbered_and_linked_and_summed_up() {
     batch.take_over(Timestamp::from_secs(NOON), Vec::new());
     for number in 1..=3 {
         let at = if number == 3 { NOON + 3600 } else { NOON };
-        batch.add(&pending("d", number, at), Some(PersonKey([1; 32])), [0; 12]);
+        batch.add(&pending("d", number, at), Some(&KnownPerson::of([2; 16], [1; 32])), [0; 12]);
     }
     let read: Vec<Entry> =
         batch.entries.iter().map(|signed| Entry::read(&signed.text).unwrap()).collect();
