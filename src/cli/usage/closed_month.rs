@@ -5,8 +5,7 @@ use tollgate_core::{
     ledger::{
         calendar::Month,
         keys::{LedgerKeys, Mac},
-        report::MEASURES,
-        rows::Measures,
+        rows::{MEASURES, Measures},
     },
     time::{Timestamp, rfc3339::Rfc3339},
 };
