@@ -397,7 +397,7 @@ fn files_are_read_by_one_reader() {
         ("bounded_file.rs", "File::open("),
         ("cli/keys/file_store.rs", "File::open("),
         ("cli/usage/export.rs", "OpenOptions::new().read("),
-        ("cli/usage/verify.rs", "File::open("),
+        ("cli/usage/export_lines.rs", "File::open("),
         ("observe/audit.rs", "File::open("),
         ("observe/process.rs", "fs::read"),
         ("tls_roots.rs", "load_native_certs"),

@@ -4,6 +4,7 @@ mod close;
 mod closed_month;
 mod erase;
 mod export;
+mod export_lines;
 mod month_records;
 mod place;
 mod report;

@@ -119,8 +119,9 @@ impl CloseArgs {
         match self.output {
             Output::Json => {
                 let mut json: serde_json::Value = serde_json::from_str(&text)?;
-                if !verified.problems.is_empty() {
-                    json["unverified"] = json!(verified.problems);
+                let members = json.as_object_mut().filter(|_| !verified.problems.is_empty());
+                if let Some(members) = members {
+                    members.insert("unverified".to_owned(), json!(verified.problems));
                 }
                 writeln!(out, "{}", printable::json(&json)?)?;
             }

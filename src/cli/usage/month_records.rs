@@ -1,11 +1,6 @@
 //! The records of a month, from Redis and from exports: what the sums of the month have to be.
 
-use std::{
-    collections::BTreeMap,
-    fs::File,
-    io::{BufRead as _, BufReader},
-    path::PathBuf,
-};
+use std::{collections::BTreeMap, path::PathBuf};
 
 use anyhow::Context as _;
 use tollgate_core::ledger::{
@@ -16,6 +11,7 @@ use tollgate_core::ledger::{
 };
 
 use super::{
+    export_lines,
     place::{PAGE, Place},
     verify::differing,
 };
@@ -85,15 +81,7 @@ impl MonthRecords {
         let mut records = Self::default();
         for path in files {
             let shown = path.display();
-            let file = File::open(path).with_context(|| format!("cannot open `{shown}`"))?;
-            let mut lines = BufReader::new(file);
-            let mut text = Vec::new();
-            for line in 1_u64.. {
-                text.clear();
-                let read = lines.read_until(b'\n', &mut text);
-                read.with_context(|| format!("cannot read `{shown}`"))?;
-                // A line without an end is that of an export that was interrupted.
-                let Some(text) = text.strip_suffix(b"\n") else { break };
+            export_lines::for_each(path, |line, text| {
                 let signed = std::str::from_utf8(text).ok().and_then(SignedEntry::of_line);
                 let entry = signed.and_then(|(signed, _)| {
                     let Entry { chain, number, .. } = Entry::read(&signed.text)?;
@@ -104,7 +92,8 @@ impl MonthRecords {
                 })?;
                 let chain = records.chains.entry(entry.chain).or_default();
                 chain.entries.insert(entry.number, Verified::of(entry, calendar));
-            }
+                Ok(())
+            })?;
         }
         Ok(records)
     }

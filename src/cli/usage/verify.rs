@@ -3,13 +3,11 @@
 use std::{
     collections::{BTreeMap, HashMap},
     fmt::Write as _,
-    fs::File,
-    io::{BufRead as _, BufReader, Write},
+    io::Write,
     path::PathBuf,
     process::ExitCode,
 };
 
-use anyhow::Context as _;
 use clap::Args;
 use serde_json::json;
 use tollgate_core::ledger::{
@@ -24,6 +22,7 @@ use tollgate_core::ledger::{
 use super::{
     close::total_of,
     closed_month::ClosedMonth,
+    export_lines,
     place::{PAGE, Place},
 };
 use crate::{
@@ -314,21 +313,12 @@ impl Exports {
         let mut verifiers = BTreeMap::<u32, ChainVerifier<'_>>::new();
         for path in files {
             let shown = path.display();
-            let file = File::open(path).with_context(|| format!("cannot open `{shown}`"))?;
-            let mut lines = BufReader::new(file);
-            let mut text = Vec::new();
-            for line in 1.. {
-                text.clear();
-                let read = lines.read_until(b'\n', &mut text);
-                read.with_context(|| format!("cannot read `{shown}`"))?;
-                // A line without an end is that of an export that runs or was interrupted: it is not
-                // marked as exported.
-                let Some(text) = text.strip_suffix(b"\n") else { break };
+            export_lines::for_each(path, |line, text| {
                 let signed = std::str::from_utf8(text).ok().and_then(SignedEntry::of_line);
                 let entry = signed.and_then(|it| Some((Entry::read(&it.0.text)?, it)));
                 let Some((entry, (signed, who))) = entry else {
                     exports.findings.push(Finding::Line { file: shown.to_string(), line });
-                    continue;
+                    return Ok(());
                 };
                 let verifier = verifiers
                     .entry(entry.chain)
@@ -336,7 +326,8 @@ impl Exports {
                 verifier.entry(entry.number, &signed, &mut seen);
                 exports.entries.push((entry.chain, entry.number, signed.mac));
                 exports.findings.extend(person(&entry, who.as_ref(), keys, persons));
-            }
+                Ok(())
+            })?;
         }
         for verifier in verifiers.into_values() {
             exports.records += verifier.records();

@@ -309,7 +309,7 @@ async fn a_person_has_another_name_after_an_erasure() {
     operator.succeed(&["erase", "--issuer", "", "--subject", "alice"]);
     let persons = "{tollgate}:ledger:persons";
     let client = &mut server.client();
-    redis::cmd("HSET").arg(persons).arg(&by_key[0]).arg(&[5; 32][..]).exec(client).unwrap();
+    redis::cmd("HSET").arg(persons).arg(&by_key[0]).arg(&[5_u8; 32][..]).exec(client).unwrap();
     settle(&ledger, "shared").await;
     ledger.write_all().await;
     assert_eq!(ledger.records().await.last().unwrap().person.as_ref(), Some(&by_key[0]));

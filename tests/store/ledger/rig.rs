@@ -206,8 +206,10 @@ impl Ledger {
         loop {
             let page = self.store.entries(chain, from, 500).await.unwrap();
             let Some((last, _)) = page.last() else { return all };
-            from = last + 1;
+            let next = last.checked_add(1);
             all.extend(page.iter().filter_map(|(_, signed)| Entry::read(&signed.text)));
+            let Some(next) = next else { return all };
+            from = next;
         }
     }
 
@@ -254,7 +256,7 @@ impl Ledger {
             loop {
                 let page = self.store.entries(state.chain, from, 500).await.unwrap();
                 let Some((last, _)) = page.last() else { break };
-                from = last + 1;
+                from = last.saturating_add(1);
                 for (number, signed) in &page {
                     verifier.entry(*number, signed, &mut seen);
                 }

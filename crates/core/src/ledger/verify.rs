@@ -145,12 +145,12 @@ pub enum Finding {
         day: Day,
         /// What the records add up to.
         of_records: Measures,
-        /// The sums.
+        /// The sums that the store has.
         of_sums: Measures,
     },
     /// The sums of a closed month are not those that were signed when it was closed.
     Month {
-        /// The month.
+        /// The month that was closed.
         month: Month,
         /// What was signed; `None` where no key of the ledger has signed a text of the month.
         signed: Option<Measures>,
