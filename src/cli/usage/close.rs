@@ -53,7 +53,7 @@ pub(super) struct CloseArgs {
     #[arg(long, value_name = "FILE")]
     export: Vec<PathBuf>,
     /// Close the month with the sums that Redis has, although they are not those of the records, or
-    /// records are missing. What is wrong is printed.
+    /// records are missing. What is wrong is printed, and the signed text says `unverified`.
     #[arg(long)]
     unverified: bool,
     /// How to print.
@@ -111,7 +111,8 @@ impl CloseArgs {
             _ => self.accept(records.verify(&place, &keys, month).await?)?,
         };
         let total = verified.total;
-        let text = ClosedMonth::sign(month, total, now(), &keys);
+        let is_unverified = !verified.problems.is_empty();
+        let text = ClosedMonth::sign(month, (total, is_unverified), now(), &keys);
         let signed = place.redis.close_month(Some(month), (month, ends), &text).await;
         if signed.map_err(|outage| place.unavailable(outage))? != MonthClosing::Closed {
             return self.was_closed("it was closed by another command meanwhile", out);
@@ -119,9 +120,9 @@ impl CloseArgs {
         match self.output {
             Output::Json => {
                 let mut json: serde_json::Value = serde_json::from_str(&text)?;
-                let members = json.as_object_mut().filter(|_| !verified.problems.is_empty());
+                let members = json.as_object_mut().filter(|_| is_unverified);
                 if let Some(members) = members {
-                    members.insert("unverified".to_owned(), json!(verified.problems));
+                    members.insert("problems".to_owned(), json!(verified.problems));
                 }
                 writeln!(out, "{}", printable::json(&json)?)?;
             }

@@ -23,16 +23,24 @@ pub(super) struct ClosedMonth {
     key: String,
     #[serde(flatten)]
     pub(super) sums: Measures,
+    /// Whether the month was closed although its sums are not those of its records.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub(super) unverified: bool,
     #[serde(skip_serializing_if = "Option::is_none")]
     mac: Option<Mac>,
 }
 
 impl ClosedMonth {
     /// Returns the text about a month.
-    pub(super) fn sign(month: Month, sums: Measures, now: Timestamp, keys: &LedgerKeys) -> String {
+    pub(super) fn sign(
+        month: Month,
+        (sums, unverified): (Measures, bool),
+        now: Timestamp,
+        keys: &LedgerKeys,
+    ) -> String {
         let key = keys.first();
-        let (closed_at, name) = (Rfc3339(now), key.id().to_owned());
-        let mut closed = Self { form: Some(FORM), month, closed_at, key: name, sums, mac: None };
+        let (form, closed_at, name) = (Some(FORM), Rfc3339(now), key.id().to_owned());
+        let mut closed = Self { form, month, closed_at, key: name, sums, unverified, mac: None };
         closed.mac = closed.unsigned().map(|text| key.mac(&text));
         serde_json::to_string(&closed).unwrap_or_default()
     }
@@ -46,7 +54,7 @@ impl ClosedMonth {
     /// The text that is signed, which is a contract: each measure by its name, without those that are
     /// zero, so that measures of later versions change nothing. `None` of a form that is not known.
     fn unsigned(&self) -> Option<String> {
-        let Self { form, month, closed_at, key, sums, mac: _ } = self;
+        let Self { form, month, closed_at, key, sums, unverified, mac: _ } = self;
         match form {
             None => self.first_form(),
             Some(FORM) => {
@@ -54,6 +62,9 @@ impl ClosedMonth {
                 let numbers = MEASURES.into_iter().zip(sums.all());
                 for (name, number) in numbers.filter(|(_, number)| *number != 0) {
                     text.push_str(&format!(" {name}={number}"));
+                }
+                if *unverified {
+                    text.push_str(" unverified");
                 }
                 Some(text)
             }
@@ -87,7 +98,7 @@ impl ClosedMonth {
             "closed {month} {closed_at} {key} [{requests}, {tokens}, {input}, {output}, {cached}, \
              {reasoning}, {estimated}]{cost}"
         );
-        (known == *sums).then_some(text)
+        (known == *sums && !self.unverified).then_some(text)
     }
 }
 
@@ -109,7 +120,8 @@ mod tests {
     fn the_sums_of_a_closed_month_are_signed() {
         let sums = Measures { requests: 1, tokens: 7, cost: 30, ..Measures::default() };
         let month = "2026-11".parse().unwrap();
-        let text = ClosedMonth::sign(month, sums, Timestamp::from_secs(1_800_000_000), &keys());
+        let text =
+            ClosedMonth::sign(month, (sums, false), Timestamp::from_secs(1_800_000_000), &keys());
         assert!(read(&text).is_signed(&keys()));
         for (signed, changed) in [
             ("\"tokens\":7", "\"tokens\":8"),
@@ -118,10 +130,15 @@ mod tests {
             ("2026-11", "2026-10"),
             ("\"form\":2", "\"form\":3"),
             ("\"form\":2,", ""),
+            ("\"form\":2,", "\"form\":2,\"unverified\":true,"),
         ] {
             assert!(text.contains(signed), "{signed} {text}");
             assert!(!read(&text.replace(signed, changed)).is_signed(&keys()), "{changed}");
         }
+        let now = Timestamp::from_secs(1_800_000_000);
+        let text = ClosedMonth::sign(month, (sums, true), now, &keys());
+        assert!(read(&text).unverified && read(&text).is_signed(&keys()));
+        assert!(!read(&text.replace("\"unverified\":true,", "")).is_signed(&keys()));
     }
 
     /// The text is a contract: another one would make a finding of each month that was closed.
@@ -129,7 +146,8 @@ mod tests {
     fn the_text_that_is_signed_is_a_contract() {
         let sums = Measures { requests: 1, tokens: 7, estimated_cost: -3, ..Measures::default() };
         let month = "2026-11".parse().unwrap();
-        let text = ClosedMonth::sign(month, sums, Timestamp::from_secs(1_800_000_000), &keys());
+        let text =
+            ClosedMonth::sign(month, (sums, false), Timestamp::from_secs(1_800_000_000), &keys());
         let expected = "closed month, form 2: 2026-11 2027-01-15T08:00:00.000000Z k requests=1 \
                         tokens=7 estimated_cost=-3";
         assert_eq!(read(&text).unsigned().as_deref(), Some(expected));

@@ -65,6 +65,8 @@ struct Verified {
     records: u64,
     exported: u64,
     chains: usize,
+    /// The months that were closed although their sums are not those of their records.
+    unverified_months: Vec<Month>,
 }
 
 impl VerifyArgs {
@@ -72,18 +74,25 @@ impl VerifyArgs {
         let place = Place::open(self.config.path())?;
         place.check_time_zone().await?;
         let verified = self.verify(&place).await?;
-        let Verified { findings, records, exported, chains } = &verified;
+        let Verified { findings, records, exported, chains, unverified_months } = &verified;
         match self.output {
             Output::Json => {
                 let json = json!({
                     "valid": findings.is_empty(), "chains": chains, "records": records,
                     "exported_records": exported, "findings": findings,
+                    "unverified_months": unverified_months,
                 });
                 writeln!(out, "{}", printable::json(&json)?)?;
             }
             Output::Text => {
                 for finding in findings {
                     writeln!(out, "{}", printable::printable(&worded(finding)))?;
+                }
+                for month in unverified_months {
+                    writeln!(
+                        out,
+                        "{month} was closed unverified: its sums may not be those of its records"
+                    )?;
                 }
                 let found = match findings.len() {
                     0 => "nothing was found".to_owned(),
@@ -134,7 +143,7 @@ impl VerifyArgs {
         let mut findings = exports.findings;
         findings.append(&mut all.findings);
         all.compare_days(place, &mut findings).await?;
-        closed_months(place, &keys, &mut findings).await?;
+        let unverified_months = closed_months(place, &keys, &mut findings).await?;
         let (chains, mut records) = (all.chains.len(), 0);
         for mut verifier in all.chains.into_values() {
             verifier.check_beginning();
@@ -143,7 +152,7 @@ impl VerifyArgs {
         }
         findings.sort();
         findings.dedup();
-        Ok(Verified { findings, records, exported: exports.records, chains })
+        Ok(Verified { findings, records, exported: exports.records, chains, unverified_months })
     }
 }
 
@@ -254,20 +263,24 @@ async fn rows(place: &Place, day: Day) -> anyhow::Result<HashMap<RowKey, Measure
     rows.map_err(|outage| place.unavailable(outage))
 }
 
-/// Compares the sums of closed months with what was signed when they were closed.
+/// Compares the sums of closed months with what was signed when they were closed. Returns those that were
+/// closed unverified.
 async fn closed_months(
     place: &Place,
     keys: &LedgerKeys,
     findings: &mut Vec<Finding>,
-) -> anyhow::Result<()> {
+) -> anyhow::Result<Vec<Month>> {
     let months = place.redis.closed_months().await.map_err(|outage| place.unavailable(outage))?;
     let marked = place.redis.closed_month().await.map_err(|outage| place.unavailable(outage))?;
-    let mut last_signed = None;
+    let (mut last_signed, mut unverified) = (None, Vec::new());
     for (month, text) in months {
         let closed = serde_json::from_str::<ClosedMonth>(&text).ok();
         let closed = closed.filter(|closed| closed.month == month && closed.is_signed(keys));
         last_signed = last_signed.max(closed.as_ref().map(|closed| closed.month));
         let total = total_of(place, month).await?;
+        if closed.as_ref().is_some_and(|closed| closed.unverified) {
+            unverified.push(month);
+        }
         let signed = closed.map(|closed| closed.sums);
         // The sums of days are kept for 800 days.
         if signed != Some(total) && total != Measures::default() || signed.is_none() {
@@ -278,7 +291,7 @@ async fn closed_months(
     if marked != last_signed {
         findings.push(Finding::Closed { month: marked, signed: last_signed });
     }
-    Ok(())
+    Ok(unverified)
 }
 
 /// The lines of exports.

@@ -157,6 +157,8 @@ async fn the_sum_of_the_exports_of_a_month_is_that_of_its_settlements() {
     assert_eq!((&late["day"], &late["late_for"]), (&json!("2026-10-01"), &json!("2026-09")));
     // The gap was trimmed with what is old, and the closed month has not changed.
     assert_eq!(operator.findings(&[]), Vec::<String>::new());
+    let text = operator.succeed(&["verify"]);
+    assert!(text.contains("2026-09 was closed unverified"), "{text}");
 }
 
 /// Whether a line is one of the days before the erasure.
