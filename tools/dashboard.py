@@ -40,6 +40,11 @@ issuers:
 models:
   - {{ name: qwen, serves: [Qwen/Qwen2.5-7B-Instruct], context: 8192 }}
   - {{ name: big, serves: [big-70b], context: 8192 }}
+prices:
+  currency: EUR
+  models:
+    - {{ model: qwen, input: 150000, output: 600000 }}
+    - {{ model: big, input: 900000, output: 3000000 }}
 routes:
   - match: {{ methods: [POST], paths: [/v1/chat/completions] }}
     name: chat
