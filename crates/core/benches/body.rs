@@ -1,9 +1,13 @@
-//! The speed of reading a body, in GB/s: `cargo bench -p tollgate-core --bench body`, in half a
-//! minute. Words in the command line select rows whose name contains one of them.
+//! The speed of reading a body, in GB/s: `cargo bench -p tollgate-core --bench body`, in two
+//! minutes. Words in the command line select rows whose name contains one of them.
 //!
 //! Prints one line per body: the median of the runs, and the slowest and fastest of them. The time
-//! is the thread's own CPU time, so other programs do not count. A hostile body is read with each
-//! plan, and the slowest is printed, with its cost per byte as a multiple of a plain chat's.
+//! is the thread's own CPU time, so other programs do not count.
+//!
+//! A hostile body is compared with a plain chat, as a multiple of its cost for each byte: each of
+//! several rounds reads the chat and then the body, so that a machine that is slower for a while is
+//! slower for both. `rules` is the slowest of the plans, for the body as for the chat; `outline` is
+//! the reading for limits that count tokens.
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,
@@ -23,6 +27,7 @@ use tollgate_core::{
     },
     route::preset::members::Catalog,
 };
+use tollgate_testkit::bodies::{self, BOUNDARY};
 
 /// Makes a body of about so many bytes.
 type MakeBody = fn(usize) -> String;
@@ -32,6 +37,9 @@ const RUNS: usize = 15;
 const RUN: Duration = Duration::from_millis(12);
 /// The size of hostile bodies.
 const HOSTILE_BYTES: usize = 1 << 20;
+/// The rounds in which a hostile body is compared with the chat, and the least bytes that each reads.
+const ROUNDS: usize = 15;
+const ROUND_BYTES: usize = 4 << 20;
 
 /// A chat of about `size` bytes: paragraphs of English, each with a line break, as clients send
 /// them.
@@ -59,82 +67,6 @@ fn image(bytes: usize) -> String {
 /// A prompt in tokens.
 fn tokens(bytes: usize) -> String {
     format!(r#"{{"model":"m","prompt":[{}1]}}"#, "15496,".repeat(bytes / 6))
-}
-
-/// A chat of many short turns, which has as much structure as text.
-fn short_turns(bytes: usize) -> String {
-    let turns =
-        r#"{"role":"user","content":"And in French?"},{"role":"assistant","content":"Bonjour."}"#;
-    let mut body =
-        String::from(r#"{"model":"Qwen/Qwen2-72B-Instruct","max_tokens":256,"messages":["#);
-    body.push_str(turns);
-    while body.len() + turns.len() < bytes {
-        body.push(',');
-        body.push_str(turns);
-    }
-    body.push_str("]}");
-    body
-}
-
-/// Bodies that cost a reader more per byte than text does: many keys, many objects, depth, many
-/// strings, numbers, escapes.
-const HOSTILE: [(&str, MakeBody); 21] = [
-    ("many keys", |bytes| list_of(bytes, &object_of(250, |key| format!(r#""{key:x}":1"#)))),
-    ("long keys alike", |bytes| {
-        let alike = "k".repeat(200);
-        list_of(bytes, &object_of(250, |key| format!(r#""{alike}{key:x}{alike}":1"#)))
-    }),
-    ("keys like names", |bytes| {
-        list_of(bytes, &object_of(250, |key| format!(r#""max_tok{key:03}":1"#)))
-    }),
-    ("keys beyond ASCII", |bytes| {
-        list_of(bytes, &object_of(250, |key| format!(r#""é{key:x}":1"#)))
-    }),
-    ("escaped keys", |bytes| {
-        list_of(bytes, &object_of(250, |key| format!(r#""\u0061{key:x}":1"#)))
-    }),
-    ("many objects", |bytes| list_of(bytes, r#"{"a":1}"#)),
-    ("empty objects", |bytes| list_of(bytes, "{}")),
-    ("nine keys each", |bytes| list_of(bytes, &object_of(9, |key| format!(r#""{key:x}":1"#)))),
-    ("depth", |bytes| list_of(bytes, &format!("{}1{}", r#"{"a":"#.repeat(50), "}".repeat(50)))),
-    ("deep lists", |bytes| list_of(bytes, &format!("{}1{}", "[".repeat(50), "]".repeat(50)))),
-    ("empty lists", |bytes| list_of(bytes, "[]")),
-    ("short strings", |bytes| list_of(bytes, r#""a""#)),
-    ("empty strings", |bytes| list_of(bytes, r#""""#)),
-    ("numbers", |bytes| list_of(bytes, "1")),
-    ("long numbers", |bytes| list_of(bytes, &format!("-{}.5e-7", "9".repeat(100)))),
-    ("words", |bytes| list_of(bytes, "null")),
-    ("spaces", |bytes| list_of(bytes, "1 \t\r\n")),
-    ("escapes", |bytes| list_of(bytes, &format!(r#""{}""#, r"\n".repeat(500)))),
-    ("escaped units", |bytes| list_of(bytes, &format!(r#""{}""#, r"\ud83d\ude00".repeat(90)))),
-    ("text beyond ASCII", |bytes| list_of(bytes, &format!(r#""{}""#, "a\u{e9}".repeat(300)))),
-    ("parts of a message", |bytes| list_of(bytes, r#"{"type":"text","text":"\n"}"#)),
-];
-
-/// An object with so many members.
-fn object_of(members: usize, member: impl Fn(usize) -> String) -> String {
-    let members: Vec<String> = (0..members).map(member).collect();
-    format!("{{{}}}", members.join(","))
-}
-
-/// A chat whose messages have this value as their content, again and again.
-fn list_of(bytes: usize, value: &str) -> String {
-    let times = (bytes / (value.len() + 1)).max(1);
-    let mut body = String::from(r#"{"model":"m","messages":[{"role":"user","content":["#);
-    body.push_str(value);
-    for _ in 1..times {
-        body.push(',');
-        body.push_str(value);
-    }
-    body.push_str("]}]}");
-    body
-}
-
-/// A form with this many parts of this value.
-fn form_of(parts: usize, name: &str, value: &str) -> String {
-    let part =
-        format!("--b0undary\r\nContent-Disposition: form-data; name=\"{name}\"\r\n\r\n{value}\r\n");
-    format!("{}--b0undary--\r\n", part.repeat(parts))
 }
 
 fn body_of<'a>(content_type: &'a str, body: &'a [u8]) -> Body<'a> {
@@ -190,6 +122,66 @@ fn show(name: &str, bytes: usize, costs: &[f64], note: &str) {
     );
 }
 
+/// How a body is read.
+#[derive(Clone, Copy)]
+enum Reading<'p> {
+    Rules(&'p Plan),
+    Outline,
+    Form(&'p FormPlan),
+}
+
+impl Reading<'_> {
+    /// Reads a body once, and returns whether it is accepted.
+    fn read(self, body: &str) -> bool {
+        match self {
+            Self::Rules(plan) => {
+                black_box(body_of("application/json", body.as_bytes()).json(plan)).is_ok()
+            }
+            Self::Outline => {
+                black_box(body_of("application/json", body.as_bytes()).outline()).is_ok()
+            }
+            Self::Form(plan) => {
+                let content_type = format!("multipart/form-data; boundary={BOUNDARY}");
+                black_box(body_of(&content_type, body.as_bytes()).form(plan)).is_ok()
+            }
+        }
+    }
+
+    /// Returns the nanoseconds for each byte.
+    fn cost(self, body: &str) -> f64 {
+        let times = ROUND_BYTES.div_ceil(body.len());
+        let start = on_core();
+        for _ in 0..times {
+            self.read(body);
+        }
+        #[expect(clippy::cast_precision_loss, reason = "a speed")]
+        let cost = (on_core() - start).as_nanos() as f64 / (body.len() * times) as f64;
+        cost
+    }
+}
+
+/// The cost of a body over that of a chat, both with the slowest of their readings.
+fn compare(chat: &str, plain: &[Reading<'_>], body: &str, readings: &[Reading<'_>]) -> String {
+    let slowest = |readings: &[Reading<'_>], body: &str| {
+        readings.iter().map(|reading| reading.cost(body)).fold(0.0, f64::max)
+    };
+    let mut rounds: Vec<(f64, f64)> = (0..ROUNDS)
+        .map(|_| {
+            let (chat, body) = (slowest(plain, chat), slowest(readings, body));
+            (body / chat, body)
+        })
+        .collect();
+    rounds.sort_by(|a, b| a.0.total_cmp(&b.0));
+    let (ratio, cost) = rounds[ROUNDS / 2];
+    let refused = readings.iter().any(|reading| !reading.read(body));
+    format!(
+        "{ratio:>5.2} x ({:.2} to {:.2})  {cost:.2} ns/byte{}",
+        rounds[0].0,
+        rounds[ROUNDS - 1].0,
+        if refused { "  refused" } else { "" }
+    )
+}
+
 /// The plans that are measured.
 struct Plans {
     model: Plan,
@@ -238,36 +230,21 @@ fn main() {
             show(name, body.len(), &costs, "");
         }
     }
-    let slowest = |body: &str| {
-        let read = body_of("application/json", body.as_bytes());
-        [model, everything, preset]
-            .map(|plan| measure(body.len(), || drop(black_box(read.json(plan)))))
-            .into_iter()
-            .max_by(|a, b| a[RUNS / 2].total_cmp(&b[RUNS / 2]))
-            .unwrap()
-    };
-    let plain = short_turns(HOSTILE_BYTES);
-    let costs = slowest(&plain);
-    let baseline = costs[RUNS / 2];
-    show("chat of short turns", plain.len(), &costs, "");
-    let multiple = |costs: &[f64]| format!("  {:.2} x a plain chat", costs[RUNS / 2] / baseline);
-    for (name, body) in HOSTILE.into_iter().filter(|(name, _)| wanted(name)) {
-        let body = body(HOSTILE_BYTES);
-        let costs = slowest(&body);
-        show(name, body.len(), &costs, &multiple(&costs));
+    let chat = bodies::turns(HOSTILE_BYTES);
+    let rules = [model, everything, preset].map(Reading::Rules);
+    println!("cost of a byte, over a chat of short turns: median (least to most)");
+    for (name, body) in bodies::hostile(HOSTILE_BYTES) {
+        if wanted(name) {
+            let rules = compare(&chat, &rules, &body, &rules);
+            let outline = compare(&chat, &[Reading::Outline], &body, &[Reading::Outline]);
+            println!("{name:<36} rules {rules}  outline {outline}");
+        }
     }
     let plan = FormPlan { model: Some("model".into()), caps: true, ..FormPlan::default() };
-    let noise = "\u{1}RIFF\r\n-";
-    let close = "\r\n--b0undar";
-    let forms = [
-        ("form with a file", form_of(1, "file", &noise.repeat(HOSTILE_BYTES / noise.len()))),
-        ("form of small parts", form_of(256, "f", "")),
-        ("form of near boundaries", form_of(1, "f", &close.repeat(HOSTILE_BYTES / close.len()))),
-        ("form of line breaks", form_of(1, "f", &"\r\n".repeat(HOSTILE_BYTES / 2))),
-    ];
-    for (name, body) in forms.into_iter().filter(|(name, _)| wanted(name)) {
-        let read = body_of("multipart/form-data; boundary=b0undary", body.as_bytes());
-        let costs = measure(body.len(), || drop(black_box(read.form(&plan)).unwrap()));
-        show(name, body.len(), &costs, &multiple(&costs));
+    for (name, body) in bodies::forms(HOSTILE_BYTES) {
+        if wanted(name) {
+            let form = compare(&chat, &rules, &body, &[Reading::Form(&plan)]);
+            println!("{name:<36} rules {form}");
+        }
     }
 }

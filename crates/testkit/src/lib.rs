@@ -1,5 +1,5 @@
 //! Key pairs and signed tokens: the one key maker and token minter of the project. And [`wait`],
-//! with which tests wait for a condition.
+//! with which tests wait for a condition, and [`bodies`] that are made to be slow to read.
 //!
 //! Tests, benchmarks, `tollgate token` and policy test cases make their keys and tokens here. The
 //! sidecar verifies tokens with other code (`tollgate-core`), so that a fault of one side shows.
@@ -20,6 +20,7 @@
 //! ```
 
 mod algorithm;
+pub mod bodies;
 mod key;
 pub mod pem;
 mod proof;

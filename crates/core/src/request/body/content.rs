@@ -4,6 +4,10 @@
 //! Ollama take lists beside the text. Both are searched for, at any depth of everything that can
 //! hold content.
 
+use std::sync::LazyLock;
+
+use super::names::{Found, Names};
+
 /// The kind of a content part.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Kind {
@@ -67,30 +71,59 @@ impl PartCounts {
     }
 }
 
-/// Returns the kind of a part by its `type`, compared without case.
-pub(super) fn kind(part_type: &str) -> Option<Kind> {
-    const TYPES: [(&str, Kind); 14] = [
-        ("image_url", Kind::Image),
-        ("input_image", Kind::Image),
-        ("image", Kind::Image),
-        ("image_pil", Kind::Image),
-        ("image_embeds", Kind::Image),
-        ("input_audio", Kind::Audio),
-        ("audio_url", Kind::Audio),
-        ("audio_embeds", Kind::Audio),
-        ("audio", Kind::Audio),
-        ("video_url", Kind::Video),
-        ("input_video", Kind::Video),
-        ("video", Kind::Video),
-        ("file", Kind::File),
-        ("input_file", Kind::File),
-    ];
-    let document = part_type.eq_ignore_ascii_case("document").then_some(Kind::File);
-    TYPES
-        .iter()
-        .find(|(name, _)| part_type.eq_ignore_ascii_case(name))
-        .map(|(_, kind)| *kind)
-        .or(document)
+/// What a part is by its `type`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum PartType {
+    /// A medium or a file, whatever the case of the type.
+    Medium(Kind),
+    /// Nothing but text.
+    Text,
+    Unknown,
+}
+
+const TYPES: [(&str, Kind); 15] = [
+    ("image_url", Kind::Image),
+    ("input_image", Kind::Image),
+    ("image", Kind::Image),
+    ("image_pil", Kind::Image),
+    ("image_embeds", Kind::Image),
+    ("input_audio", Kind::Audio),
+    ("audio_url", Kind::Audio),
+    ("audio_embeds", Kind::Audio),
+    ("audio", Kind::Audio),
+    ("video_url", Kind::Video),
+    ("input_video", Kind::Video),
+    ("video", Kind::Video),
+    ("file", Kind::File),
+    ("input_file", Kind::File),
+    ("document", Kind::File),
+];
+
+/// The names of [`TYPES`] and then those of [`TEXT_PARTS`], with their indices: most parts have a type
+/// (`cargo bench --bench body`, "parts of a message").
+static PART_TYPES: LazyLock<Names> = LazyLock::new(|| {
+    let mut names = Names::default();
+    let all = TYPES.iter().map(|(name, _)| name).chain(&TEXT_PARTS);
+    all.enumerate().for_each(|(index, name)| names.set(*name, index));
+    names
+});
+
+impl PartType {
+    pub(super) fn of(part_type: &str) -> Self {
+        let known = match PART_TYPES.look_up(part_type) {
+            Found::Place(index) => Some(index),
+            Found::Variant(name) if name.eq_ignore_ascii_case(part_type) => {
+                PART_TYPES.get(name).filter(|index| *index < TYPES.len())
+            }
+            Found::Variant(_) | Found::None => None,
+        };
+        match known {
+            Some(index) => {
+                TYPES.get(index).map_or(Self::Text, |(_, kind)| Self::Medium(*kind))
+            }
+            None => Self::Unknown,
+        }
+    }
 }
 
 /// Members that contain media, a reference to media, or a list of either.
@@ -156,11 +189,6 @@ const TEXT_PARTS: [&str; 34] = [
     "object",
     "content",
 ];
-
-/// Whether a part of this type contains nothing but text.
-pub(super) fn is_text_part(part_type: &str) -> bool {
-    TEXT_PARTS.contains(&part_type)
-}
 
 /// Whether data of this media type in base64 are a medium, and not text.
 pub(super) fn is_inline_medium(media_type: &str) -> bool {

@@ -9,7 +9,7 @@
 
 mod boundary;
 
-use std::borrow::Cow;
+use std::{borrow::Cow, sync::LazyLock};
 
 use memchr::memmem;
 use thiserror::Error;
@@ -22,7 +22,8 @@ use super::{
     field_plan::{FieldError, FieldPlan},
     json::integer,
     media_type::{self, Parameter, ParameterError, is_token},
-    plan::cap_fields,
+    names::{Found, Names},
+    plan::{Cap, cap_fields},
     steps,
 };
 
@@ -35,6 +36,32 @@ const VALUE: usize = 4096;
 
 /// The end of the headers of a part.
 const HEAD_END: &[u8] = b"\r\n\r\n";
+
+/// The field that changes how all others are decoded (RFC 7578 section 4.6).
+const CHARSET: &str = "_charset_";
+
+/// The fields of numbers that limit what a request costs, and [`CHARSET`]. Each part of a form is looked
+/// up (`cargo bench --bench body`, "form of small parts").
+static KNOWN: LazyLock<(Names, Vec<(Option<Cap>, &'static str)>)> = LazyLock::new(|| {
+    let fields: Vec<_> = cap_fields()
+        .map(|(cap, name)| (Some(cap), name))
+        .chain([(None, CHARSET)])
+        .collect();
+    let mut names = Names::default();
+    fields.iter().enumerate().for_each(|(index, (_, name))| names.set(*name, index));
+    (names, fields)
+});
+
+/// The known field with this name in any case.
+fn known_field(name: &str) -> Option<(Option<Cap>, &'static str)> {
+    let (names, fields) = &*KNOWN;
+    let index = match names.look_up(name) {
+        Found::Place(index) => Some(index),
+        Found::Variant(known) if known.eq_ignore_ascii_case(name) => names.get(known),
+        Found::Variant(_) | Found::None => None,
+    };
+    fields.get(index?).copied()
+}
 
 /// The plan for reading a form.
 #[derive(Clone, Debug, Default)]
@@ -197,27 +224,25 @@ fn field<'a>(
         listed(fields, name, text, facts)?;
     }
     let trimmed = name.trim();
-    let variant = |wanted: &str| trimmed.eq_ignore_ascii_case(wanted) && name != wanted;
-    let listed = plan.only.iter().flatten().chain(&plan.forbidden).chain(&plan.model);
-    let counted = plan.caps.then(cap_fields).into_iter().flatten();
-    for wanted in
-        listed.map(String::as_str).chain(["_charset_"]).chain(counted.map(|(_, name)| name))
-    {
+    let is_variant = |wanted: &str| trimmed.eq_ignore_ascii_case(wanted) && name != wanted;
+    for wanted in plan.only.iter().flatten().chain(&plan.forbidden).chain(&plan.model) {
         steps::count(1);
-        if variant(wanted) {
+        if is_variant(wanted) {
             return Err(FormError::Variant(wanted.to_owned()));
         }
     }
-    // RFC 7578 section 4.6: the field changes how all others are decoded.
-    if name == "_charset_" {
+    let counted = match known_field(trimmed) {
+        Some((Some(_), _)) if !plan.caps => None,
+        Some((_, known)) if name != known => return Err(FormError::Variant(known.to_owned())),
+        found => found,
+    };
+    if name == CHARSET {
         return Err(HeadersError::Charset.into());
     }
     if plan.caps && file {
         facts.parts.add(Kind::File, 1);
     }
-    if plan.caps
-        && let Some((cap, known)) = cap_fields().find(|(_, known)| *known == name)
-    {
+    if let Some((Some(cap), known)) = counted {
         // Servers differ on which of two fields they take.
         if facts.caps.iter().any(|number| number.name.as_ref() == known) {
             return Err(FormError::Repeated(name.to_owned()));
@@ -284,10 +309,7 @@ fn headers(head: &[u8]) -> Result<Headers<'_>, HeadersError> {
         if has_control || (!line.is_ascii() && line.chars().any(char::is_control)) {
             return Err(HeadersError::Control);
         }
-        let (name, value) = line
-            .split_once(':')
-            .filter(|(name, _)| !name.is_empty() && name.bytes().all(is_token))
-            .ok_or(HeadersError::Line)?;
+        let (name, value) = line.split_once(':').ok_or(HeadersError::Line)?;
         let value = value.trim_matches(' ');
         let is = |known: &str| name.eq_ignore_ascii_case(known);
         let slot = if is("content-disposition") {
@@ -296,6 +318,8 @@ fn headers(head: &[u8]) -> Result<Headers<'_>, HeadersError> {
             &mut content_type
         } else if is("content-transfer-encoding") && !is_unencoded(value) {
             return Err(HeadersError::Encoded);
+        } else if name.is_empty() || !name.bytes().all(is_token) {
+            return Err(HeadersError::Line);
         } else {
             continue;
         };

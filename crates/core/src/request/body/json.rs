@@ -20,7 +20,7 @@ use super::{
     json_error::{DEPTH, JsonError, STRINGS},
     names::Found,
     plan::{Node, Plan, TextRole, Unnamed},
-    scan::{RawString, Scanner},
+    scan::{RawString, Scanner, Syntax},
     seen_keys::{OpenKeys, SeenKeys},
 };
 
@@ -174,9 +174,8 @@ impl<'p> Reader<'_, 'p> {
         let prompts = self.levels.last().is_some_and(|level| level.ends.has(Ends::PROMPTS));
         let is_skipped = node.is_none_or(Node::is_unrecorded);
         loop {
-            if is_skipped && matches!(self.scanner.peek(), Some(b'0'..=b'9')) {
+            if is_skipped {
                 self.scanner.skip_whole_numbers();
-                self.scanner.space();
             }
             if prompts && let Some(prompts) = self.prompts.last_mut() {
                 prompts.count(self.scanner.peek());
@@ -386,7 +385,7 @@ impl<'p> Reader<'_, 'p> {
         let print = self.seen.read_key(&mut self.scanner, &mut level.keys)?;
         let found = node.keys.find(print, || self.seen.last());
         if node.text_role == TextRole::Free {
-            self.facts.prompt_text.add(self.seen.last(), self.plan.prompt_text_limit);
+            self.facts.prompt_text.add(&self.seen.last(), self.plan.prompt_text_limit);
         }
         match (found, node.unnamed) {
             (Found::Place(place), _) | (Found::None, Unnamed::Read(place)) => {
@@ -405,7 +404,8 @@ impl<'p> Reader<'_, 'p> {
     /// Skips a value of any type.
     #[inline(never)]
     fn skip(&mut self) -> Result<Read, Box<JsonError>> {
-        self.scanner.skip_value(DEPTH - self.deepest + self.levels.len() + 1)?;
+        let depth = DEPTH - self.deepest + self.levels.len() + 1;
+        self.scanner.skip_value(depth, &mut Syntax)?;
         Ok(Read::All)
     }
 
@@ -434,7 +434,7 @@ impl<'p> Reader<'_, 'p> {
         let mut end = self.seen.len();
         for level in self.levels.iter().rev() {
             if level.is_object() {
-                member.within(end.checked_sub(1).map_or("", |key| self.seen.text(key)));
+                member.within(&self.seen.text(end.wrapping_sub(1)));
                 end = level.keys.first();
             } else {
                 member.within("[]");

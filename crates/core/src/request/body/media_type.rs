@@ -97,23 +97,25 @@ fn token(text: &str) -> (&str, &str) {
 }
 
 /// Whether a byte may be in a token.
+#[inline]
 pub(super) fn is_token(byte: u8) -> bool {
-    byte < 128 && TOKEN >> byte & 1 == 1
+    TOKEN.get(usize::from(byte)).copied().unwrap_or(false)
 }
 
-/// A bit for each byte that may be in a token.
-const TOKEN: u128 = {
-    let (mut bits, mut byte) = (0, 0_u8);
+/// The bytes that may be in a token.
+static TOKEN: [bool; 256] = {
+    let mut bytes = [false; 256];
+    let mut byte = 0_u8;
     while byte < 128 {
-        bits |= (byte.is_ascii_alphanumeric() as u128) << byte;
+        bytes[byte as usize] = byte.is_ascii_alphanumeric();
         byte += 1;
     }
     let mut rest: &[u8] = b"!#$%&'*+-.^_`|~";
     while let [byte, more @ ..] = rest {
-        bits |= 1 << *byte;
+        bytes[*byte as usize] = true;
         rest = more;
     }
-    bits
+    bytes
 };
 
 #[cfg(test)]

@@ -1,29 +1,33 @@
-//! Names of members with their places. The length of a key selects the few names that it can be, so that
-//! a table of a hundred names costs a lookup no more than a table of ten (`cargo bench --bench body`,
-//! "chat, preset").
+//! Names of members with their places. A lookup looks at one or two names, however many there are
+//! (`cargo bench --bench body`, "chat, preset"): a hash of the key selects them. The names are the
+//! policy's and keys are only looked up, so there is nothing that a client could flood.
 
-use std::{cmp::Ordering, ops::Range, sync::Arc};
+use std::{cmp::Ordering, sync::Arc};
 
 use super::{
-    seen_keys::{Print, short_word},
+    seen_keys::{KeyText, Print},
     steps,
 };
 
-/// Names of this length and longer ones are kept together.
-const LONG: usize = 31;
+/// The length from which all lengths of names share a bit.
+const LONGEST: usize = 31;
 
 /// Names with a place each, sorted by length, then by bytes.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default)]
 pub(super) struct Names {
-    list: Vec<(Arc<str>, usize)>,
-    /// The last bytes of each name, without case.
-    folds: Vec<u64>,
-    /// The print of each name.
-    prints: Vec<Print>,
-    /// A bit for each length that a name has, up to [`LONG`].
+    list: Vec<Name>,
+    /// A bit for each length that a name has, up to [`LONGEST`].
     lengths: u32,
-    /// For each length up to [`LONG`], the index of the first name that is at least as long.
-    starts: [u16; LONG + 1],
+    /// The indices of short names plus one, each at or after the place of its hash; 0 in free slots.
+    slots: Box<[u16]>,
+}
+
+#[derive(Clone, Debug)]
+struct Name {
+    text: Arc<str>,
+    /// The print of a short name.
+    print: Option<Print>,
+    place: usize,
 }
 
 /// The result of a lookup.
@@ -42,130 +46,183 @@ impl Names {
         known.len().cmp(&name.len()).then_with(|| known.as_bytes().cmp(name.as_bytes()))
     }
 
-    fn search(&self, name: &str) -> Result<usize, usize> {
-        self.list.binary_search_by(|(known, _)| Self::order(known, name))
-    }
-
-    /// The names of a length, or of any that is long.
-    #[inline]
-    fn of_length(&self, length: usize) -> Range<usize> {
-        let start = |length: usize| self.starts.get(length).map(|start| usize::from(*start));
-        let length = length.min(LONG);
-        let end = start(length + 1).unwrap_or(self.list.len());
-        start(length).unwrap_or(end)..end
-    }
-
-    /// The names that are as long as a key and end with its last bytes in any case.
-    fn alike(&self, key: &str) -> impl Iterator<Item = &(Arc<str>, usize)> {
-        let range = self.of_length(key.len());
-        steps::count(range.len());
-        let fold = fold(key);
-        let folds = self.folds.get(range.clone()).unwrap_or_default();
-        let names = self.list.get(range).unwrap_or_default();
-        names.iter().zip(folds).filter(move |(_, known)| **known == fold).map(|(name, _)| name)
-    }
-
     /// Whether there is no name.
     pub(super) fn is_empty(&self) -> bool {
         self.list.is_empty()
     }
 
-    /// The place of a name.
-    pub(super) fn get(&self, name: &str) -> Option<usize> {
-        self.alike(name).find(|(known, _)| **known == *name).map(|(_, place)| *place)
+    /// The names and their places.
+    pub(super) fn iter(&self) -> impl Iterator<Item = (&Arc<str>, usize)> {
+        self.list.iter().map(|name| (&name.text, name.place))
     }
 
     /// Adds a name, or gives it another place.
     pub(super) fn set(&mut self, name: impl Into<Arc<str>>, place: usize) {
-        let name = name.into();
-        match self.search(&name) {
-            Ok(at) => drop(self.list.get_mut(at).map(|slot| slot.1 = place)),
-            Err(at) => self.list.insert(at, (name, place)),
-        }
-        self.folds = self.list.iter().map(|(name, _)| fold(name)).collect();
-        self.lengths = self.list.iter().fold(0, |all, (name, _)| all | 1 << name.len().min(LONG));
-        self.prints = self.list.iter().map(|(name, _)| Print::of(name)).collect();
-        for (length, start) in self.starts.iter_mut().enumerate() {
-            let first = self.list.partition_point(|(known, _)| known.len() < length);
-            *start = u16::try_from(first).unwrap_or(u16::MAX);
+        let text = name.into();
+        match self.list.binary_search_by(|known| Self::order(&known.text, &text)) {
+            Ok(at) => drop(self.list.get_mut(at).map(|known| known.place = place)),
+            Err(at) => {
+                let print = Print::short(text.as_bytes());
+                self.list.insert(at, Name { text, print, place });
+                self.index();
+            }
         }
     }
 
-    /// The names and their places.
-    pub(super) fn iter(&self) -> impl Iterator<Item = (&Arc<str>, usize)> {
-        self.list.iter().map(|(name, place)| (name, *place))
+    fn index(&mut self) {
+        let bit = |name: &Name| 1 << name.text.len().min(LONGEST);
+        self.lengths = self.list.iter().fold(0, |all, name| all | bit(name));
+        let size = (self.list.len() * 4).next_power_of_two();
+        let mut slots = vec![0_u16; size].into_boxed_slice();
+        for (index, name) in self.list.iter().enumerate() {
+            let Some(print) = name.print else { continue };
+            let mut at = slot_of(print, size);
+            while slots.get(at).is_some_and(|slot| *slot != 0) {
+                at = (at + 1) % size;
+            }
+            if let Some(slot) = slots.get_mut(at) {
+                *slot = u16::try_from(index + 1).unwrap_or(u16::MAX);
+            }
+        }
+        self.slots = slots;
+    }
+
+    #[inline]
+    fn has_length(&self, length: usize) -> bool {
+        self.lengths >> length.min(LONGEST) & 1 == 1
+    }
+
+    /// The short names that a key may be, in any case.
+    #[inline(always)]
+    fn alike(&self, key: Print) -> impl Iterator<Item = (&Name, Print)> {
+        let size = self.slots.len();
+        let first = slot_of(key, size);
+        let slots = (first..first + size).map_while(move |at| self.slots.get(at & (size - 1)));
+        let found = slots.map_while(|slot| self.list.get(usize::from(slot.checked_sub(1)?)));
+        found.filter_map(move |name| {
+            steps::count(1);
+            name.print.filter(|print| print.folded() == key.folded()).map(|print| (name, print))
+        })
+    }
+
+    /// The names that are longer than a print has room for, as long as a key.
+    fn long(&self, length: usize) -> &[Name] {
+        let at = |length: usize| self.list.partition_point(|name| name.text.len() < length);
+        self.list.get(at(length)..at(length + 1)).unwrap_or_default()
+    }
+
+    /// The place of a name.
+    pub(super) fn get(&self, name: &str) -> Option<usize> {
+        if !self.has_length(name.len()) {
+            return None;
+        }
+        match Print::short(name.as_bytes()) {
+            Some(key) => {
+                let mut alike = self.alike(key);
+                alike.find(|(_, print)| print.is_same(key) == Some(true)).map(|(name, _)| name)
+            }
+            None => {
+                steps::count(name.len() / 8);
+                self.long(name.len()).iter().find(|known| *known.text == *name)
+            }
+        }
+        .map(|name| name.place)
     }
 
     /// The place of a name, or the name that Go takes a key for ([`variant`](Self::variant)). The
-    /// text of a short key is looked at only where it may be a name in another case.
+    /// text of a short key is not looked at.
     #[inline]
-    pub(super) fn find<'k>(&self, key: Print, text: impl FnOnce() -> &'k str) -> Found<'_> {
-        // Most keys are not even as long as a name.
-        let is_long = !key.is_exact();
-        if is_long || self.lengths >> key.length() & 1 == 1 || key.may_fold() {
-            self.find_among(key, text)
-        } else {
-            Found::None
-        }
-    }
-
-    #[inline(never)]
-    fn find_among<'k>(&self, key: Print, text: impl FnOnce() -> &'k str) -> Found<'_> {
-        if !key.is_exact() {
-            return self.find_text(text());
-        }
-        let range = self.of_length(key.length());
-        steps::count(range.len());
-        let mut is_alike = key.may_fold();
-        let prints = self.prints.get(range.clone()).unwrap_or_default();
-        for (known, at) in prints.iter().zip(range) {
-            if *known == key {
-                return self.list.get(at).map_or(Found::None, |(_, at)| Found::Place(*at));
+    pub(super) fn find<'k>(&self, key: Print, text: impl FnOnce() -> KeyText<'k>) -> Found<'_> {
+        if key.is_short() {
+            // Most keys are not even as long as a name.
+            if !self.has_length(key.length()) && !key.may_fold() {
+                return Found::None;
             }
-            is_alike |= known.is_alike(key);
+            return self.find_short(key);
         }
-        if is_alike { self.find_text(text()) } else { Found::None }
+        if self.is_empty() { Found::None } else { self.find_long(&text()) }
+    }
+
+    /// As [`find`](Self::find), for a text.
+    pub(super) fn look_up(&self, text: &str) -> Found<'_> {
+        match Print::short(text.as_bytes()) {
+            Some(key) if !self.has_length(key.length()) && !key.may_fold() => Found::None,
+            Some(key) => self.find_short(key),
+            None => self.find_long(text),
+        }
     }
 
     #[inline(never)]
-    fn find_text(&self, key: &str) -> Found<'_> {
+    fn find_short(&self, key: Print) -> Found<'_> {
         let mut variant = None;
-        for (known, place) in self.alike(key) {
-            if **known == *key {
-                return Found::Place(*place);
+        for (name, print) in self.alike(key) {
+            if print.is_same(key) == Some(true) {
+                return Found::Place(name.place);
             }
-            if known.eq_ignore_ascii_case(key) {
-                variant = Some(known);
+            if name.text.eq_ignore_ascii_case(&key.text()) {
+                variant = Some(&name.text);
             }
         }
-        if !key.is_ascii() {
-            variant = self.variant(key);
+        if key.may_fold() {
+            variant = self.variant(&key.text());
         }
         variant.map_or(Found::None, Found::Variant)
+    }
+
+    #[inline(never)]
+    fn find_long(&self, key: &str) -> Found<'_> {
+        match self.get(key) {
+            Some(place) => Found::Place(place),
+            None => self.variant(key).map_or(Found::None, Found::Variant),
+        }
     }
 
     /// The name that Go takes `key` for: it folds ASCII case, and the two other letters that fold into
     /// ASCII (long s and the Kelvin sign). `key` itself is none of the names.
     pub(super) fn variant(&self, key: &str) -> Option<&Arc<str>> {
-        // Only these two letters beyond ASCII fold into it. Comparing every key with every name would
-        // make a key of a few bytes cost as much as all names.
+        // Each of these letters is at most three bytes for one of a name.
+        let longest = self.list.last().map_or(0, |name| name.text.len());
+        if key.len() > 3 * longest {
+            return None;
+        }
         steps::count(key.len() / 8);
-        let folded = key
-            .bytes()
-            .any(|byte| matches!(byte, 0xc5 | 0xe2))
-            .then(|| key.replace('\u{17f}', "s").replace('\u{212a}', "k"));
+        let may_fold = key.bytes().fold(false, |has, byte| has | matches!(byte, 0xc5 | 0xe2));
+        let folded = may_fold.then(|| fold(key));
         let key = folded.as_deref().unwrap_or(key);
-        self.alike(key).find(|(known, _)| known.eq_ignore_ascii_case(key)).map(|(known, _)| known)
+        if !self.has_length(key.len()) {
+            return None;
+        }
+        match Print::short(key.as_bytes()) {
+            Some(print) => {
+                let mut alike = self.alike(print).map(|(name, _)| name);
+                alike.find(|name| name.text.eq_ignore_ascii_case(key))
+            }
+            None => self.long(key.len()).iter().find(|name| name.text.eq_ignore_ascii_case(key)),
+        }
+        .map(|name| &name.text)
     }
 }
 
-/// The last bytes of a name, up to eight, with the bit set that tells the cases of a letter apart:
-/// names that differ only in case have the same.
-fn fold(name: &str) -> u64 {
-    let bytes = name.as_bytes();
-    let last =
-        bytes.last_chunk().map_or_else(|| short_word(bytes), |last| u64::from_le_bytes(*last));
-    last | 0x2020_2020_2020_2020
+/// The slot at which the search for a short key begins, whatever its case; `size` is a power of two.
+#[inline(always)]
+fn slot_of(key: Print, size: usize) -> usize {
+    let (low, high) = key.folded();
+    let mixed = (low ^ high.rotate_left(29)).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+    #[expect(clippy::cast_possible_truncation, reason = "a part of the hash suffices")]
+    let hash = (mixed >> 32) as usize;
+    hash & size.wrapping_sub(1)
+}
+
+/// Replaces the letters beyond ASCII that fold into it.
+fn fold(key: &str) -> String {
+    steps::count(key.len());
+    key.chars()
+        .map(|letter| match letter {
+            '\u{17f}' => 's',
+            '\u{212a}' => 'k',
+            other => other,
+        })
+        .collect()
 }
 
 #[cfg(test)]
@@ -193,10 +250,19 @@ mod tests {
         names.set("n", 99);
         for (place, word) in words.iter().enumerate().filter(|(_, word)| **word != "n") {
             assert_eq!(names.get(word), Some(place), "{word}");
-            assert_eq!(names.find(Print::of(word), || word), Found::Place(place), "{word}");
+            assert_eq!(names.look_up(word), Found::Place(place), "{word}");
         }
         assert_eq!(names.get("n"), Some(99), "a name has one place");
-        for other in ["", "m", "modem", "Model", "max_token", "max_tokens_"] {
+        for other in [
+            "",
+            "m",
+            "modem",
+            "Model",
+            "max_token",
+            "max_tokens_",
+            "max_tokenS",
+            "max_token\u{17f}",
+        ] {
             assert_eq!(names.get(other), None, "{other}");
         }
         for (key, known) in [
@@ -212,7 +278,7 @@ mod tests {
             ),
         ] {
             assert_eq!(names.variant(key).map(AsRef::as_ref), known, "{key}");
-            let found = match names.find(Print::of(key), || key) {
+            let found = match names.look_up(key) {
                 Found::Variant(known) => Some(&**known),
                 Found::Place(_) | Found::None => None,
             };

@@ -1,17 +1,19 @@
 //! The outline of a JSON body: what metering reads of it, whatever the rules of the route read.
 
-use std::borrow::Cow;
+//!
+//! The objects and lists that have a [`Place`] are levels of one loop; everything else is skipped by
+//! the scanner. A repeated key is refused in all of them.
 
+mod place;
+
+use self::place::Place;
 use super::{
-    content::{Kind, kind},
-    json_error::{DEPTH, JsonError, KEYS, LENGTH},
-    plan::{SETTINGS, answer_bound},
-    scan::{RawString, Scanner},
-    seen_keys::SeenKeys,
+    content::{Kind, PartType},
+    json_error::{DEPTH, JsonError, LENGTH},
+    plan::answer_bound,
+    scan::{Distinct, RawString, Scanner, is_exact},
+    seen_keys::{OpenKeys, SeenKeys},
 };
-
-/// The largest integer that a double represents exactly, as do all smaller ones.
-const INTEGER: u64 = 1 << 53;
 
 /// What metering reads of a JSON body.
 #[derive(Debug, Default, PartialEq, Eq)]
@@ -28,7 +30,7 @@ pub struct Outline<'a> {
     /// Whether the server answers before it has generated.
     pub background: Background,
     /// The members of `stream_options`, with their JSON.
-    pub stream_options: Vec<(Cow<'a, str>, &'a str)>,
+    pub stream_options: Vec<(String, &'a str)>,
     /// The members of the document that bound an answer, with their values.
     pub bounds: Vec<(&'static str, u64)>,
     /// The largest number that bounds an answer in an object of settings, with its name.
@@ -57,68 +59,33 @@ pub enum Background {
 pub(super) fn read(bytes: &[u8]) -> Result<Outline<'_>, JsonError> {
     let scanner = Scanner::new(bytes).map_err(|error| *error)?;
     let mut reader = Reader {
-        seen: SeenKeys::new(scanner.text()),
+        read: Distinct::new(SeenKeys::new(scanner.text())),
         scanner,
-        outline: Outline { is_exact: true, ..Outline::default() },
-        part: None,
+        levels: Vec::with_capacity(8),
+        parts: Vec::new(),
+        outline: Outline::default(),
     };
     reader.document().map_err(|error| *error)?;
-    Ok(reader.outline)
+    Ok(Outline { is_exact: reader.read.is_exact, ..reader.outline })
 }
 
 struct Reader<'a> {
     scanner: Scanner<'a>,
-    seen: SeenKeys<'a>,
+    read: Distinct<'a>,
+    /// The objects and lists that are open and have a place of their own, the innermost last.
+    levels: Vec<Level>,
+    /// The parts of messages that are open, the innermost last.
+    parts: Vec<Part>,
     outline: Outline<'a>,
-    /// The innermost part of a message.
-    part: Option<Part>,
 }
 
-/// The place of a value in the document.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Place {
-    Document,
-    /// `messages`, or `input`.
-    Messages,
-    Message,
-    /// The `content` of a message, or of the result of a tool.
-    Content,
-    /// An element of a content.
-    Part,
-    /// A member of a part that holds a medium.
-    Medium,
-    /// An object of settings in the document, or a list of them.
-    Settings,
-    /// Any other place, below which there is no message.
-    Other,
-}
-
-impl Place {
-    /// The place of a member of an object.
-    fn of_member(self, key: &str) -> Self {
-        match (self, key) {
-            (Self::Document, "messages" | "input") => Self::Messages,
-            (Self::Document, name) if SETTINGS.contains(&name) => Self::Settings,
-            (Self::Message | Self::Part, "content") => Self::Content,
-            (
-                Self::Part,
-                "image_url" | "input_audio" | "audio_url" | "video_url" | "source" | "image"
-                | "audio" | "video" | "data" | "url",
-            )
-            | (Self::Medium, "url" | "data") => Self::Medium,
-            _ => Self::Other,
-        }
-    }
-
-    /// The place of an element of a list.
-    fn of_element(self) -> Self {
-        match self {
-            Self::Messages => Self::Message,
-            Self::Content => Self::Part,
-            Self::Settings => Self::Settings,
-            _ => Self::Other,
-        }
-    }
+/// An open object or list.
+struct Level {
+    /// The keys of an object.
+    keys: OpenKeys,
+    place: Place,
+    /// The bracket that closes it.
+    close: u8,
 }
 
 /// What is known of a part of a message while it is read.
@@ -146,10 +113,10 @@ impl PartKind {
             return Ok(Self::Other);
         }
         let name = text.unescape()?;
-        Ok(match kind(&name) {
-            Some(Kind::Image | Kind::Audio | Kind::Video) => Self::Medium,
-            None if name == "tool_result" => Self::ToolResult,
-            Some(Kind::File) | None => Self::Other,
+        Ok(match PartType::of(&name) {
+            PartType::Medium(Kind::Image | Kind::Audio | Kind::Video) => Self::Medium,
+            _ if name == "tool_result" => Self::ToolResult,
+            _ => Self::Other,
         })
     }
 }
@@ -158,8 +125,8 @@ impl PartKind {
 enum Value<'a> {
     Scalar(&'a str),
     Text(RawString<'a>),
-    /// The number of elements.
-    List(u64),
+    /// Whether it has elements.
+    List(bool),
     Object,
 }
 
@@ -169,59 +136,97 @@ impl<'a> Reader<'a> {
         if self.scanner.peek() != Some(b'{') {
             return Err(JsonError::NotAnObject.into());
         }
-        self.object(Place::Document, 1)?;
+        self.open(Place::Document, b'}')?;
+        while let Some(level) = self.levels.last_mut() {
+            let place = if level.close == b'}' {
+                // Of a repeated key another reader takes another value: it is refused wherever it is.
+                let key = self.read.seen.read_key(&mut self.scanner, &mut level.keys)?;
+                level.place.of_member(key, || self.read.seen.last())
+            } else {
+                self.outline.messages += u64::from(level.place == Place::Messages);
+                level.place.of_element()
+            };
+            if !self.value(place)? {
+                self.close()?;
+            }
+        }
         self.scanner.space();
         if self.scanner.at_end() { Ok(()) } else { Err(self.scanner.syntax()) }
     }
 
-    /// Reads an object. Of a repeated key another reader takes another value, so that it is refused
-    /// wherever it is.
-    fn object(&mut self, place: Place, depth: usize) -> Result<(), Box<JsonError>> {
-        if depth > DEPTH {
+    /// Reads a value at a place. Returns whether it is a level that is open now.
+    fn value(&mut self, place: Place) -> Result<bool, Box<JsonError>> {
+        match (place, self.scanner.peek()) {
+            (Place::Noted, _) => self.noted()?,
+            (Place::Type, Some(b'"')) => {
+                let kind = PartKind::of(&self.scanner.string()?)?;
+                if let Some(part) = self.parts.last_mut() {
+                    part.kind = kind;
+                }
+            }
+            (Place::Medium, Some(b'"')) => {
+                let length = self.scanner.string()?.inner.len();
+                if let Some(part) = self.parts.last_mut() {
+                    let length = u64::try_from(length).unwrap_or(u64::MAX);
+                    part.bytes = part.bytes.saturating_add(length);
+                }
+            }
+            (Place::StreamOptions, Some(b'{')) => self.stream_options()?,
+            (Place::Other | Place::Type | Place::StreamOptions, _) => self.skip()?,
+            (_, Some(b'{')) => return self.open(place, b'}'),
+            (_, Some(b'[')) => return self.open(place, b']'),
+            _ => self.skip()?,
+        }
+        Ok(false)
+    }
+
+    /// Reads a value in which nothing has a place.
+    fn skip(&mut self) -> Result<(), Box<JsonError>> {
+        self.scanner.skip_value(self.levels.len() + 1, &mut self.read)
+    }
+
+    /// Enters an object or a list, and returns whether it has members or elements.
+    fn open(&mut self, place: Place, close: u8) -> Result<bool, Box<JsonError>> {
+        if self.levels.len() >= DEPTH {
             return Err(JsonError::TooDeep.into());
         }
-        if self.scanner.opens_empty(b'}') {
-            return Ok(());
+        if self.scanner.opens_empty(close) {
+            return Ok(false);
         }
-        let outer = (place == Place::Part).then(|| self.part.replace(Part::default()));
-        let mut open = self.seen.open();
-        loop {
-            self.seen.read_key(&mut self.scanner, &mut open)?;
-            let name = self.seen.last();
-            let is_type = place == Place::Part && name == "type";
-            if depth == 1 && name == "stream_options" && self.scanner.peek() == Some(b'{') {
-                self.stream_options()?;
-            } else {
-                let value = self.value(place.of_member(name), depth + 1)?;
-                match place {
-                    Place::Document => self.outline.note_member(self.seen.last(), &value),
-                    Place::Settings => self.outline.note_setting(self.seen.last(), &value),
-                    _ => {}
-                }
-                if let (true, Value::Text(text), Some(part)) = (is_type, &value, &mut self.part) {
-                    part.kind = PartKind::of(text)?;
+        let is_object = close == b'}';
+        if is_object && place == Place::Part {
+            self.parts.push(Part::default());
+        }
+        self.levels.push(Level { keys: self.read.seen.open(), place, close });
+        Ok(true)
+    }
+
+    /// Goes up to the next member or element, and closes the levels that have no other.
+    fn close(&mut self) -> Result<(), Box<JsonError>> {
+        while let Some(level) = self.levels.last() {
+            if self.scanner.has_next(level.close)? {
+                return Ok(());
+            }
+            if level.close == b'}' {
+                self.read.seen.close(level.keys);
+                if level.place == Place::Part {
+                    self.end_part();
                 }
             }
-            if !self.scanner.has_next(b'}')? {
-                break;
-            }
-        }
-        self.seen.close(open);
-        if let Some(outer) = outer {
-            let part = std::mem::replace(&mut self.part, outer).unwrap_or_default();
-            self.end_part(part);
+            self.levels.pop();
         }
         Ok(())
     }
 
     /// Counts a part of a message. What is in the arguments of a tool is text, whatever its names.
-    fn end_part(&mut self, part: Part) {
+    fn end_part(&mut self) {
+        let part = self.parts.pop().unwrap_or_default();
         let (media, bytes) = match part.kind {
             PartKind::Medium => (1, part.bytes),
             PartKind::ToolResult => part.inner,
             PartKind::Other => return,
         };
-        let (all_media, all_bytes) = match &mut self.part {
+        let (all_media, all_bytes) = match self.parts.last_mut() {
             Some(outer) => (&mut outer.inner.0, &mut outer.inner.1),
             None => (&mut self.outline.media, &mut self.outline.media_bytes),
         };
@@ -229,46 +234,26 @@ impl<'a> Reader<'a> {
         *all_bytes = all_bytes.saturating_add(bytes);
     }
 
-    fn value(&mut self, place: Place, depth: usize) -> Result<Value<'a>, Box<JsonError>> {
-        Ok(match self.scanner.peek() {
-            Some(b'{') => {
-                self.object(place, depth)?;
-                Value::Object
-            }
-            Some(b'[') => Value::List(self.list(place, depth)?),
-            Some(b'"') => {
-                let string = self.scanner.string()?;
-                if let Some(part) = self.part.as_mut().filter(|_| place == Place::Medium) {
-                    let length = u64::try_from(string.inner.len()).unwrap_or(u64::MAX);
-                    part.bytes = part.bytes.saturating_add(length);
-                }
-                Value::Text(string)
-            }
-            _ => {
-                let scalar = self.scanner.scalar()?;
-                self.outline.is_exact &= is_exact(scalar);
-                Value::Scalar(scalar)
-            }
-        })
-    }
-
-    /// Reads a list and returns the number of its elements.
-    fn list(&mut self, place: Place, depth: usize) -> Result<u64, Box<JsonError>> {
-        if depth > DEPTH {
-            return Err(JsonError::TooDeep.into());
+    /// Reads a member of the document or of its settings, and notes it.
+    #[inline(never)]
+    fn noted(&mut self) -> Result<(), Box<JsonError>> {
+        let value = match self.scanner.peek() {
+            Some(b'"') => Value::Text(self.scanner.string()?),
+            Some(b'[') => Value::List(!self.scanner.is_empty_list()),
+            Some(b'{') => Value::Object,
+            _ => Value::Scalar(self.scanner.scalar()?),
+        };
+        let key = self.read.seen.last();
+        match self.levels.len() {
+            1 => self.outline.note_member(&key, &value),
+            _ => self.outline.note_setting(&key, &value),
         }
-        if self.scanner.opens_empty(b']') {
-            return Ok(0);
+        match value {
+            Value::Scalar(scalar) => self.read.is_exact &= is_exact(scalar),
+            Value::Text(_) => {}
+            Value::List(_) | Value::Object => self.skip()?,
         }
-        let mut count = 0;
-        loop {
-            self.scanner.space();
-            self.value(place.of_element(), depth + 1)?;
-            count += 1;
-            if !self.scanner.has_next(b']')? {
-                return Ok(count);
-            }
-        }
+        Ok(())
     }
 
     /// Reads the members of `stream_options`, whose JSON is kept.
@@ -276,23 +261,21 @@ impl<'a> Reader<'a> {
         if self.scanner.opens_empty(b'}') {
             return Ok(());
         }
+        let mut object = self.read.seen.open();
         loop {
-            let key = self.scanner.key()?.string.unescape()?;
-            if self.outline.stream_options.iter().any(|(known, _)| *known == key) {
-                return Err(JsonError::RepeatedKey.into());
-            }
-            if self.outline.stream_options.len() >= KEYS {
-                return Err(JsonError::TooManyKeys.into());
-            }
+            self.read.seen.read_key(&mut self.scanner, &mut object)?;
+            let key = (*self.read.seen.last()).to_owned();
             let before = self.scanner.rest();
-            self.value(Place::Other, 3)?;
+            self.scanner.skip_value(3, &mut self.read)?;
             let length = before.len() - self.scanner.rest().len();
             let json = before.get(..length).ok_or_else(|| self.scanner.syntax())?;
             self.outline.stream_options.push((key, json));
             if !self.scanner.has_next(b'}')? {
-                return Ok(());
+                break;
             }
         }
+        self.read.seen.close(object);
+        Ok(())
     }
 }
 
@@ -301,10 +284,7 @@ impl<'a> Outline<'a> {
     fn note_member(&mut self, key: &str, value: &Value<'a>) {
         let is_set = !matches!(value, Value::Scalar("null"));
         match (key, value) {
-            ("messages" | "input", Value::List(count)) => {
-                self.messages = self.messages.saturating_add(*count);
-            }
-            ("tools" | "functions", Value::List(count)) => self.has_tools |= *count > 0,
+            ("tools" | "functions", Value::List(has_elements)) => self.has_tools |= has_elements,
             ("stream", value) => self.is_streamed = is_set && !is_false(value),
             ("background", value) => {
                 self.background = match value {
@@ -348,18 +328,6 @@ fn bound_of(name: &str, value: &Value<'_>) -> Option<(&'static str, u64)> {
         Value::Scalar(scalar) => answer_bound(name).zip(scalar.parse().ok()),
         _ => None,
     }
-}
-
-/// Whether a number is the same after it was read as a double.
-fn is_exact(scalar: &str) -> bool {
-    let digits = scalar.strip_prefix('-').unwrap_or(scalar);
-    if !digits.starts_with(|first: char| first.is_ascii_digit()) {
-        return true;
-    }
-    if digits.bytes().all(|byte| byte.is_ascii_digit()) {
-        return digits.parse::<u64>().is_ok_and(|number| number <= INTEGER);
-    }
-    digits.parse::<f64>().is_ok_and(f64::is_finite)
 }
 
 #[cfg(test)]

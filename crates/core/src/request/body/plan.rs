@@ -1,10 +1,6 @@
 //! The plan for reading a JSON body: a graph of nodes, compiled once, and what to record at each.
 
-use std::{
-    fmt,
-    str::FromStr,
-    sync::{Arc, LazyLock},
-};
+use std::{fmt, str::FromStr, sync::Arc};
 
 use thiserror::Error;
 
@@ -324,7 +320,12 @@ pub fn bounds_answer(name: &str) -> bool {
 
 /// Returns the name, where a number of tokens under it bounds an answer.
 pub(super) fn answer_bound(name: &str) -> Option<&'static str> {
-    TOKENS.iter().filter_map(|place| place.rsplit('/').next()).find(|known| *known == name)
+    answer_bounds().into_iter().find(|known| *known == name)
+}
+
+/// Returns the names under which a number of tokens bounds an answer.
+pub(super) fn answer_bounds() -> [&'static str; TOKENS.len()] {
+    TOKENS.map(|place| place.rsplit('/').next().unwrap_or(place))
 }
 
 /// The names of capped numbers at the top of a document.
@@ -335,20 +336,12 @@ pub fn cap_names() -> impl Iterator<Item = &'static str> {
 /// Returns the numbers of [`Plan::caps`] that are at the top of a document: a form has them as
 /// fields.
 pub(super) fn cap_fields() -> impl Iterator<Item = (Cap, &'static str)> {
-    CAP_FIELDS.iter().copied()
+    let all = [(Cap::Tokens, &TOKENS[..]), (Cap::Choices, &CHOICES[..]), (Cap::BestOf, &BEST_OF[..])];
+    all.into_iter().flat_map(|(cap, places)| {
+        let top = |place: &&'static str| place.strip_prefix('/').filter(|name| !name.contains('/'));
+        places.iter().filter_map(move |place| top(place).map(|name| (cap, name)))
+    })
 }
-
-/// Each part of a form is compared with them (`cargo bench --bench body`, "form of small parts").
-static CAP_FIELDS: LazyLock<Vec<(Cap, &'static str)>> = LazyLock::new(|| {
-    [(Cap::Tokens, &TOKENS[..]), (Cap::Choices, &CHOICES[..]), (Cap::BestOf, &BEST_OF[..])]
-        .into_iter()
-        .flat_map(|(cap, places)| {
-            let top =
-                |place: &&'static str| place.strip_prefix('/').filter(|name| !name.contains('/'));
-            places.iter().filter_map(move |place| top(place).map(|name| (cap, name)))
-        })
-        .collect()
-});
 
 impl Plan {
     pub(super) fn node(&self, at: usize) -> Option<&Node> {

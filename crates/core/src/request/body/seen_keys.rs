@@ -1,21 +1,19 @@
 //! The keys of the open objects of a body, each compared with the others of its object.
 //!
 //! Comparing every key of an object with all others takes quadratic time, and comparing texts is
-//! slow. Here, each key has a [`Print`] of eight bytes, and only keys with equal prints are
-//! compared. An object with more than a few keys has a hash table. Its hash has a random seed, so a
-//! client cannot choose keys that share a slot: the seed changes how many comparisons are made and
-//! never their result.
+//! slow. Here, each key has a [`Print`] of sixteen bytes, which is all of most keys, and texts are
+//! compared only for longer ones whose prints are equal. An object with more than a few keys has a
+//! hash table. Its hash has a random seed, so a client cannot choose keys that share a slot: the
+//! seed changes how many comparisons are made and never their result.
 
 mod print;
 mod table;
 
-use std::ops::Range;
-
-pub(super) use self::print::{Print, short_word};
-use self::table::Tables;
+pub(super) use self::print::{KeyText, Print, SHORT};
+use self::{print::TextPlace, table::Tables};
 use super::{
     json_error::{DEPTH, JsonError, KEYS, LENGTH},
-    scan::{RawKey, Scanner, ShortKey},
+    scan::{RawKey, Scanner},
     steps,
 };
 
@@ -25,47 +23,11 @@ const FEW: usize = 8;
 // The index of a key has two bytes.
 const _: () = assert!(DEPTH * KEYS <= u16::MAX as usize);
 
-/// A key of an open object: 16 bytes, which are two registers.
-#[derive(Clone, Copy, Debug)]
-struct SeenKey {
-    print: Print,
-    text: TextPlace,
-}
-
-/// Where the text of a key is.
-#[derive(Clone, Copy, Debug)]
-struct TextPlace(u64);
-
-impl TextPlace {
-    const LENGTH: u32 = 48;
-    /// Marks a text in [`Texts::decoded`]; others are in the body.
-    const DECODED: u64 = 1 << 63;
-
-    /// A text of the body.
-    #[inline(always)]
-    fn new(start: usize, length: usize) -> Self {
-        const { assert!(LENGTH < 1 << 15, "a length fits beside the mark") };
-        Self(start as u64 | (length as u64) << Self::LENGTH)
-    }
-
-    fn is_decoded(self) -> bool {
-        self.0 & Self::DECODED != 0
-    }
-
-    fn range(self) -> Range<usize> {
-        let start = self.0 & ((1 << Self::LENGTH) - 1);
-        let length = (self.0 & !Self::DECODED) >> Self::LENGTH;
-        #[expect(clippy::cast_possible_truncation, reason = "they were lengths of texts")]
-        let range = start as usize..(start + length) as usize;
-        range
-    }
-}
-
 /// The keys of all open objects.
 #[derive(Debug)]
 pub(super) struct SeenKeys<'a> {
     /// The keys, those of the innermost object last.
-    keys: Vec<SeenKey>,
+    keys: Vec<Print>,
     tables: Tables,
     texts: Texts<'a>,
 }
@@ -73,27 +35,30 @@ pub(super) struct SeenKeys<'a> {
 #[derive(Debug)]
 struct Texts<'a> {
     body: &'a str,
-    /// The texts of the keys with escapes.
+    /// The texts of the long keys with escapes.
     decoded: String,
 }
 
 impl Texts<'_> {
-    /// The text of a key without escapes.
-    fn of(&self, key: &SeenKey) -> &str {
-        let text = if key.text.is_decoded() { &self.decoded } else { self.body };
-        text.get(key.text.range()).unwrap_or_default()
+    fn of(&self, key: Print) -> KeyText<'_> {
+        if key.is_short() { key.text() } else { KeyText::Long(self.long(key.place())) }
+    }
+
+    fn long(&self, place: TextPlace) -> &str {
+        let text = if place.is_decoded() { &self.decoded } else { self.body };
+        text.get(place.range()).unwrap_or_default()
     }
 
     /// Whether two keys are the same.
-    #[inline]
-    fn are_same(&self, one: &SeenKey, other: &SeenKey) -> bool {
-        one.print == other.print && (one.print.is_exact() || self.are_equal(one, other))
+    #[inline(always)]
+    fn are_same(&self, one: Print, other: Print) -> bool {
+        one.is_same(other).unwrap_or_else(|| self.are_equal(one, other))
     }
 
     #[inline(never)]
-    fn are_equal(&self, one: &SeenKey, other: &SeenKey) -> bool {
-        let (one, other) = (self.of(one), self.of(other));
-        steps::count(one.len() / 8);
+    fn are_equal(&self, one: Print, other: Print) -> bool {
+        let (one, other) = (self.long(one.place()), self.long(other.place()));
+        steps::count(one.len() / 32 + 1);
         one == other
     }
 }
@@ -137,13 +102,13 @@ impl<'a> SeenKeys<'a> {
     }
 
     /// The text of a key.
-    pub(super) fn text(&self, index: usize) -> &str {
-        self.keys.get(index).map_or("", |key| self.texts.of(key))
+    pub(super) fn text(&self, index: usize) -> KeyText<'_> {
+        self.keys.get(index).map_or(KeyText::Long(""), |key| self.texts.of(*key))
     }
 
     /// The last key of the innermost object that has one.
-    pub(super) fn last(&self) -> &str {
-        self.keys.last().map_or("", |key| self.texts.of(key))
+    pub(super) fn last(&self) -> KeyText<'_> {
+        self.keys.last().map_or(KeyText::Long(""), |key| self.texts.of(*key))
     }
 
     /// Reads a key of the innermost object and its colon, up to the value. The key is then the
@@ -157,76 +122,66 @@ impl<'a> SeenKeys<'a> {
         scanner: &mut Scanner<'a>,
         object: &mut OpenKeys,
     ) -> Result<Print, Box<JsonError>> {
-        match scanner.short_key() {
-            Some(ShortKey { start, print }) => {
-                self.add(object, SeenKey { print, text: TextPlace::new(start, print.length()) })
-            }
-            None => self.read_other_key(scanner, object),
-        }
-    }
-
-    /// Reads a key that is long, or has escapes, or space around it.
-    #[inline(never)]
-    fn read_other_key(
-        &mut self,
-        scanner: &mut Scanner<'a>,
-        object: &mut OpenKeys,
-    ) -> Result<Print, Box<JsonError>> {
-        if let Some((bytes, length)) = scanner.short_escaped_key() {
-            let text = bytes.get(..length).and_then(|text| std::str::from_utf8(text).ok());
-            let place = TextPlace::new(self.texts.decoded.len(), length);
-            self.texts.decoded.push_str(text.unwrap_or_default());
-            let text = TextPlace(place.0 | TextPlace::DECODED);
-            return self.add(object, SeenKey { print: Print::short(bytes, length), text });
-        }
-        let RawKey { start, string } = scanner.key()?;
-        if string.inner.len() > LENGTH {
-            return Err(JsonError::TooLong.into());
-        }
-        let key = if string.escaped {
-            let start = self.texts.decoded.len();
-            string.unescape_into(&mut self.texts.decoded)?;
-            let text = self.texts.decoded.get(start..).unwrap_or_default();
-            let place = TextPlace::new(start, text.len());
-            SeenKey { print: Print::of(text), text: TextPlace(place.0 | TextPlace::DECODED) }
-        } else {
-            let text = TextPlace::new(start, string.inner.len());
-            SeenKey { print: Print::of(string.inner), text }
+        let key = match scanner.word_key() {
+            Some(key) => key,
+            None => self.read_other_key(scanner)?,
         };
-        self.add(object, key)
-    }
-
-    #[inline(always)]
-    fn add(&mut self, object: &mut OpenKeys, key: SeenKey) -> Result<Print, Box<JsonError>> {
         let others = self.keys.get(object.first()..).unwrap_or_default();
         if others.len() < FEW {
-            steps::count(others.len());
-            if others.iter().any(|other| self.texts.are_same(other, &key)) {
+            steps::count(others.len() / 4);
+            if others.iter().any(|other| self.texts.are_same(*other, key)) {
                 return Err(JsonError::RepeatedKey.into());
             }
         } else {
             self.add_to_table(object, key)?;
         }
         self.keys.push(key);
-        Ok(key.print)
+        Ok(key)
+    }
+
+    /// Reads a key of eight bytes or more, or with escapes, or with space around it.
+    #[inline(never)]
+    fn read_other_key(&mut self, scanner: &mut Scanner<'a>) -> Result<Print, Box<JsonError>> {
+        if let Some(key) = scanner.short_key()? {
+            return Ok(key);
+        }
+        let RawKey { start, string } = scanner.key()?;
+        if string.inner.len() > LENGTH {
+            return Err(JsonError::TooLong.into());
+        }
+        if !string.escaped {
+            return Ok(Print::short(string.inner.as_bytes()).unwrap_or_else(|| {
+                let range = start..start + string.inner.len();
+                Print::long(string.inner, TextPlace::new(&range, false))
+            }));
+        }
+        let decoded = &mut self.texts.decoded;
+        let start = decoded.len();
+        string.unescape_into(decoded)?;
+        let text = decoded.get(start..).unwrap_or_default();
+        if let Some(key) = Print::short(text.as_bytes()) {
+            decoded.truncate(start);
+            return Ok(key);
+        }
+        Ok(Print::long(text, TextPlace::new(&(start..decoded.len()), true)))
     }
 
     /// Finds or adds a key of an object that has more than a few others.
     #[inline(never)]
-    fn add_to_table(&mut self, object: &mut OpenKeys, new: SeenKey) -> Result<(), Box<JsonError>> {
+    fn add_to_table(&mut self, object: &mut OpenKeys, new: Print) -> Result<(), Box<JsonError>> {
         let Self { keys, tables, texts } = self;
         let keys = keys.get(object.first()..).unwrap_or_default();
         if !object.has_table {
             object.has_table = true;
             tables.open();
             for (index, key) in keys.iter().enumerate() {
-                let hash = tables.hash(key.print, || texts.of(key));
+                let hash = tables.hash(*key, |place| texts.long(place));
                 tables.insert(hash, index, |_| false);
             }
         }
-        let hash = tables.hash(new.print, || texts.of(&new));
+        let hash = tables.hash(new, |place| texts.long(place));
         let is_new = tables.insert(hash, keys.len(), |index| {
-            keys.get(index).is_some_and(|key| texts.are_same(key, &new))
+            keys.get(index).is_some_and(|key| texts.are_same(*key, new))
         });
         if !is_new {
             return Err(JsonError::RepeatedKey.into());
@@ -255,8 +210,9 @@ impl<'a> SeenKeys<'a> {
     #[inline(never)]
     fn close_decoded(&mut self, object: OpenKeys) {
         let keys = self.keys.get(object.first()..).unwrap_or_default();
-        if let Some(first) = keys.iter().find(|key| key.text.is_decoded()) {
-            self.texts.decoded.truncate(first.text.range().start);
+        let mut long = keys.iter().filter(|key| !key.is_short()).map(|key| key.place());
+        if let Some(first) = long.find(|place| place.is_decoded()) {
+            self.texts.decoded.truncate(first.range().start);
         }
     }
 }
@@ -276,7 +232,7 @@ mod tests {
         let mut scanner = Scanner::new(seen.texts.body.as_bytes()).unwrap();
         scanner.go_to(at);
         seen.read_key(&mut scanner, object).map_err(|error| *error)?;
-        Ok(seen.last().to_owned())
+        Ok((*seen.last()).to_owned())
     }
 
     /// A body with keys of many lengths, with equal beginnings and ends; and where each begins.
@@ -332,7 +288,7 @@ mod tests {
             }
             assert_eq!(add(&mut seen, &mut inner, *at), Err(JsonError::RepeatedKey));
             assert_eq!(seen.close(inner), places.len());
-            assert_eq!((seen.last(), seen.text(index)), (text.as_str(), text.as_str()));
+            assert_eq!((&*seen.last(), &*seen.text(index)), (text.as_str(), text.as_str()));
         }
         for at in &places[..20] {
             assert_eq!(add(&mut seen, &mut outer, *at), Err(JsonError::RepeatedKey));

@@ -39,12 +39,16 @@ pub fn take() -> u64 {
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
+    use tollgate_testkit::bodies::{self, BOUNDARY};
 
     use super::{
-        super::{FormPlan, Plan, Wanted, form, json},
+        super::{FormPlan, Plan, Wanted, form, json, outline},
         *,
     };
     use crate::route::preset::members::Catalog;
+
+    /// The size of the bodies, in bytes.
+    const BYTES: usize = 100_000;
 
     /// Only the model; everything that rules read; the tables of a preset, with the prompt's text;
     /// JSON-RPC.
@@ -73,51 +77,66 @@ mod tests {
         [model, everything, preset, rpc]
     }
 
-    /// Returns the most steps that a plan takes for a body, beyond [`FIXED`], for each byte.
-    fn per_byte(plans: &[Plan], body: &str) -> f64 {
-        let steps = plans.iter().map(|plan| {
+    /// How a body is read.
+    #[derive(Clone, Copy)]
+    enum Reading<'p> {
+        Rules(&'p [Plan]),
+        Outline,
+        Form,
+    }
+
+    /// Returns the most steps that a body takes.
+    fn steps(reading: Reading<'_>, body: &str) -> u64 {
+        let counted = |read: &dyn Fn()| {
             take();
-            let _read = json::read(body.as_bytes(), plan);
+            read();
             take()
-        });
-        #[expect(clippy::cast_precision_loss, reason = "a ratio")]
-        let ratio = |steps: u64| steps.saturating_sub(FIXED) as f64 / body.len().max(1) as f64;
-        ratio(steps.max().unwrap())
+        };
+        let form = FormPlan { model: Some("model".into()), caps: true, ..FormPlan::default() };
+        match reading {
+            Reading::Rules(plans) => plans
+                .iter()
+                .map(|plan| counted(&|| drop(json::read(body.as_bytes(), plan))))
+                .max()
+                .unwrap(),
+            Reading::Outline => counted(&|| drop(outline::read(body.as_bytes()))),
+            Reading::Form => counted(&|| drop(form::read(body.as_bytes(), BOUNDARY, &form))),
+        }
     }
 
-    fn object(members: usize, member: impl Fn(usize) -> String) -> String {
-        let members: Vec<String> = (0..members).map(member).collect();
-        format!("{{{}}}", members.join(","))
+    #[expect(clippy::cast_precision_loss, reason = "a ratio")]
+    fn per_byte(reading: Reading<'_>, body: &str) -> f64 {
+        steps(reading, body) as f64 / body.len() as f64
     }
 
-    /// Values that cost a reader more for each byte than text does.
-    fn hostile_values() -> Vec<(&'static str, String)> {
-        let alike = "k".repeat(200);
-        vec![
-            ("many keys", object(255, |key| format!(r#""{key:x}":1"#))),
-            ("long keys alike", object(255, |key| format!(r#""{alike}{key:x}{alike}":1"#))),
-            ("keys as long as names", object(255, |key| format!(r#""max_tok{key:03}":1"#))),
-            ("keys as long as other names", object(255, |key| format!(r#""m{key:04}":1"#))),
-            ("keys beyond ASCII", object(255, |key| format!(r#""é{key:x}":1"#))),
-            ("keys that fold", object(255, |key| format!("\"{key}\u{17f}\":1"))),
-            ("escaped keys", object(255, |key| format!(r#""\u0061{key:x}":1"#))),
-            ("objects", r#"{"a":1}"#.into()),
-            ("empty objects", "{}".into()),
-            ("nine keys", object(9, |key| format!(r#""{key:x}":1"#))),
-            ("depth", format!("{}1{}", r#"{"a":"#.repeat(50), "}".repeat(50))),
-            ("deep lists", format!("{}1{}", "[".repeat(50), "]".repeat(50))),
-            ("short strings", r#""a""#.into()),
-            ("empty strings", r#""""#.into()),
-            ("numbers", "1".into()),
-            ("words", "null".into()),
-            ("spaces", "1 \t\r\n".into()),
-            ("escapes", format!(r#""{}""#, r"\n".repeat(500))),
-            ("escaped units", format!(r#""{}""#, r"\ud83d\ude00".repeat(90))),
-            ("parts", r#"{"type":"text","text":"\n"}"#.into()),
-            ("unknown parts", r#"{"type":"texts"}"#.into()),
-            ("references", r#"{"type":"image_url","image_url":{"url":"x:"}}"#.into()),
-            ("tools", r#"{"type":"function","function":{"name":"f"}}"#.into()),
-        ]
+    #[test]
+    fn no_body_takes_more_than_twice_the_steps_of_a_chat_for_each_byte() {
+        let plans = plans();
+        let rules = Reading::Rules(&plans);
+        let chat = |reading| per_byte(reading, &bodies::turns(BYTES));
+        let mut rows = Vec::new();
+        for (name, body) in bodies::hostile(BYTES) {
+            for (reader, reading) in [("rules", rules), ("outline", Reading::Outline)] {
+                rows.push((reader, name, per_byte(reading, &body) / chat(reading)));
+            }
+        }
+        for (name, body) in bodies::forms(BYTES) {
+            rows.push(("form", name, per_byte(Reading::Form, &body) / chat(rules)));
+        }
+        rows.retain(|(_, _, over)| *over > 2.0);
+        assert!(rows.is_empty(), "{rows:#?}");
+    }
+
+    #[test]
+    fn twice_the_bytes_take_twice_the_steps() {
+        let plans = plans();
+        for reading in [Reading::Rules(&plans), Reading::Outline] {
+            let (short, long) = (bodies::hostile(BYTES / 2), bodies::hostile(BYTES * 2));
+            for ((name, short), (_, long)) in short.into_iter().zip(long) {
+                let (short, long) = (per_byte(reading, &short), per_byte(reading, &long));
+                assert!(long <= short * 1.2 + 0.5, "{name}: {short}, then {long}");
+            }
+        }
     }
 
     /// Places of a document that rules read.
@@ -130,67 +149,6 @@ mod tests {
         r#"{"method":"m","params":[VALUES]}"#,
         "[VALUES]",
     ];
-
-    #[test]
-    fn hostile_bodies_take_a_bounded_number_of_steps_for_each_byte() {
-        let plans = plans();
-        for (name, value) in hostile_values() {
-            let values = vec![value.as_str(); 40_000 / value.len() + 1].join(",");
-            for place in PLACES {
-                let steps = per_byte(&plans, &place.replace("VALUES", &values));
-                assert!(steps <= MOST as f64, "{name} in {place}: {steps} steps for each byte");
-            }
-        }
-    }
-
-    #[test]
-    fn no_hostile_body_takes_many_more_steps_for_each_byte_than_a_chat() {
-        let plans = plans();
-        let turns = r#"{"role":"user","content":"And in French?"},{"role":"assistant","content":"Bonjour."}"#;
-        let body = |place: &str, value: &str| {
-            place.replace("VALUES", &vec![value; 100_000 / value.len() + 1].join(","))
-        };
-        let chat = per_byte(&plans, &body(PLACES[1], turns));
-        for (name, value) in hostile_values() {
-            let steps = per_byte(&plans, &body(PLACES[0], &value));
-            assert!(steps <= 4.0 * chat, "{name}: {steps} steps for each byte, a chat {chat}");
-        }
-    }
-
-    #[test]
-    fn twice_the_bytes_take_twice_the_steps() {
-        let plans = plans();
-        for (name, value) in hostile_values() {
-            let at = |bytes: usize| {
-                let values = vec![value.as_str(); bytes / value.len() + 1].join(",");
-                per_byte(&plans, &PLACES[0].replace("VALUES", &values))
-            };
-            let (short, long) = (at(50_000), at(400_000));
-            assert!(long <= short * 1.2 + 0.5, "{name}: {short}, then {long}");
-        }
-    }
-
-    #[test]
-    fn hostile_forms_take_a_bounded_number_of_steps_for_each_byte() {
-        let plan = FormPlan { model: Some("model".into()), caps: true, ..FormPlan::default() };
-        let part = |name: &str, value: &str| {
-            format!("--b\r\nContent-Disposition: form-data; name=\"{name}\"\r\n\r\n{value}\r\n")
-        };
-        for (name, body) in [
-            ("small parts", part("f", "").repeat(256)),
-            ("near boundaries", part("f", &"\r\n--a".repeat(10_000))),
-            ("line breaks", part("f", &"\r\n".repeat(20_000))),
-            ("a long name", part(&"n".repeat(4000), "").repeat(20)),
-            ("headers without an end", format!("--b\r\n{}", "a: b\r\n".repeat(5000))),
-        ] {
-            let body = format!("{body}--b--");
-            take();
-            let _read = form::read(body.as_bytes(), "b", &plan);
-            let most = FIXED + MOST * body.len() as u64;
-            let steps = take();
-            assert!(steps <= most, "{name}: {steps} for {} bytes", body.len());
-        }
-    }
 
     proptest! {
         #[test]
@@ -206,8 +164,10 @@ mod tests {
             let plans = plans();
             let values: String = pieces.iter().map(|piece| PIECES[*piece]).collect();
             let body = PLACES[place].replace("VALUES", &values.repeat(20));
-            let steps = per_byte(&plans, &body);
-            prop_assert!(steps <= MOST as f64, "{}: {}", body, steps);
+            for reading in [Reading::Rules(&plans), Reading::Outline] {
+                let steps = steps(reading, &body);
+                prop_assert!(steps <= FIXED + MOST * body.len() as u64, "{}: {}", body, steps);
+            }
         }
     }
 }

@@ -4,7 +4,7 @@ use std::borrow::Cow;
 
 use super::{
     super::{
-        content::{is_external, is_inline_medium, is_text_part, kind},
+        content::{PartType, is_external, is_inline_medium},
         facts::ForbiddenCause,
         json_error::{JsonError, LENGTH, STRINGS},
         plan::{Expect, Node, SourceKey, Text, TextRole},
@@ -59,19 +59,19 @@ impl<'a> Reader<'a, '_> {
     /// Records the type of a part. `strict`: an unknown type hides text.
     fn part_type(&mut self, string: &RawString<'a>, strict: bool) -> Result<(), Box<JsonError>> {
         // No known type is longer.
-        let short = Some(string).filter(|string| string.inner.len() <= LENGTH);
-        let part_type = short.map(RawString::unescape).transpose()?;
-        match part_type.as_deref().and_then(kind) {
-            Some(kind) => {
+        let part_type = match string.inner.len() <= LENGTH {
+            true => PartType::of(&string.unescape()?),
+            false => PartType::Unknown,
+        };
+        match part_type {
+            PartType::Medium(kind) => {
                 if let Some(parts) = self.parts() {
                     parts.typed.add(kind);
                 }
             }
             // The type of the part is unknown, so its text cannot be read.
-            None if strict => {
-                self.facts.prompt_text.opaque |= !part_type.is_some_and(|t| is_text_part(&t));
-            }
-            None => {}
+            PartType::Unknown => self.facts.prompt_text.opaque |= strict,
+            PartType::Text => {}
         }
         Ok(())
     }

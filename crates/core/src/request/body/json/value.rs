@@ -214,6 +214,6 @@ impl<'p> Reader<'_, 'p> {
     /// The error of a value whose type is not the one that its member must have.
     #[cold]
     pub(super) fn wrong_type(&self) -> Box<JsonError> {
-        JsonError::WrongType(self.seen.last().to_owned()).into()
+        JsonError::WrongType((*self.seen.last()).to_owned()).into()
     }
 }

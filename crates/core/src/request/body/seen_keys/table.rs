@@ -10,6 +10,7 @@ use foldhash::fast::FixedState;
 use super::{
     super::{json_error::KEYS, steps},
     Print,
+    print::TextPlace,
 };
 
 /// The slots of a table. At most half of them are used.
@@ -61,16 +62,20 @@ impl Tables {
 
     /// The hash of a key, with a seed that differs for each body.
     #[inline]
-    pub(super) fn hash<'k>(&mut self, print: Print, text: impl FnOnce() -> &'k str) -> u64 {
+    pub(super) fn hash<'k>(
+        &mut self,
+        key: Print,
+        text: impl FnOnce(TextPlace) -> &'k str,
+    ) -> u64 {
         let hash = self
             .hash
             .get_or_insert_with(|| FixedState::with_seed(RandomState::new().hash_one(SLOTS)));
         steps::count(1);
-        if print.is_exact() {
-            return hash.hash_one(print.number());
+        if key.is_short() {
+            return hash.hash_one(key.words());
         }
-        let text = text();
-        steps::count(text.len() / 8);
+        let text = text(key.place());
+        steps::count(text.len() / 16);
         hash.hash_one(text.as_bytes())
     }
 
