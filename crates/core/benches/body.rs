@@ -132,23 +132,19 @@ enum Reading<'p> {
 
 impl Reading<'_> {
     /// Reads a body once, and returns whether it is accepted.
-    fn read(self, body: &str) -> bool {
+    fn read(self, body: &[u8]) -> bool {
         match self {
-            Self::Rules(plan) => {
-                black_box(body_of("application/json", body.as_bytes()).json(plan)).is_ok()
-            }
-            Self::Outline => {
-                black_box(body_of("application/json", body.as_bytes()).outline()).is_ok()
-            }
+            Self::Rules(plan) => black_box(body_of("application/json", body).json(plan)).is_ok(),
+            Self::Outline => black_box(body_of("application/json", body).outline()).is_ok(),
             Self::Form(plan) => {
                 let content_type = format!("multipart/form-data; boundary={BOUNDARY}");
-                black_box(body_of(&content_type, body.as_bytes()).form(plan)).is_ok()
+                black_box(body_of(&content_type, body).form(plan)).is_ok()
             }
         }
     }
 
     /// Returns the nanoseconds for each byte.
-    fn cost(self, body: &str) -> f64 {
+    fn cost(self, body: &[u8]) -> f64 {
         let times = ROUND_BYTES.div_ceil(body.len());
         let start = on_core();
         for _ in 0..times {
@@ -161,8 +157,8 @@ impl Reading<'_> {
 }
 
 /// The cost of a body over that of a chat, both with the slowest of their readings.
-fn compare(chat: &str, plain: &[Reading<'_>], body: &str, readings: &[Reading<'_>]) -> String {
-    let slowest = |readings: &[Reading<'_>], body: &str| {
+fn compare(chat: &[u8], plain: &[Reading<'_>], body: &[u8], readings: &[Reading<'_>]) -> String {
+    let slowest = |readings: &[Reading<'_>], body: &[u8]| {
         readings.iter().map(|reading| reading.cost(body)).fold(0.0, f64::max)
     };
     let mut rounds: Vec<(f64, f64)> = (0..ROUNDS)
@@ -230,21 +226,23 @@ fn main() {
             show(name, body.len(), &costs, "");
         }
     }
-    let chat = bodies::turns(HOSTILE_BYTES);
+    let chat = bodies::turns(HOSTILE_BYTES).into_bytes();
     let rules = [model, everything, preset].map(Reading::Rules);
     println!("cost of a byte, over a chat of short turns: median (least to most)");
-    for (name, body) in bodies::hostile(HOSTILE_BYTES) {
+    let hostile = bodies::hostile(HOSTILE_BYTES).into_iter();
+    let hostile = hostile.map(|(name, body)| (name, body.into_bytes()));
+    for (name, body) in hostile.chain(bodies::invalid(HOSTILE_BYTES)) {
         if wanted(name) {
             let rules = compare(&chat, &rules, &body, &rules);
             let outline = compare(&chat, &[Reading::Outline], &body, &[Reading::Outline]);
-            println!("{name:<36} rules {rules}  outline {outline}");
+            println!("{name:<40} rules {rules}  outline {outline}");
         }
     }
     let plan = FormPlan { model: Some("model".into()), caps: true, ..FormPlan::default() };
     for (name, body) in bodies::forms(HOSTILE_BYTES) {
         if wanted(name) {
-            let form = compare(&chat, &rules, &body, &[Reading::Form(&plan)]);
-            println!("{name:<36} rules {form}");
+            let form = compare(&chat, &rules, body.as_bytes(), &[Reading::Form(&plan)]);
+            println!("{name:<40} rules {form}");
         }
     }
 }

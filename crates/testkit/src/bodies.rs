@@ -49,6 +49,20 @@ pub fn hostile(bytes: usize) -> Vec<Named> {
     bodies
 }
 
+/// Bodies that are no UTF-8, which is found at their end.
+pub fn invalid(bytes: usize) -> Vec<(&'static str, Vec<u8>)> {
+    let text = |name, piece: &str| {
+        let text = piece.repeat(bytes / piece.len());
+        (name, [br#"{"messages":[{"content":""#, text.as_bytes(), b"\xff\"}]}"].concat())
+    };
+    vec![
+        text("invalid UTF-8", "And in French? "),
+        text("invalid UTF-8 after letters beyond ASCII", "a\u{e9}"),
+        text("invalid UTF-8 after Chinese", "\u{4f60}\u{597d}"),
+        text("invalid UTF-8 after emojis", "\u{1f600}"),
+    ]
+}
+
 /// Forms with the boundary [`BOUNDARY`]: of many parts, of about so many bytes in one part, and of long
 /// headers.
 pub fn forms(bytes: usize) -> Vec<Named> {
@@ -93,7 +107,10 @@ fn values() -> Vec<Named> {
             let alike = alike(200);
             keys(&|key| format!(r#""{alike}{key:x}{alike}":1"#))
         }),
-        ("keys of 20 bytes alike", keys(&|key| format!(r#""{}{key:04x}{}":1"#, alike(8), alike(8)))),
+        (
+            "keys of 20 bytes alike",
+            keys(&|key| format!(r#""{}{key:04x}{}":1"#, alike(8), alike(8))),
+        ),
         ("keys that begin alike", keys(&|key| format!(r#""{}{key:x}":1"#, alike(40)))),
         ("keys like names", keys(&|key| format!(r#""max_tok{key:03}":1"#))),
         ("keys like long names", keys(&|key| format!(r#""max_completion_tok{key:03}":1"#))),
@@ -101,6 +118,15 @@ fn values() -> Vec<Named> {
         ("keys beyond ASCII", keys(&|key| format!(r#""é{key:x}":1"#))),
         ("longer keys beyond ASCII", keys(&|key| format!(r#""éèéèé{key:x}":1"#))),
         ("keys that fold", keys(&|key| format!("\"{key:x}\u{17f}\":1"))),
+        (
+            "keys of letters that fold",
+            keys(&|key| format!("\"\u{17f}\u{212a}{key:x}\u{17f}\u{212a}\":1")),
+        ),
+        ("keys that fold like names", keys(&|key| format!("\"ma{key:03}to\u{212a}en\u{17f}\":1"))),
+        (
+            "long keys that fold like names",
+            keys(&|key| format!("\"max_completion{key:03}o\u{212a}en\u{17f}\":1")),
+        ),
         ("long keys that fold", keys(&|key| format!("\"an_identifier{key:x}\u{17f}\u{17f}\":1"))),
         ("escaped keys", keys(&|key| format!(r#""\u0061{key:x}":1"#))),
         ("keys with an escape", keys(&|key| format!(r#""{key:x}\n":1"#))),
@@ -157,7 +183,13 @@ fn values() -> Vec<Named> {
         ("images", r#"{"type":"image_url","image_url":{"url":"data:,"}}"#.into()),
         ("references", r#"{"type":"image_url","image_url":{"url":"x:"}}"#.into()),
         ("images without a type", r#"{"image_url":""}"#.into()),
-        ("an image", format!(r#"{{"image_url":{{"url":"data:image/png;base64,{}"}}}}"#, "iVBORw0K".repeat(5000))),
+        (
+            "an image",
+            format!(
+                r#"{{"image_url":{{"url":"data:image/png;base64,{}"}}}}"#,
+                "iVBORw0K".repeat(5000)
+            ),
+        ),
         ("tools in content", r#"{"type":"function","function":{"name":"f"}}"#.into()),
     ]
 }

@@ -118,9 +118,7 @@ impl PartType {
             Found::Variant(_) | Found::None => None,
         };
         match known {
-            Some(index) => {
-                TYPES.get(index).map_or(Self::Text, |(_, kind)| Self::Medium(*kind))
-            }
+            Some(index) => TYPES.get(index).map_or(Self::Text, |(_, kind)| Self::Medium(*kind)),
             None => Self::Unknown,
         }
     }

@@ -8,7 +8,7 @@ use super::{
     json::integer,
     member_plan::{Wanted, part},
     members::{Class, Count, TableId, Tables},
-    names::Names,
+    names::{Found, Names},
     plan::{Cap, bounds_answer},
 };
 
@@ -124,7 +124,7 @@ impl FieldPlan {
     ) -> Result<(), FieldError> {
         let place = |suffix: String| format!("{}{name}{suffix}", self.mark);
         let Some(field) = self.names.get(name).and_then(|at| self.fields.get(at)) else {
-            if self.names.get(name.trim()).is_some() || self.names.variant(name.trim()).is_some() {
+            if self.names.look_up(name.trim()) != Found::None {
                 return Err(FieldError::Variant);
             }
             if !self.unknown_pass {

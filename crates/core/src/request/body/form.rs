@@ -43,10 +43,8 @@ const CHARSET: &str = "_charset_";
 /// The fields of numbers that limit what a request costs, and [`CHARSET`]. Each part of a form is looked
 /// up (`cargo bench --bench body`, "form of small parts").
 static KNOWN: LazyLock<(Names, Vec<(Option<Cap>, &'static str)>)> = LazyLock::new(|| {
-    let fields: Vec<_> = cap_fields()
-        .map(|(cap, name)| (Some(cap), name))
-        .chain([(None, CHARSET)])
-        .collect();
+    let fields: Vec<_> =
+        cap_fields().map(|(cap, name)| (Some(cap), name)).chain([(None, CHARSET)]).collect();
     let mut names = Names::default();
     fields.iter().enumerate().for_each(|(index, (_, name))| names.set(*name, index));
     (names, fields)

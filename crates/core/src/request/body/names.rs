@@ -18,13 +18,14 @@ pub(super) struct Names {
     list: Vec<Name>,
     /// A bit for each length that a name has, up to [`LONGEST`].
     lengths: u32,
-    /// The indices of short names plus one, each at or after the place of its hash; 0 in free slots.
+    /// The indices of names plus one, each at or after the place of its hash; 0 in free slots.
     slots: Box<[u16]>,
 }
 
 #[derive(Clone, Debug)]
 struct Name {
     text: Arc<str>,
+    folded: Folded,
     /// The print of a short name.
     print: Option<Print>,
     place: usize,
@@ -39,6 +40,42 @@ pub(super) enum Found<'n> {
     Variant(&'n Arc<str>),
     /// The key is none of the names.
     None,
+}
+
+/// What names and keys that differ only in case have in common: all bytes of a short one, the first
+/// and the last eight of a longer one, without the bit of the case. Others may have the same.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Folded(u64, u64);
+
+impl Folded {
+    fn of_text(text: &str) -> Self {
+        match Print::short(text.as_bytes()) {
+            Some(print) => Self::of_print(print),
+            None => Self::of_long(text),
+        }
+    }
+
+    #[inline(always)]
+    fn of_print(short: Print) -> Self {
+        let (low, high) = short.folded();
+        Self(low, high)
+    }
+
+    fn of_long(text: &str) -> Self {
+        const CASE: u64 = u64::from_le_bytes([0x20; 8]);
+        let word = |bytes: Option<&[u8; 8]>| bytes.map_or(0, |bytes| u64::from_le_bytes(*bytes));
+        let bytes = text.as_bytes();
+        Self(word(bytes.first_chunk()) | CASE, word(bytes.last_chunk()) | CASE)
+    }
+
+    /// The slot of `size` at which the search begins; `size` is a power of two.
+    #[inline(always)]
+    fn slot(self, size: usize) -> usize {
+        let mixed = (self.0 ^ self.1.rotate_left(29)).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+        #[expect(clippy::cast_possible_truncation, reason = "a part of the hash suffices")]
+        let hash = (mixed >> 32) as usize;
+        hash & size.wrapping_sub(1)
+    }
 }
 
 impl Names {
@@ -62,8 +99,8 @@ impl Names {
         match self.list.binary_search_by(|known| Self::order(&known.text, &text)) {
             Ok(at) => drop(self.list.get_mut(at).map(|known| known.place = place)),
             Err(at) => {
-                let print = Print::short(text.as_bytes());
-                self.list.insert(at, Name { text, print, place });
+                let (folded, print) = (Folded::of_text(&text), Print::short(text.as_bytes()));
+                self.list.insert(at, Name { text, folded, print, place });
                 self.index();
             }
         }
@@ -75,8 +112,7 @@ impl Names {
         let size = (self.list.len() * 4).next_power_of_two();
         let mut slots = vec![0_u16; size].into_boxed_slice();
         for (index, name) in self.list.iter().enumerate() {
-            let Some(print) = name.print else { continue };
-            let mut at = slot_of(print, size);
+            let mut at = name.folded.slot(size);
             while slots.get(at).is_some_and(|slot| *slot != 0) {
                 at = (at + 1) % size;
             }
@@ -92,23 +128,17 @@ impl Names {
         self.lengths >> length.min(LONGEST) & 1 == 1
     }
 
-    /// The short names that a key may be, in any case.
+    /// The names that a key may be, in any case.
     #[inline(always)]
-    fn alike(&self, key: Print) -> impl Iterator<Item = (&Name, Print)> {
+    fn alike(&self, key: Folded) -> impl Iterator<Item = &Name> {
         let size = self.slots.len();
-        let first = slot_of(key, size);
+        let first = key.slot(size);
         let slots = (first..first + size).map_while(move |at| self.slots.get(at & (size - 1)));
         let found = slots.map_while(|slot| self.list.get(usize::from(slot.checked_sub(1)?)));
-        found.filter_map(move |name| {
+        found.filter(move |name| {
             steps::count(1);
-            name.print.filter(|print| print.folded() == key.folded()).map(|print| (name, print))
+            name.folded == key
         })
-    }
-
-    /// The names that are longer than a print has room for, as long as a key.
-    fn long(&self, length: usize) -> &[Name] {
-        let at = |length: usize| self.list.partition_point(|name| name.text.len() < length);
-        self.list.get(at(length)..at(length + 1)).unwrap_or_default()
     }
 
     /// The place of a name.
@@ -116,21 +146,14 @@ impl Names {
         if !self.has_length(name.len()) {
             return None;
         }
-        match Print::short(name.as_bytes()) {
-            Some(key) => {
-                let mut alike = self.alike(key);
-                alike.find(|(_, print)| print.is_same(key) == Some(true)).map(|(name, _)| name)
-            }
-            None => {
-                steps::count(name.len() / 8);
-                self.long(name.len()).iter().find(|known| *known.text == *name)
-            }
-        }
-        .map(|name| name.place)
+        steps::count(name.len() / 8);
+        let mut alike = self.alike(Folded::of_text(name));
+        alike.find(|known| *known.text == *name).map(|known| known.place)
     }
 
-    /// The place of a name, or the name that Go takes a key for ([`variant`](Self::variant)). The
-    /// text of a short key is not looked at.
+    /// The place of a name, or the name that Go takes a key for: it folds ASCII case, and the two
+    /// other letters that fold into ASCII (long s and the Kelvin sign). The text of a short key is not
+    /// looked at.
     #[inline]
     pub(super) fn find<'k>(&self, key: Print, text: impl FnOnce() -> KeyText<'k>) -> Found<'_> {
         if key.is_short() {
@@ -146,8 +169,7 @@ impl Names {
     /// As [`find`](Self::find), for a text.
     pub(super) fn look_up(&self, text: &str) -> Found<'_> {
         match Print::short(text.as_bytes()) {
-            Some(key) if !self.has_length(key.length()) && !key.may_fold() => Found::None,
-            Some(key) => self.find_short(key),
+            Some(key) => self.find(key, || KeyText::Long("")),
             None => self.find_long(text),
         }
     }
@@ -155,74 +177,90 @@ impl Names {
     #[inline(never)]
     fn find_short(&self, key: Print) -> Found<'_> {
         let mut variant = None;
-        for (name, print) in self.alike(key) {
+        for name in self.alike(Folded::of_print(key)) {
+            let Some(print) = name.print else { continue };
             if print.is_same(key) == Some(true) {
                 return Found::Place(name.place);
             }
-            if name.text.eq_ignore_ascii_case(&key.text()) {
-                variant = Some(&name.text);
+            if print.is_same_in_any_case(key) {
+                variant = variant.or(Some(&name.text));
             }
         }
-        if key.may_fold() {
-            variant = self.variant(&key.text());
+        if let Some(ascii) = key.with_ascii_letters() {
+            variant = self.short_variant(ascii);
         }
         variant.map_or(Found::None, Found::Variant)
     }
 
+    /// The name that a short key differs from at most in case.
+    fn short_variant(&self, key: Print) -> Option<&Arc<str>> {
+        if !self.has_length(key.length()) {
+            return None;
+        }
+        let is_same = |name: &&Name| name.print.is_some_and(|print| print.is_same_in_any_case(key));
+        self.alike(Folded::of_print(key)).find(is_same).map(|name| &name.text)
+    }
+
     #[inline(never)]
     fn find_long(&self, key: &str) -> Found<'_> {
-        match self.get(key) {
-            Some(place) => Found::Place(place),
-            None => self.variant(key).map_or(Found::None, Found::Variant),
-        }
-    }
-
-    /// The name that Go takes `key` for: it folds ASCII case, and the two other letters that fold into
-    /// ASCII (long s and the Kelvin sign). `key` itself is none of the names.
-    pub(super) fn variant(&self, key: &str) -> Option<&Arc<str>> {
-        // Each of these letters is at most three bytes for one of a name.
+        // Each of the letters that fold is at most three bytes for one of a name.
         let longest = self.list.last().map_or(0, |name| name.text.len());
         if key.len() > 3 * longest {
-            return None;
+            return Found::None;
         }
         steps::count(key.len() / 8);
-        let may_fold = key.bytes().fold(false, |has, byte| has | matches!(byte, 0xc5 | 0xe2));
-        let folded = may_fold.then(|| fold(key));
-        let key = folded.as_deref().unwrap_or(key);
-        if !self.has_length(key.len()) {
+        let mut variant = None;
+        if self.has_length(key.len()) {
+            for name in self.alike(Folded::of_long(key)) {
+                if *name.text == *key {
+                    return Found::Place(name.place);
+                }
+                if name.text.eq_ignore_ascii_case(key) {
+                    variant = variant.or(Some(&name.text));
+                }
+            }
+        }
+        let length = folded_length(key);
+        if length < key.len() {
+            variant = self.long_variant(key, length);
+        }
+        variant.map_or(Found::None, Found::Variant)
+    }
+
+    /// The name that Go takes a long key for, which has so many bytes once its letters are folded.
+    #[inline(never)]
+    fn long_variant(&self, key: &str, length: usize) -> Option<&Arc<str>> {
+        if !self.has_length(length) {
             return None;
         }
-        match Print::short(key.as_bytes()) {
-            Some(print) => {
-                let mut alike = self.alike(print).map(|(name, _)| name);
-                alike.find(|name| name.text.eq_ignore_ascii_case(key))
-            }
-            None => self.long(key.len()).iter().find(|name| name.text.eq_ignore_ascii_case(key)),
-        }
-        .map(|name| &name.text)
+        let start = self.list.partition_point(|name| name.text.len() < length);
+        let alike = self.list.get(start..).unwrap_or_default();
+        let mut alike = alike.iter().take_while(|name| name.text.len() == length);
+        alike.find(|name| folds_into(key, &name.text)).map(|name| &name.text)
     }
 }
 
-/// The slot at which the search for a short key begins, whatever its case; `size` is a power of two.
-#[inline(always)]
-fn slot_of(key: Print, size: usize) -> usize {
-    let (low, high) = key.folded();
-    let mixed = (low ^ high.rotate_left(29)).wrapping_mul(0x9e37_79b9_7f4a_7c15);
-    #[expect(clippy::cast_possible_truncation, reason = "a part of the hash suffices")]
-    let hash = (mixed >> 32) as usize;
-    hash & size.wrapping_sub(1)
+/// The length of a key once the letters beyond ASCII that fold into it are folded.
+fn folded_length(key: &str) -> usize {
+    let bytes = key.as_bytes();
+    if bytes.is_ascii() {
+        return bytes.len();
+    }
+    let count = |letter: &str| {
+        bytes.windows(letter.len()).filter(|bytes| *bytes == letter.as_bytes()).count()
+    };
+    bytes.len() - count("\u{17f}") - 2 * count("\u{212a}")
 }
 
-/// Replaces the letters beyond ASCII that fold into it.
-fn fold(key: &str) -> String {
-    steps::count(key.len());
-    key.chars()
-        .map(|letter| match letter {
-            '\u{17f}' => 's',
-            '\u{212a}' => 'k',
-            other => other,
-        })
-        .collect()
+/// Whether Go takes a key for a name of as many letters.
+fn folds_into(key: &str, name: &str) -> bool {
+    steps::count(1);
+    let folded = key.chars().map(|letter| match letter {
+        '\u{17f}' => 's',
+        '\u{212a}' => 'k',
+        other => other.to_ascii_lowercase(),
+    });
+    folded.eq(name.chars().map(|letter| letter.to_ascii_lowercase()))
 }
 
 #[cfg(test)]
@@ -277,7 +315,6 @@ mod tests {
                 Some("a_name_that_is_longer_than_all_the_others"),
             ),
         ] {
-            assert_eq!(names.variant(key).map(AsRef::as_ref), known, "{key}");
             let found = match names.look_up(key) {
                 Found::Variant(known) => Some(&**known),
                 Found::Place(_) | Found::None => None,

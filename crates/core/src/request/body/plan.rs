@@ -336,7 +336,8 @@ pub fn cap_names() -> impl Iterator<Item = &'static str> {
 /// Returns the numbers of [`Plan::caps`] that are at the top of a document: a form has them as
 /// fields.
 pub(super) fn cap_fields() -> impl Iterator<Item = (Cap, &'static str)> {
-    let all = [(Cap::Tokens, &TOKENS[..]), (Cap::Choices, &CHOICES[..]), (Cap::BestOf, &BEST_OF[..])];
+    let all =
+        [(Cap::Tokens, &TOKENS[..]), (Cap::Choices, &CHOICES[..]), (Cap::BestOf, &BEST_OF[..])];
     all.into_iter().flat_map(|(cap, places)| {
         let top = |place: &&'static str| place.strip_prefix('/').filter(|name| !name.contains('/'));
         places.iter().filter_map(move |place| top(place).map(|name| (cap, name)))

@@ -58,40 +58,53 @@ impl<'a> Scanner<'a> {
                 self.colon()?;
                 Ok(Some(Print::of_words(low, high, length)))
             }
-            Some(b'\\') => self.escaped_key(length),
+            Some(b'\\') => self.escaped_key(),
             _ => Ok(None),
         }
     }
 
-    /// As [`short_key`](Self::short_key), for a key whose first escape has this place.
-    fn escaped_key(&mut self, plain: usize) -> Result<Option<Print>, Box<JsonError>> {
+    /// As [`short_key`](Self::short_key), for a key with escapes.
+    fn escaped_key(&mut self) -> Result<Option<Print>, Box<JsonError>> {
         let rest = self.bytes.get(self.at + 1..).unwrap_or_default();
-        let mut key = [0; SHORT];
-        key.iter_mut().zip(rest).take(plain).for_each(|(slot, byte)| *slot = *byte);
-        let (mut length, mut at) = (plain, plain);
+        let (mut key, mut length, mut at) = (0_u128, 0, 0);
+        // Adds bytes, of which all after the first `added` are 0. Returns whether the key is short.
+        let mut add = |bytes: u64, added: usize| {
+            key |= u128::from(bytes) << (8 * length);
+            length += added;
+            length <= SHORT
+        };
         loop {
+            let Some(word) = rest.get(at..).and_then(|rest| rest.first_chunk()) else {
+                return Ok(None);
+            };
+            let word = u64::from_le_bytes(*word);
+            let run = before_end(word);
+            if run > 0 && !add(word << (64 - 8 * run) >> (64 - 8 * run), run) {
+                return Ok(None);
+            }
+            at += run;
             match rest.get(at) {
                 Some(b'"') => break,
                 Some(b'\\') => {
                     let escape = rest.get(at + 1..).unwrap_or_default();
                     let Some((letter, bytes)) = escape_at(escape) else { return Ok(None) };
-                    let end = length + letter.len_utf8();
-                    let Some(slots) = key.get_mut(length..end) else { return Ok(None) };
-                    letter.encode_utf8(slots);
-                    (length, at) = (end, at + 1 + bytes);
+                    let mut utf8 = [0; 8];
+                    let added = letter.encode_utf8(&mut utf8).len();
+                    if !add(u64::from_le_bytes(utf8), added) {
+                        return Ok(None);
+                    }
+                    at += 1 + bytes;
                 }
-                Some(byte @ 0x20..) => {
-                    let Some(slot) = key.get_mut(length) else { return Ok(None) };
-                    *slot = *byte;
-                    (length, at) = (length + 1, at + 1);
-                }
+                Some(0x20..) => {}
                 _ => return Ok(None),
             }
         }
         steps::count(at / 4 + 1);
         self.at += at + 2;
         self.colon()?;
-        Ok(key.get(..length).and_then(Print::short))
+        #[expect(clippy::cast_possible_truncation, reason = "each half of it")]
+        let print = Print::of_words(key as u64, (key >> 64) as u64, length);
+        Ok(Some(print))
     }
 
     /// Reads any key and its colon, up to the value.

@@ -146,22 +146,62 @@ impl Print {
 
     /// The text of a short key.
     pub(in super::super) fn text(self) -> KeyText<'static> {
-        let bytes = u128::from(self.low) | u128::from(self.high & !LONG) << 64;
-        KeyText::Short(bytes.to_le_bytes(), self.length())
+        KeyText::Short(self.bytes().to_le_bytes(), self.length())
     }
 
     /// Whether a short key may have a letter beyond ASCII that folds into it: the long s, or the
-    /// Kelvin sign, by their first bytes.
+    /// Kelvin sign.
     #[inline(always)]
     pub(in super::super) fn may_fold(self) -> bool {
-        const EACH: u64 = u64::from_le_bytes([1; 8]);
         // The length, above the other bytes, is less than 128.
-        (self.low | self.high) & (EACH * 0x80) != 0 && self.has_folding_byte()
+        (self.low | self.high) & (EACH * 0x80) != 0 && self.folding_letters() != 0
     }
 
-    fn has_folding_byte(self) -> bool {
-        let bytes = u128::from(self.low) | u128::from(self.high) << 64;
-        bytes.to_le_bytes().iter().fold(false, |has, byte| has | matches!(byte, 0xc5 | 0xe2))
+    /// The bytes of a short key, the first one lowest.
+    fn bytes(self) -> u128 {
+        u128::from(self.low) | u128::from(self.high & !LONG) << 64
+    }
+
+    /// The high bits of the first bytes of letters that fold into ASCII.
+    #[inline(never)]
+    fn folding_letters(self) -> u128 {
+        let bytes = self.bytes();
+        let is = |byte: u8, at: u32| equal_bytes(bytes >> (8 * at), byte);
+        let [s, k] = [LONG_S, KELVIN].map(|letter| {
+            let bytes = (0..).zip(letter.bytes());
+            bytes.fold(u128::MAX, |all, (at, byte)| all & is(byte, at))
+        });
+        s | k
+    }
+
+    /// A short key with the letters of ASCII in place of those that fold into it; `None` if it has
+    /// none of them.
+    pub(in super::super) fn with_ascii_letters(self) -> Option<Self> {
+        let (mut bytes, mut length) = (self.bytes(), self.length());
+        let mut letters = self.folding_letters();
+        if letters == 0 {
+            return None;
+        }
+        while letters != 0 {
+            let at = letters.trailing_zeros() & !7;
+            let (ascii, written) = match (bytes >> at) & 0xff {
+                0xc5 => (b's', LONG_S.len()),
+                _ => (b'k', KELVIN.len()),
+            };
+            let after = bytes >> at >> (8 * written);
+            bytes = bytes & ((1 << at) - 1) | (u128::from(ascii) | after << 8) << at;
+            letters = (letters & (letters - 1)) >> (8 * (written - 1));
+            length -= written - 1;
+        }
+        #[expect(clippy::cast_possible_truncation, reason = "each half of it")]
+        let (low, high) = (bytes as u64, (bytes >> 64) as u64);
+        Some(Self { low, high: high | (length as u64) << 56 })
+    }
+
+    /// Whether two short keys differ at most in the case of letters of ASCII.
+    pub(in super::super) fn is_same_in_any_case(self, other: Self) -> bool {
+        lower_case(self.low) == lower_case(other.low)
+            && lower_case(self.high) == lower_case(other.high)
     }
 
     /// Both words, as they are hashed.
@@ -174,9 +214,32 @@ impl Print {
     /// differ only in case have the same.
     #[inline(always)]
     pub(in super::super) fn folded(self) -> (u64, u64) {
-        const CASE: u64 = u64::from_le_bytes([0x20; 8]);
+        const CASE: u64 = EACH * 0x20;
         (self.low | CASE, self.high | CASE >> 8)
     }
+}
+
+/// A bit in each byte of a word.
+const EACH: u64 = u64::from_le_bytes([1; 8]);
+
+/// The letters beyond ASCII that fold into it, to `s` and `k`.
+const LONG_S: &str = "\u{17f}";
+const KELVIN: &str = "\u{212a}";
+
+/// The high bits of the bytes that are equal to `byte`.
+#[inline(always)]
+fn equal_bytes(bytes: u128, byte: u8) -> u128 {
+    const LOW: u128 = u128::from_le_bytes([0x7f; 16]);
+    let other = bytes ^ u128::from_le_bytes([byte; 16]);
+    !(((other & LOW) + LOW) | other | LOW)
+}
+
+/// Eight bytes with the letters of ASCII in lower case.
+fn lower_case(word: u64) -> u64 {
+    let low = word & (EACH * 0x7f);
+    let from = |byte: u8| low + EACH * u64::from(0x80 - byte);
+    let upper = from(b'A') & !from(b'Z' + 1) & !word & (EACH * 0x80);
+    word | upper >> 2
 }
 
 #[cfg(test)]
@@ -238,6 +301,44 @@ mod tests {
             [("abcdefg", false), ("\u{e9}", false), ("a\u{17f}", true), ("abcdefgh\u{212a}", true)]
         {
             assert_eq!(Print::short(key.as_bytes()).unwrap().may_fold(), expected, "{key}");
+        }
+    }
+
+    #[test]
+    fn letters_that_fold_are_replaced_as_in_a_text() {
+        for key in [
+            "",
+            "abcdefghijklmno",
+            "\u{142}\u{2014}\u{16f}\u{2122}",
+            "\u{17f}",
+            "\u{212a}",
+            "\u{17f}\u{17f}\u{17f}\u{17f}\u{17f}\u{17f}\u{17f}b",
+            "\u{212a}\u{212a}\u{212a}\u{212a}\u{212a}",
+            "a\u{212a}b\u{17f}c\u{212a}d\u{17f}",
+            "\u{17f}\u{2122}\u{212a}\u{17e}",
+            "abcdefgh\u{212a}\u{17f}\u{17f}",
+        ] {
+            let print = Print::short(key.as_bytes()).unwrap();
+            let replaced = key.replace('\u{17f}', "s").replace('\u{212a}', "k");
+            let ascii = print.with_ascii_letters();
+            assert_eq!(ascii.is_some(), replaced != key, "{key}");
+            assert_eq!(print.may_fold(), replaced != key, "{key}");
+            if let Some(ascii) = ascii {
+                assert_eq!((&*ascii.text(), ascii.length()), (replaced.as_str(), replaced.len()));
+                let expected = Print::short(replaced.as_bytes()).unwrap();
+                assert_eq!(ascii.is_same(expected), Some(true), "{key}");
+            }
+        }
+    }
+
+    #[test]
+    fn keys_are_the_same_in_any_case_as_texts_are() {
+        let keys =
+            ["a", "A", "aZ", "Az", "@[", "`{", "a\u{e9}", "A\u{c9}", "zzzzzzzzAB", "zzzzzzzzab"];
+        for (one, other) in keys.iter().flat_map(|one| keys.iter().map(move |other| (one, other))) {
+            let [first, second] = [one, other].map(|key| Print::short(key.as_bytes()).unwrap());
+            let expected = one.eq_ignore_ascii_case(other);
+            assert_eq!(first.is_same_in_any_case(second), expected, "{one} {other}");
         }
     }
 }

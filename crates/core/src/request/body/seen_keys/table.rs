@@ -62,11 +62,7 @@ impl Tables {
 
     /// The hash of a key, with a seed that differs for each body.
     #[inline]
-    pub(super) fn hash<'k>(
-        &mut self,
-        key: Print,
-        text: impl FnOnce(TextPlace) -> &'k str,
-    ) -> u64 {
+    pub(super) fn hash<'k>(&mut self, key: Print, text: impl FnOnce(TextPlace) -> &'k str) -> u64 {
         let hash = self
             .hash
             .get_or_insert_with(|| FixedState::with_seed(RandomState::new().hash_one(SLOTS)));
