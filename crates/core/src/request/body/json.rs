@@ -10,7 +10,9 @@
 //! reads the next member or element of the innermost one, so that a level costs a push and a pop.
 //! What the plan ignores is skipped by the scanner.
 
+mod elements;
 mod level;
+mod members;
 mod text;
 mod value;
 
@@ -18,10 +20,9 @@ use self::level::{Ends, Level, ObjectParts, OpenPrompts};
 use super::{
     facts::{BodyFacts, ForbiddenCause, ForbiddenMember, Message},
     json_error::{DEPTH, JsonError, STRINGS},
-    names::Found,
-    plan::{Node, Plan, TextRole, Unnamed},
+    plan::{Node, Plan},
     scan::{RawString, Scanner, Syntax},
-    seen_keys::{OpenKeys, SeenKeys},
+    seen_keys::SeenKeys,
 };
 
 /// The largest integer that every JSON reader represents exactly (RFC 8259 section 6).
@@ -40,6 +41,7 @@ fn read_boxed<'a>(bytes: &'a [u8], plan: &Plan) -> Result<BodyFacts<'a>, Box<Jso
         scanner,
         plan,
         levels: Vec::with_capacity(8),
+        member: None,
         deepest: DEPTH,
         parts: Vec::new(),
         prompts: Vec::new(),
@@ -88,6 +90,9 @@ struct Reader<'a, 'p> {
     plan: &'p Plan,
     /// The objects and lists that are open and read, the innermost last.
     levels: Vec<Level<'p>>,
+    /// The node of the member of the innermost object whose value is next, if its key was read before
+    /// the object was one of them.
+    member: Option<Option<&'p Node>>,
     /// How many of them may be open: one less in a list of messages.
     deepest: usize,
     /// Keys of the open objects.
@@ -155,40 +160,6 @@ impl<'p> Reader<'_, 'p> {
         Ok(())
     }
 
-    /// Reads members of the innermost object, up to one that opens a level, or to the end of the
-    /// object.
-    fn members(&mut self, node: &'p Node) -> Result<(), Box<JsonError>> {
-        loop {
-            let member = self.member(node)?;
-            if self.value_or_skip(member)? == Read::Part {
-                return Ok(());
-            }
-            if !self.scanner.has_next(b'}')? {
-                return self.close();
-            }
-        }
-    }
-
-    /// Reads elements of the innermost list, up to one that opens a level, or to the end of the list.
-    fn elements(&mut self, node: Option<&'p Node>) -> Result<(), Box<JsonError>> {
-        let prompts = self.levels.last().is_some_and(|level| level.ends.has(Ends::PROMPTS));
-        let is_skipped = node.is_none_or(Node::is_unrecorded);
-        loop {
-            if is_skipped {
-                self.scanner.skip_whole_numbers();
-            }
-            if prompts && let Some(prompts) = self.prompts.last_mut() {
-                prompts.count(self.scanner.peek());
-            }
-            if self.value_or_skip(node)? == Read::Part {
-                return Ok(());
-            }
-            if !self.scanner.has_next(b']')? {
-                return self.close();
-            }
-        }
-    }
-
     /// Reads a value with its node; without one, skips it.
     #[inline(always)]
     fn value_or_skip(&mut self, node: Option<&'p Node>) -> Result<Read, Box<JsonError>> {
@@ -221,58 +192,14 @@ impl<'p> Reader<'_, 'p> {
         }
     }
 
-    /// Enters an object with the members of `shape`, unless it is empty.
-    #[inline(never)]
-    fn open_object(&mut self, shape: &'p Node, ends: Ends) -> Result<Read, Box<JsonError>> {
-        let ends = ends.with_shape(shape);
-        if ends != Ends::NONE {
-            return self.begin(shape, ends);
-        }
-        let object = self.next_level()?;
-        if self.scanner.opens_empty(b'}') {
-            return Ok(Read::All);
-        }
-        self.open(Level { node: Some(shape), keys: self.seen.open(), close: b'}', object, ends })
-    }
-
-    /// Enters a list of which nothing is recorded but elements, unless it is empty. Where the elements
-    /// are read as the list itself, enters the lists that it begins with as well.
-    #[inline(never)]
-    fn open_any_list(&mut self, node: &'p Node) -> Result<Read, Box<JsonError>> {
-        let element = self.element_of(node);
-        let more = match element {
-            Some(element) if std::ptr::eq(element, node) => self.scanner.lists_within(),
-            _ => 0,
-        };
-        if self.levels.len() + more >= self.deepest {
-            return Err(JsonError::TooDeep.into());
-        }
-        let object = self.levels.last().map_or(0, |level| level.object);
-        let keys = OpenKeys::default();
-        let level = Level { node: element, keys, close: b']', object, ends: Ends::NONE };
-        self.levels.resize(self.levels.len() + more, level);
-        if self.scanner.opens_empty(b']') {
-            if more == 0 {
-                return Ok(Read::All);
-            }
-            // The empty list is the first element of the one before it.
-            if !self.scanner.has_next(b']')? {
-                self.close()?;
-            }
-            return Ok(Read::Part);
-        }
-        self.open(level)
-    }
-
     /// Enters a list whose elements have a node, unless it is empty.
     fn open_list(&mut self, element: Option<&'p Node>) -> Result<Read, Box<JsonError>> {
         self.next_level()?;
         if self.scanner.opens_empty(b']') {
             return Ok(Read::All);
         }
-        let object = self.levels.last().map_or(0, |level| level.object);
-        let keys = OpenKeys::default();
-        self.open(Level { node: element, keys, close: b']', object, ends: Ends::NONE })
+        let level = Level::list(element, self.levels.last());
+        self.open(level)
     }
 
     /// Enters a list of prompts, unless it is empty.
@@ -315,13 +242,18 @@ impl<'p> Reader<'_, 'p> {
         if ends.has(Ends::PROMPTS) {
             self.prompts.push(OpenPrompts::new(self.facts.prompts, false));
         }
-        self.open(Level { node: Some(shape), keys: self.seen.open(), close: b'}', object, ends })
+        self.open(Level::object(shape, self.seen.open(), object, ends))
     }
 
     /// Closes the innermost level, and those around it that end with it.
     #[inline(never)]
     fn close(&mut self) -> Result<(), Box<JsonError>> {
         self.pop()?;
+        self.close_ended()
+    }
+
+    /// Goes up to the next member or element, and closes the levels that have no other.
+    fn close_ended(&mut self) -> Result<(), Box<JsonError>> {
         while let Some(level) = self.levels.last() {
             if self.scanner.has_next(level.close)? {
                 break;
@@ -377,28 +309,6 @@ impl<'p> Reader<'_, 'p> {
     fn add_prompts(&mut self, outer: u64, own: u64) {
         let within = self.facts.prompts.saturating_sub(outer);
         self.facts.prompts = outer.saturating_add(own.max(within));
-    }
-
-    /// Reads a key of the innermost object, which has the node, and returns the node of its member.
-    fn member(&mut self, node: &'p Node) -> Result<Option<&'p Node>, Box<JsonError>> {
-        let Some(level) = self.levels.last_mut() else { return Ok(None) };
-        let print = self.seen.read_key(&mut self.scanner, &mut level.keys)?;
-        let found = node.keys.find(print, || self.seen.last());
-        if node.text_role == TextRole::Free {
-            self.facts.prompt_text.add(&self.seen.last(), self.plan.prompt_text_limit);
-        }
-        match (found, node.unnamed) {
-            (Found::Place(place), _) | (Found::None, Unnamed::Read(place)) => {
-                Ok(self.plan.node(place))
-            }
-            (Found::None, Unnamed::Skip) => Ok(None),
-            (Found::None, Unnamed::Forbid) => {
-                self.forbid("", ForbiddenCause::Unlisted);
-                Ok(None)
-            }
-            // Go reads the key as the name that it differs from only in case.
-            (Found::Variant(name), _) => Err(JsonError::CaseVariant(name.to_string()).into()),
-        }
     }
 
     /// Skips a value of any type.

@@ -62,6 +62,7 @@ pub(super) fn read(bytes: &[u8]) -> Result<Outline<'_>, JsonError> {
         read: Distinct::new(SeenKeys::new(scanner.text())),
         scanner,
         levels: Vec::with_capacity(8),
+        member: None,
         parts: Vec::new(),
         outline: Outline::default(),
     };
@@ -74,6 +75,9 @@ struct Reader<'a> {
     read: Distinct<'a>,
     /// The objects and lists that are open and have a place of their own, the innermost last.
     levels: Vec<Level>,
+    /// The place of the member of the innermost object whose value is next, if its key was read before
+    /// the object was one of them.
+    member: Option<Place>,
     /// The parts of messages that are open, the innermost last.
     parts: Vec<Part>,
     outline: Outline<'a>,
@@ -136,15 +140,18 @@ impl<'a> Reader<'a> {
         if self.scanner.peek() != Some(b'{') {
             return Err(JsonError::NotAnObject.into());
         }
-        self.open(Place::Document, b'}')?;
+        self.open_object(Place::Document)?;
         while let Some(level) = self.levels.last_mut() {
-            let place = if level.close == b'}' {
-                // Of a repeated key another reader takes another value: it is refused wherever it is.
-                let key = self.read.seen.read_key(&mut self.scanner, &mut level.keys)?;
-                level.place.of_member(key, || self.read.seen.last())
-            } else {
-                self.outline.messages += u64::from(level.place == Place::Messages);
-                level.place.of_element()
+            if level.close == b']' {
+                self.elements()?;
+                continue;
+            }
+            let place = match self.member.take() {
+                Some(place) => place,
+                None => {
+                    let key = self.read.seen.read_key(&mut self.scanner, &mut level.keys)?;
+                    level.place.of_member(key, || self.read.seen.last())
+                }
             };
             if !self.value(place)? {
                 self.close()?;
@@ -152,6 +159,36 @@ impl<'a> Reader<'a> {
         }
         self.scanner.space();
         if self.scanner.at_end() { Ok(()) } else { Err(self.scanner.syntax()) }
+    }
+
+    /// Reads elements of the innermost list, up to an object that opens a level, or to the end of the
+    /// list. Lists in it have no place.
+    fn elements(&mut self) -> Result<(), Box<JsonError>> {
+        let Some(level) = self.levels.last() else { return Ok(()) };
+        let (place, around) = (level.place, self.levels.len() - 1);
+        let mut open = 1;
+        self.read.elements = 0;
+        while self.scanner.skip_elements(&mut open, DEPTH - around, &mut self.read)? {
+            if open > 1 {
+                self.scanner.skip_value(around + open + 1, &mut self.read)?;
+            } else if self.open_object(place.of_element())? {
+                break;
+            }
+            while open > 0 && !self.scanner.has_next(b']')? {
+                open -= 1;
+            }
+            if open == 0 {
+                break;
+            }
+        }
+        if place == Place::Messages {
+            self.outline.messages += self.read.elements;
+        }
+        if open == 0 {
+            self.levels.pop();
+            self.close()?;
+        }
+        Ok(())
     }
 
     /// Reads a value at a place. Returns whether it is a level that is open now.
@@ -173,8 +210,10 @@ impl<'a> Reader<'a> {
             }
             (Place::StreamOptions, Some(b'{')) => self.stream_options()?,
             (Place::Other | Place::Type | Place::StreamOptions, _) => self.skip()?,
-            (_, Some(b'{')) => return self.open(place, b'}'),
-            (_, Some(b'[')) => return self.open(place, b']'),
+            (_, Some(b'{')) => return self.open_object(place),
+            (Place::Messages | Place::Content | Place::Settings, Some(b'[')) => {
+                return self.open_list(place);
+            }
             _ => self.skip()?,
         }
         Ok(false)
@@ -185,19 +224,45 @@ impl<'a> Reader<'a> {
         self.scanner.skip_value(self.levels.len() + 1, &mut self.read)
     }
 
-    /// Enters an object or a list, and returns whether it has members or elements.
-    fn open(&mut self, place: Place, close: u8) -> Result<bool, Box<JsonError>> {
+    /// Enters a list, and returns whether it has elements.
+    fn open_list(&mut self, place: Place) -> Result<bool, Box<JsonError>> {
         if self.levels.len() >= DEPTH {
             return Err(JsonError::TooDeep.into());
         }
-        if self.scanner.opens_empty(close) {
+        if self.scanner.opens_empty(b']') {
             return Ok(false);
         }
-        let is_object = close == b'}';
-        if is_object && place == Place::Part {
+        self.levels.push(Level { keys: OpenKeys::default(), place, close: b']' });
+        Ok(true)
+    }
+
+    /// Reads an object, up to a member that has a place or is more than a short value, with which the
+    /// object is a level. Returns false if there is none.
+    fn open_object(&mut self, place: Place) -> Result<bool, Box<JsonError>> {
+        if self.levels.len() >= DEPTH {
+            return Err(JsonError::TooDeep.into());
+        }
+        if self.scanner.opens_empty(b'}') {
+            return Ok(false);
+        }
+        let mut keys = self.read.seen.open();
+        loop {
+            // Of a repeated key another reader takes another value: it is refused wherever it is.
+            let key = self.read.seen.read_key(&mut self.scanner, &mut keys)?;
+            let member = place.of_member(key, || self.read.seen.last());
+            if member != Place::Other || !self.scanner.short_value() {
+                self.member = Some(member);
+                break;
+            }
+            if !self.scanner.has_next(b'}')? {
+                self.read.seen.close(keys);
+                return Ok(false);
+            }
+        }
+        if place == Place::Part {
             self.parts.push(Part::default());
         }
-        self.levels.push(Level { keys: self.read.seen.open(), place, close });
+        self.levels.push(Level { keys, place, close: b'}' });
         Ok(true)
     }
 

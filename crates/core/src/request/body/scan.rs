@@ -1,5 +1,6 @@
 //! A scanner for the tokens of JSON: keys, strings, numbers and words, each checked against RFC 8259.
 
+mod elements;
 mod key;
 mod number;
 mod skip;
@@ -9,7 +10,7 @@ use self::string::before_end;
 pub(super) use self::{
     key::RawKey,
     number::is_exact,
-    skip::{Distinct, Syntax},
+    skip::{Distinct, Skipping, Syntax},
     string::RawString,
 };
 use super::{json_error::JsonError, steps};
@@ -72,7 +73,7 @@ impl<'a> Scanner<'a> {
         let rest = self.bytes.get(self.at..).unwrap_or_default();
         let is_space = |byte: &u8| matches!(byte, b' ' | b'\t' | b'\n' | b'\r');
         let length = rest.iter().position(|byte| !is_space(byte)).unwrap_or(rest.len());
-        steps::count(length);
+        steps::count(length.div_ceil(4));
         self.at += length;
     }
 
@@ -109,7 +110,6 @@ impl<'a> Scanner<'a> {
     /// ends (`close`).
     #[inline(always)]
     pub(super) fn has_next(&mut self, close: u8) -> Result<bool, Box<JsonError>> {
-        steps::count(1);
         match self.bytes.get(self.at..).and_then(|rest| rest.first_chunk()) {
             Some([b',', next]) if *next > b' ' => {
                 self.at += 1;

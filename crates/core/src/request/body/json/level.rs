@@ -14,10 +14,35 @@ pub(super) struct Level<'p> {
     pub(super) close: u8,
     /// The index of the level of the object that it is, or is in.
     pub(super) object: u8,
+    /// Of a list, how many lists it is the innermost of that are within each other and have the same
+    /// node.
+    pub(super) alike: u8,
     pub(super) ends: Ends,
 }
 
-impl Level<'_> {
+impl<'p> Level<'p> {
+    /// An object with the members of `shape`.
+    pub(super) fn object(shape: &'p Node, keys: OpenKeys, object: u8, ends: Ends) -> Self {
+        Self { node: Some(shape), keys, close: b'}', object, alike: 0, ends }
+    }
+
+    /// A list whose elements have the node, in a level.
+    pub(super) fn list(node: Option<&'p Node>, around: Option<&Self>) -> Self {
+        let is_alike = |around: &&Self| {
+            let is_same =
+                around.node.zip(node).is_some_and(|(one, other)| std::ptr::eq(one, other));
+            is_same && !around.is_object() && around.ends == Ends::NONE
+        };
+        Self {
+            node,
+            keys: OpenKeys::default(),
+            close: b']',
+            object: around.map_or(0, |around| around.object),
+            alike: around.filter(is_alike).map_or(1, |around| around.alike + 1),
+            ends: Ends::NONE,
+        }
+    }
+
     pub(super) fn is_object(&self) -> bool {
         self.close == b'}'
     }

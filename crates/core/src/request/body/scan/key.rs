@@ -58,15 +58,16 @@ impl<'a> Scanner<'a> {
                 self.colon()?;
                 Ok(Some(Print::of_words(low, high, length)))
             }
-            Some(b'\\') => self.escaped_key(),
+            Some(b'\\') if length <= SHORT => self.escaped_key(Print::of_words(low, high, length)),
             _ => Ok(None),
         }
     }
 
-    /// As [`short_key`](Self::short_key), for a key with escapes.
-    fn escaped_key(&mut self) -> Result<Option<Print>, Box<JsonError>> {
+    /// As [`short_key`](Self::short_key), for a key that has an escape behind `start`.
+    fn escaped_key(&mut self, start: Print) -> Result<Option<Print>, Box<JsonError>> {
         let rest = self.bytes.get(self.at + 1..).unwrap_or_default();
-        let (mut key, mut length, mut at) = (0_u128, 0, 0);
+        let (mut key, mut length) = (start.bytes(), start.length());
+        let mut at = length;
         // Adds bytes, of which all after the first `added` are 0. Returns whether the key is short.
         let mut add = |bytes: u64, added: usize| {
             key |= u128::from(bytes) << (8 * length);
@@ -74,15 +75,6 @@ impl<'a> Scanner<'a> {
             length <= SHORT
         };
         loop {
-            let Some(word) = rest.get(at..).and_then(|rest| rest.first_chunk()) else {
-                return Ok(None);
-            };
-            let word = u64::from_le_bytes(*word);
-            let run = before_end(word);
-            if run > 0 && !add(word << (64 - 8 * run) >> (64 - 8 * run), run) {
-                return Ok(None);
-            }
-            at += run;
             match rest.get(at) {
                 Some(b'"') => break,
                 Some(b'\\') => {
@@ -95,7 +87,16 @@ impl<'a> Scanner<'a> {
                     }
                     at += 1 + bytes;
                 }
-                Some(0x20..) => {}
+                Some(0x20..) => {
+                    let word = rest.get(at..).and_then(|rest| rest.first_chunk());
+                    let Some(word) = word else { return Ok(None) };
+                    let word = u64::from_le_bytes(*word);
+                    let run = before_end(word);
+                    if !add(word << (64 - 8 * run) >> (64 - 8 * run), run) {
+                        return Ok(None);
+                    }
+                    at += run;
+                }
                 _ => return Ok(None),
             }
         }

@@ -17,17 +17,9 @@ impl<'a> Scanner<'a> {
     }
 
     /// Skips elements of a list that are whole numbers without space around them, as tokens of a
-    /// prompt are, up to the last one. All of them are small enough for a double.
-    #[inline]
-    pub(in super::super) fn skip_whole_numbers(&mut self) {
-        if matches!(self.peek(), Some(b'0'..=b'9')) {
-            self.skip_numbers();
-            self.space();
-        }
-    }
-
-    fn skip_numbers(&mut self) {
-        let mut start = self.at;
+    /// prompt are, up to the last one. All of them are small enough for a double. Returns how many.
+    pub(in super::super) fn skip_whole_numbers(&mut self) -> usize {
+        let (mut start, mut numbers) = (self.at, 0);
         loop {
             let mut end = start;
             while self.bytes.get(end).is_some_and(u8::is_ascii_digit) {
@@ -38,10 +30,15 @@ impl<'a> Scanner<'a> {
             if empty || zeros || end - start > SMALL || self.bytes.get(end) != Some(&b',') {
                 break;
             }
-            steps::count(end - start + 1);
+            steps::count((end - start).div_ceil(4));
             start = end + 1;
+            numbers += 1;
         }
         self.at = start;
+        if numbers > 0 {
+            self.space();
+        }
+        numbers
     }
 
     /// Skips `true`, `false`, `null` or a number.
@@ -54,7 +51,7 @@ impl<'a> Scanner<'a> {
             Some(b'n') => self.word("null")?,
             _ => return Err(self.syntax()),
         }
-        steps::count(self.at - start);
+        steps::count((self.at - start).div_ceil(4));
         if self.at - start > NUMBER {
             return Err(JsonError::LongNumber.into());
         }
@@ -124,7 +121,7 @@ const TOO_LARGE: &[u8; NUMBER] =
 /// Whether a number is the same after it was read as a double. Words are.
 pub(in super::super) fn is_exact(scalar: &str) -> bool {
     let digits = scalar.strip_prefix('-').unwrap_or(scalar);
-    match digits.find(['e', 'E']) {
+    match digits.bytes().position(|byte| byte | 0x20 == b'e') {
         _ if !digits.starts_with(|first: char| first.is_ascii_digit()) => true,
         Some(at) => {
             let (digits, exponent) = digits.split_at_checked(at).unwrap_or((digits, ""));

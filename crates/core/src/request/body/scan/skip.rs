@@ -26,6 +26,9 @@ pub(in super::super) trait Skipping<'a> {
 
     /// A number that may be another one as a double.
     fn number(&mut self, number: &str);
+
+    /// There are so many elements in the innermost of `open` lists.
+    fn elements(&mut self, open: usize, count: usize);
 }
 
 /// Nothing but the syntax.
@@ -44,6 +47,8 @@ impl<'a> Skipping<'a> for Syntax {
     fn close(&mut self) {}
 
     fn number(&mut self, _: &str) {}
+
+    fn elements(&mut self, _: usize, _: usize) {}
 }
 
 /// That no object has a key twice, and whether numbers are the same as doubles.
@@ -55,11 +60,13 @@ pub(in super::super) struct Distinct<'a> {
     open: Vec<OpenKeys>,
     /// Whether every number so far is the same after it was read as a double.
     pub(in super::super) is_exact: bool,
+    /// The elements of the outermost of several lists.
+    pub(in super::super) elements: u64,
 }
 
 impl<'a> Distinct<'a> {
     pub(in super::super) fn new(seen: SeenKeys<'a>) -> Self {
-        Self { seen, open: Vec::with_capacity(8), is_exact: true }
+        Self { seen, open: Vec::with_capacity(8), is_exact: true, elements: 0 }
     }
 }
 
@@ -86,6 +93,13 @@ impl<'a> Skipping<'a> for Distinct<'a> {
 
     fn number(&mut self, number: &str) {
         self.is_exact &= is_exact(number);
+    }
+
+    #[inline(always)]
+    fn elements(&mut self, open: usize, count: usize) {
+        if open == 1 {
+            self.elements += u64::try_from(count).unwrap_or(u64::MAX);
+        }
     }
 }
 
@@ -117,16 +131,14 @@ impl<'a> Scanner<'a> {
                         }
                     }
                     Some(b'[') => {
-                        // Of lists that begin with each other, only the last may be empty.
-                        let more = self.lists_within();
-                        if depth + open + more > DEPTH {
+                        if depth + open > DEPTH {
                             return Err(JsonError::TooDeep.into());
                         }
-                        (objects, open) = (objects << more, open + more);
                         if !self.opens_empty(b']') {
                             (objects, open) = (objects << 1, open + 1);
-                            self.skip_whole_numbers();
-                            continue;
+                            if self.skip_lists(depth, &mut objects, &mut open, skipping)? {
+                                continue;
+                            }
                         }
                     }
                     _ if S::READS_NUMBERS => {
@@ -145,10 +157,12 @@ impl<'a> Scanner<'a> {
                 if self.has_next(if is_object { b'}' } else { b']' })? {
                     if is_object {
                         skipping.key(self)?;
-                    } else {
-                        self.skip_whole_numbers();
+                        break;
                     }
-                    break;
+                    if self.skip_lists(depth, &mut objects, &mut open, skipping)? {
+                        break;
+                    }
+                    continue;
                 }
                 if is_object {
                     skipping.close();
@@ -158,14 +172,24 @@ impl<'a> Scanner<'a> {
         }
     }
 
-    /// Enters the lists that begin a list, but for the innermost one, and returns their number.
+    /// Skips elements of the innermost lists, and returns whether it is at an object now; if not, all
+    /// lists up to the object around them are closed.
     #[inline]
-    pub(in super::super) fn lists_within(&mut self) -> usize {
-        let rest = self.bytes.get(self.at..).unwrap_or_default();
-        let lists = rest.iter().take_while(|byte| **byte == b'[').take(DEPTH + 1).count();
-        let outer = lists.saturating_sub(1);
-        steps::count(outer);
-        self.at += outer;
-        outer
+    fn skip_lists<S: Skipping<'a>>(
+        &mut self,
+        depth: usize,
+        objects: &mut u64,
+        open: &mut usize,
+        skipping: &mut S,
+    ) -> Result<bool, Box<JsonError>> {
+        let lists = (objects.trailing_zeros() as usize).min(*open);
+        let around = *open - lists;
+        let mut within = lists;
+        let is_object = self.skip_elements(&mut within, DEPTH + 1 - depth - around, skipping)?;
+        // At most as many lists as there are levels, each of which has a bit.
+        let outer = objects.checked_shr(u32::try_from(lists).unwrap_or(0)).unwrap_or(0);
+        *objects = outer.checked_shl(u32::try_from(within).unwrap_or(0)).unwrap_or(0);
+        *open = around + within;
+        Ok(is_object)
     }
 }

@@ -64,6 +64,12 @@ pub(super) fn escape_at(escape: &[u8]) -> Option<(char, usize)> {
     }
 }
 
+/// Whether a byte behind a backslash is an escape of its own.
+#[inline(always)]
+pub(super) fn is_plain_escape(byte: u8) -> bool {
+    matches!(byte, b'"' | b'\\' | b'/' | b'b' | b'f' | b'n' | b'r' | b't')
+}
+
 /// The byte that an escape other than `uXXXX` represents.
 fn plain_escape(byte: u8) -> Option<u8> {
     Some(match byte {
@@ -199,11 +205,16 @@ impl<'a> Scanner<'a> {
                 }
                 Some(b'\\') => {
                     escaped = true;
-                    // Escapes often follow each other.
+                    // Escapes often follow each other, or after a letter.
+                    let start = self.at;
                     while self.peek() == Some(b'\\') {
-                        steps::count(1);
                         self.escape()?;
+                        let next = self.bytes.get(self.at..).and_then(|rest| rest.first_chunk());
+                        if let Some([letter, b'\\']) = next {
+                            self.at += usize::from(ends_run(*letter) == 0);
+                        }
                     }
+                    steps::count((self.at - start) / 8 + 1);
                 }
                 _ => return Err(self.syntax()),
             }
@@ -213,7 +224,7 @@ impl<'a> Scanner<'a> {
     fn escape(&mut self) -> Result<(), Box<JsonError>> {
         self.at += 1;
         match self.peek() {
-            Some(b'"' | b'\\' | b'/' | b'b' | b'f' | b'n' | b'r' | b't') => self.at += 1,
+            Some(byte) if is_plain_escape(byte) => self.at += 1,
             Some(b'u') => match self.unit()? {
                 0xd800..0xdc00 => {
                     self.expect(b'\\')?;

@@ -66,7 +66,6 @@ impl Tables {
         let hash = self
             .hash
             .get_or_insert_with(|| FixedState::with_seed(RandomState::new().hash_one(SLOTS)));
-        steps::count(1);
         if key.is_short() {
             return hash.hash_one(key.words());
         }
