@@ -40,9 +40,12 @@ const HEAD_END: &[u8] = b"\r\n\r\n";
 /// The field that changes how all others are decoded (RFC 7578 section 4.6).
 const CHARSET: &str = "_charset_";
 
+/// A field with the number that it contains, or [`CHARSET`].
+type KnownField = (Option<Cap>, &'static str);
+
 /// The fields of numbers that limit what a request costs, and [`CHARSET`]. Each part of a form is looked
 /// up (`cargo bench --bench body`, "form of small parts").
-static KNOWN: LazyLock<(Names, Vec<(Option<Cap>, &'static str)>)> = LazyLock::new(|| {
+static KNOWN: LazyLock<(Names, Vec<KnownField>)> = LazyLock::new(|| {
     let fields: Vec<_> =
         cap_fields().map(|(cap, name)| (Some(cap), name)).chain([(None, CHARSET)]).collect();
     let mut names = Names::default();
@@ -51,7 +54,7 @@ static KNOWN: LazyLock<(Names, Vec<(Option<Cap>, &'static str)>)> = LazyLock::ne
 });
 
 /// The known field with this name in any case.
-fn known_field(name: &str) -> Option<(Option<Cap>, &'static str)> {
+fn known_field(name: &str) -> Option<KnownField> {
     let (names, fields) = &*KNOWN;
     let index = match names.look_up(name) {
         Found::Place(index) => Some(index),
@@ -206,7 +209,7 @@ fn field<'a>(
     facts: &mut BodyFacts<'a>,
 ) -> Result<(), FormError> {
     let head = part.get(..part.len().min(HEADERS)).unwrap_or(part);
-    steps::count(head.len());
+    steps::count(head.len() / 4);
     let split = head_end.find(head).ok_or(HeadersError::NoEnd)?;
     let (head, rest) = part.split_at_checked(split).ok_or(HeadersError::NoEnd)?;
     let value = rest.strip_prefix(HEAD_END).ok_or(HeadersError::NoEnd)?;

@@ -103,6 +103,7 @@ pub(super) fn is_token(byte: u8) -> bool {
 }
 
 /// The bytes that may be in a token.
+#[expect(clippy::indexing_slicing, reason = "evaluated by the compiler")]
 static TOKEN: [bool; 256] = {
     let mut bytes = [false; 256];
     let mut byte = 0_u8;

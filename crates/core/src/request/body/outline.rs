@@ -166,9 +166,16 @@ impl<'a> Reader<'a> {
     fn elements(&mut self) -> Result<(), Box<JsonError>> {
         let Some(level) = self.levels.last() else { return Ok(()) };
         let (place, around) = (level.place, self.levels.len() - 1);
-        let mut open = 1;
-        self.read.elements = 0;
-        while self.scanner.skip_elements(&mut open, DEPTH - around, &mut self.read)? {
+        let (mut open, mut count) = (1, 0);
+        loop {
+            // Lists within the objects are counted as well.
+            self.read.elements = 0;
+            let is_object =
+                self.scanner.skip_elements(&mut open, DEPTH - around, &mut self.read)?;
+            count += self.read.elements;
+            if !is_object {
+                break;
+            }
             if open > 1 {
                 self.scanner.skip_value(around + open + 1, &mut self.read)?;
             } else if self.open_object(place.of_element())? {
@@ -182,7 +189,7 @@ impl<'a> Reader<'a> {
             }
         }
         if place == Place::Messages {
-            self.outline.messages += self.read.elements;
+            self.outline.messages += count;
         }
         if open == 0 {
             self.levels.pop();

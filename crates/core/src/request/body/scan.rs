@@ -90,7 +90,6 @@ impl<'a> Scanner<'a> {
     /// returns true.
     #[inline(always)]
     pub(super) fn opens_empty(&mut self, close: u8) -> bool {
-        steps::count(1);
         self.at += 1;
         self.space();
         if self.peek() == Some(close) {

@@ -132,7 +132,7 @@ impl<'a> Reader<'a, '_> {
 
     fn add_reference(&mut self, string: &RawString<'a>) {
         // The beginning decides. Clients have no reason to escape it.
-        steps::count(string.inner.len().min(LENGTH));
+        steps::count(string.inner.len().min(LENGTH) / 4);
         let escaped = string.inner.bytes().take(LENGTH).any(|byte| byte == b'\\');
         self.facts.external_reference |= escaped || is_external(string.inner);
     }

@@ -156,3 +156,116 @@ impl<'a> Scanner<'a> {
         (end - self.at <= NUMBER).then_some(end)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::{
+        super::{Distinct, Syntax},
+        *,
+    };
+    use crate::request::body::seen_keys::SeenKeys;
+
+    /// Skips the elements of a list: whether it stopped at an object, in how many lists, and before
+    /// which text.
+    fn skip<'a>(
+        text: &'a str,
+        skipping: &mut impl Skipping<'a>,
+    ) -> Result<(bool, usize, &'a str), JsonError> {
+        let mut scanner = Scanner::new(text.as_bytes()).unwrap();
+        assert!(!scanner.opens_empty(b']'), "{text}");
+        let mut open = 1;
+        let at_object = scanner.skip_elements(&mut open, 4, skipping).map_err(|error| *error)?;
+        Ok((at_object, open, scanner.rest()))
+    }
+
+    #[test]
+    fn elements_are_those_of_rfc_8259() {
+        let digits = "9".repeat(NUMBER);
+        let scalars = [
+            "0",
+            "-0",
+            "12",
+            "01",
+            "-",
+            "-01",
+            "1.",
+            "1.5",
+            ".5",
+            "1e5",
+            "1E+22",
+            "1e-400",
+            "1e",
+            "1e+",
+            "1.5e308",
+            "9007199254740993",
+            &digits,
+            "true",
+            "false",
+            "null",
+            "nul",
+            "truefalse",
+            "tru",
+            "\"\"",
+            "\"a\"",
+            "\"abcdefgh\"",
+            "\"\\n\\\"\"",
+            "\"\\u00e9\"",
+            "\"\\x\"",
+            "\"\\ud83d\"",
+            "\"a\u{1}\"",
+            "\"\u{e9}\\\\\"",
+            "[]",
+            "[[]]",
+            "[1,[2],\"\"]",
+            "[",
+            "]",
+            "[,]",
+            "",
+            "1 2",
+            "a",
+        ];
+        for (scalar, space) in
+            scalars.iter().flat_map(|scalar| ["", " \n"].map(|space| (scalar, space)))
+        {
+            for text in [format!("[{scalar}{space}]"), format!("[1,{scalar}{space},{space}\"\"]")] {
+                if text.starts_with("[]") || text.starts_with("[ ") {
+                    continue;
+                }
+                let expected =
+                    serde_json::from_str::<Vec<Box<serde_json::value::RawValue>>>(&text).is_ok();
+                let mut distinct = Distinct::new(SeenKeys::new(&text));
+                let ours = [skip(&text, &mut Syntax), skip(&text, &mut distinct)];
+                for ours in ours {
+                    assert_eq!(ours.is_ok_and(|end| end == (false, 0, "")), expected, "{text}");
+                }
+            }
+        }
+        assert_eq!(skip(&format!("[{digits}9]"), &mut Syntax), Err(JsonError::LongNumber));
+    }
+
+    #[test]
+    fn objects_and_lists_that_are_too_deep_end_the_loop() {
+        assert_eq!(skip("[[1],[[{}]]]", &mut Syntax), Ok((true, 3, "{}]]]")));
+        assert_eq!(skip("[[[[1]]],2] 3", &mut Syntax), Ok((false, 0, " 3")));
+        assert_eq!(skip("[[[[[1]]]]]", &mut Syntax), Err(JsonError::TooDeep));
+        assert_eq!(skip("[[[[[]]]]]", &mut Syntax), Err(JsonError::TooDeep));
+    }
+
+    #[test]
+    fn numbers_that_a_double_changes_are_found_among_others() {
+        for (number, expected) in [
+            ("9007199254740992", true),
+            ("9007199254740993", false),
+            ("99999999999999999", false),
+            ("1e99", true),
+            ("1e309", false),
+            ("-123456789012345678901234567890", false),
+            ("12345678901234567890.5", true),
+        ] {
+            let text = format!("[1,{number},-2.5]");
+            let mut distinct = Distinct::new(SeenKeys::new(&text));
+            skip(&text, &mut distinct).unwrap();
+            assert_eq!((distinct.is_exact, distinct.elements), (expected, 3), "{number}");
+        }
+    }
+}
