@@ -162,7 +162,7 @@ impl<'a> Reader<'a> {
     }
 
     /// Reads elements of the innermost list, up to an object that opens a level, or to the end of the
-    /// list. Lists in it have no place.
+    /// list. Lists in it have no place, but for lists of settings.
     fn elements(&mut self) -> Result<(), Box<JsonError>> {
         let Some(level) = self.levels.last() else { return Ok(()) };
         let (place, around) = (level.place, self.levels.len() - 1);
@@ -176,10 +176,15 @@ impl<'a> Reader<'a> {
             if !is_object {
                 break;
             }
-            if open > 1 {
+            if open == 1 || place == Place::Settings {
+                let list = || Level { keys: OpenKeys::default(), place, close: b']' };
+                self.levels.extend((1..open).map(|_| list()));
+                if self.open_object(place.of_element())? {
+                    break;
+                }
+                self.levels.truncate(around + 1);
+            } else {
                 self.scanner.skip_value(around + open + 1, &mut self.read)?;
-            } else if self.open_object(place.of_element())? {
-                break;
             }
             while open > 0 && !self.scanner.has_next(b']')? {
                 open -= 1;
@@ -421,6 +426,12 @@ mod tests {
         assert_eq!(chat.stream_options, [("chunk_size".into(), "2"), ("x".into(), r#"{"a":[1]}"#)]);
         assert_eq!(chat.bounds, [("max_tokens", 5), ("max_completion_tokens", 9)]);
         assert_eq!(chat.nested_bound, Some(("num_predict", 3)));
+        let lists =
+            outline(r#"{"options":[[1,{}],[[{"x":1},{"num_predict":4}],{"max_tokens":5}],2]}"#);
+        assert_eq!(lists.nested_bound, Some(("max_tokens", 5)));
+        let lists =
+            outline(r#"{"messages":[1,[{"a":[1,2,{}]},3],{"content":[[{}],4]}],"input":[[]]}"#);
+        assert_eq!(lists.messages, 4);
         assert!(chat.is_exact && !chat.is_open && chat.background == Background::No);
         let plain = outline(
             r#"{"input":"a","tools":[],"stream":false,"max_tokens":null,"background":false}"#,

@@ -73,7 +73,7 @@ impl<'a> Scanner<'a> {
         let rest = self.bytes.get(self.at..).unwrap_or_default();
         let is_space = |byte: &u8| matches!(byte, b' ' | b'\t' | b'\n' | b'\r');
         let length = rest.iter().position(|byte| !is_space(byte)).unwrap_or(rest.len());
-        steps::count(length.div_ceil(4));
+        steps::count(length / 8);
         self.at += length;
     }
 

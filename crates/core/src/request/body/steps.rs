@@ -1,14 +1,14 @@
 //! The work of reading a body, counted in tests and in fuzz targets: nothing remains of it in other
 //! builds.
 //!
-//! A step is a constant amount of work: the look at a byte, at 8 bytes that are searched together,
-//! or at one of several names or keys. Reading any body takes a number of steps that is linear in
+//! A step is a constant amount of work: the look at a value, a key, 8 bytes that are searched together,
+//! a few that are searched one by one, or one of several names or keys. Reading any body takes a number of steps that is linear in
 //! its bytes ([`MOST`] for each), which is tested with bodies made for the purpose and with random
 //! ones.
 
 /// The most steps for each byte of a body, whatever it contains.
 #[cfg(any(test, fuzzing))]
-pub const MOST: u64 = 16;
+pub const MOST: u64 = 2;
 
 /// The most steps for any body, before its bytes are read.
 #[cfg(any(test, fuzzing))]
@@ -108,7 +108,7 @@ mod tests {
     }
 
     #[test]
-    fn no_body_takes_more_than_twice_the_steps_of_a_chat_for_each_byte() {
+    fn no_body_takes_more_than_three_times_the_steps_of_a_chat_for_each_byte() {
         let plans = plans();
         let rules = Reading::Rules(&plans);
         let chat = |reading| per_byte(reading, &bodies::turns(BYTES));
@@ -121,7 +121,7 @@ mod tests {
         for (name, body) in bodies::forms(BYTES) {
             rows.push(("form", name, per_byte(Reading::Form, &body) / chat(rules)));
         }
-        rows.retain(|(_, _, over)| *over > 2.0);
+        rows.retain(|(_, _, over)| *over > 3.0);
         assert!(rows.is_empty(), "{rows:#?}");
     }
 

@@ -51,7 +51,7 @@ impl<'a> Scanner<'a> {
             Some(b'n') => self.word("null")?,
             _ => return Err(self.syntax()),
         }
-        steps::count((self.at - start).div_ceil(4));
+        steps::count((self.at - start) / 4);
         if self.at - start > NUMBER {
             return Err(JsonError::LongNumber.into());
         }

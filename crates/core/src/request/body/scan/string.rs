@@ -194,10 +194,11 @@ impl<'a> Scanner<'a> {
     /// escapes and unpaired surrogates.
     pub(in super::super) fn skip_string(&mut self) -> Result<bool, Box<JsonError>> {
         self.expect(b'"')?;
+        steps::count(1);
         let mut escaped = false;
         loop {
             let length = plain(self.bytes.get(self.at..).unwrap_or_default());
-            steps::count(length / 8 + 1);
+            steps::count(length / 8);
             self.at += length;
             match self.peek() {
                 Some(b'"') => {
@@ -215,7 +216,7 @@ impl<'a> Scanner<'a> {
                             self.at += usize::from(ends_run(*letter) == 0);
                         }
                     }
-                    steps::count((self.at - start) / 8 + 1);
+                    steps::count((self.at - start) / 4);
                 }
                 _ => return Err(self.syntax()),
             }
