@@ -1,6 +1,7 @@
 //! The body, read only where a rule needs it, and only if all servers read it alike.
 
 mod content;
+mod distinct;
 mod facts;
 mod field_plan;
 mod form;
@@ -12,6 +13,7 @@ pub mod members;
 mod names;
 mod outline;
 mod plan;
+mod print;
 mod scan;
 mod seen_keys;
 #[cfg(any(test, fuzzing))]

@@ -5,7 +5,7 @@
 use std::{cmp::Ordering, sync::Arc};
 
 use super::{
-    seen_keys::{KeyText, Print},
+    print::{KeyText, Print},
     steps,
 };
 
@@ -72,7 +72,6 @@ impl Folded {
     #[inline(always)]
     fn slot(self, size: usize) -> usize {
         let mixed = (self.0 ^ self.1.rotate_left(29)).wrapping_mul(0x9e37_79b9_7f4a_7c15);
-        #[expect(clippy::cast_possible_truncation, reason = "a part of the hash suffices")]
         let hash = (mixed >> 32) as usize;
         hash & size.wrapping_sub(1)
     }

@@ -9,9 +9,10 @@ mod place;
 use self::place::Place;
 use super::{
     content::{Kind, PartType},
+    distinct::Distinct,
     json_error::{DEPTH, JsonError, LENGTH},
     plan::answer_bound,
-    scan::{Distinct, RawString, Scanner, is_exact},
+    scan::{RawString, Scanner, is_exact},
     seen_keys::{OpenKeys, SeenKeys},
 };
 

@@ -6,13 +6,12 @@
 //! hash table. Its hash has a random seed, so a client cannot choose keys that share a slot: the
 //! seed changes how many comparisons are made and never their result.
 
-mod print;
 mod table;
 
-pub(super) use self::print::{KeyText, Print, SHORT};
-use self::{print::TextPlace, table::Tables};
+use self::table::Tables;
 use super::{
     json_error::{DEPTH, JsonError, KEYS, LENGTH},
+    print::{KeyText, Print, TextPlace},
     scan::{RawKey, Scanner},
     steps,
 };

@@ -8,7 +8,7 @@ use super::{
         json_error::JsonError,
         names::Found,
         plan::{Node, TextRole, Unnamed},
-        seen_keys::Print,
+        print::Print,
     },
     Read, Reader,
     level::{Ends, Level},

@@ -5,7 +5,7 @@ use std::sync::LazyLock;
 use super::super::{
     names::{Found, Names},
     plan::{SETTINGS, answer_bounds},
-    seen_keys::{KeyText, Print},
+    print::{KeyText, Print},
 };
 
 /// The place of a value in the document.

@@ -6,7 +6,8 @@ use super::{
         json_error::{JsonError, NUMBER},
         steps,
     },
-    Scanner, Skipping,
+    scanner::Scanner,
+    skip::Skipping,
     string::{before_end, is_plain_escape},
 };
 
@@ -21,6 +22,34 @@ const EXPONENT: usize = 2;
 const WORDS: usize = 4;
 
 impl<'a> Scanner<'a> {
+    /// Skips a string of at most eight bytes without escapes, or a whole number of at most nine digits.
+    /// Returns false for other values, of which it reads nothing.
+    #[inline(always)]
+    pub(in super::super) fn short_value(&mut self) -> bool {
+        let rest = self.bytes.get(self.at..).unwrap_or_default();
+        let Some(bytes) = rest.first_chunk::<10>() else { return false };
+        let length = match bytes {
+            [b'"', word @ .., _] => {
+                let length = before_end(u64::from_le_bytes(*word)) + 1;
+                if bytes.get(length) == Some(&b'"') { length + 1 } else { 0 }
+            }
+            [first @ b'0'..=b'9', ..] => {
+                let mut length = 1;
+                while *first > b'0' && bytes.get(length).is_some_and(u8::is_ascii_digit) {
+                    length += 1;
+                }
+                match bytes.get(length) {
+                    Some(b',' | b']' | b'}') => length,
+                    _ => 0,
+                }
+            }
+            _ => 0,
+        };
+        steps::count(usize::from(length > 0));
+        self.at += length;
+        length > 0
+    }
+
     /// Skips elements of the innermost of `open` lists, with the lists in them, up to an object, at
     /// which it returns true, or to the end of all `open` lists. At most `most` may be open.
     pub(in super::super) fn skip_elements<S: Skipping<'a>>(
@@ -159,11 +188,8 @@ impl<'a> Scanner<'a> {
 
 #[cfg(test)]
 mod tests {
-    use super::{
-        super::{Distinct, Syntax},
-        *,
-    };
-    use crate::request::body::seen_keys::SeenKeys;
+    use super::{super::skip::Syntax, *};
+    use crate::request::body::{distinct::Distinct, seen_keys::SeenKeys};
 
     /// Skips the elements of a list: whether it stopped at an object, in how many lists, and before
     /// which text.

@@ -3,10 +3,10 @@
 use super::{
     super::{
         json_error::JsonError,
-        seen_keys::{Print, SHORT},
+        print::{Print, SHORT},
         steps,
     },
-    Scanner,
+    scanner::Scanner,
     string::{RawString, before_end, escape_at},
 };
 

@@ -5,7 +5,7 @@ use super::{
         json_error::{JsonError, NUMBER},
         steps,
     },
-    Scanner,
+    scanner::Scanner,
 };
 
 impl<'a> Scanner<'a> {

@@ -3,11 +3,9 @@
 use super::{
     super::{
         json_error::{DEPTH, JsonError},
-        seen_keys::{OpenKeys, SeenKeys},
         steps,
     },
-    Scanner,
-    number::is_exact,
+    scanner::Scanner,
 };
 
 /// What is read of a value besides its syntax.
@@ -49,58 +47,6 @@ impl<'a> Skipping<'a> for Syntax {
     fn number(&mut self, _: &str) {}
 
     fn elements(&mut self, _: usize, _: usize) {}
-}
-
-/// That no object has a key twice, and whether numbers are the same as doubles.
-#[derive(Debug)]
-pub(in super::super) struct Distinct<'a> {
-    /// The keys of the objects that are open, here and around the value.
-    pub(in super::super) seen: SeenKeys<'a>,
-    /// The objects of the value that are open.
-    open: Vec<OpenKeys>,
-    /// Whether every number so far is the same after it was read as a double.
-    pub(in super::super) is_exact: bool,
-    /// The elements of the outermost of several lists.
-    pub(in super::super) elements: u64,
-}
-
-impl<'a> Distinct<'a> {
-    pub(in super::super) fn new(seen: SeenKeys<'a>) -> Self {
-        Self { seen, open: Vec::with_capacity(8), is_exact: true, elements: 0 }
-    }
-}
-
-impl<'a> Skipping<'a> for Distinct<'a> {
-    const READS_NUMBERS: bool = true;
-
-    #[inline(always)]
-    fn open(&mut self) {
-        self.open.push(self.seen.open());
-    }
-
-    #[inline(always)]
-    fn key(&mut self, scanner: &mut Scanner<'a>) -> Result<(), Box<JsonError>> {
-        let Some(object) = self.open.last_mut() else { return Ok(()) };
-        self.seen.read_key(scanner, object).map(drop)
-    }
-
-    #[inline(always)]
-    fn close(&mut self) {
-        if let Some(object) = self.open.pop() {
-            self.seen.close(object);
-        }
-    }
-
-    fn number(&mut self, number: &str) {
-        self.is_exact &= is_exact(number);
-    }
-
-    #[inline(always)]
-    fn elements(&mut self, open: usize, count: usize) {
-        if open == 1 {
-            self.elements += u64::try_from(count).unwrap_or(u64::MAX);
-        }
-    }
 }
 
 impl<'a> Scanner<'a> {

@@ -5,7 +5,7 @@ use std::borrow::Cow;
 
 use super::{
     super::{json_error::JsonError, steps},
-    Scanner,
+    scanner::Scanner,
 };
 
 /// The text between the quotes of a string.

@@ -7,10 +7,10 @@ use std::hash::{BuildHasher as _, RandomState};
 
 use foldhash::fast::FixedState;
 
-use super::{
-    super::{json_error::KEYS, steps},
-    Print,
-    print::TextPlace,
+use super::super::{
+    json_error::KEYS,
+    print::{Print, TextPlace},
+    steps,
 };
 
 /// The slots of a table. At most half of them are used.
@@ -89,7 +89,6 @@ impl Tables {
         #[expect(clippy::cast_possible_truncation, reason = "a part of the hash suffices")]
         let mut at = hash as usize % SLOTS;
         while let Some(slot) = table.slots.get_mut(at) {
-            steps::count(1);
             if slot.round != table.round {
                 *slot =
                     Slot { round: table.round, index: u32::try_from(index).unwrap_or(u32::MAX) };
@@ -98,6 +97,7 @@ impl Tables {
             if is_same(slot.index as usize) {
                 return false;
             }
+            steps::count(1);
             at = (at + 1) % SLOTS;
         }
         true

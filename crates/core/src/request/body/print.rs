@@ -2,10 +2,12 @@
 
 use std::ops::{Deref, Range};
 
+use super::json_error::LENGTH;
+
 /// A key of an object, in two registers: a key of at most [`SHORT`] bytes with its length, or a
 /// summary of a longer one with the place of its text.
 #[derive(Clone, Copy, Debug)]
-pub(in super::super) struct Print {
+pub(super) struct Print {
     /// The first eight bytes; of a long key a summary of all of them.
     low: u64,
     /// The other bytes, and the length above them; of a long key [`LONG`] and the place of its text.
@@ -13,7 +15,7 @@ pub(in super::super) struct Print {
 }
 
 /// The length of the longest key that its print has all bytes of.
-pub(in super::super) const SHORT: usize = 15;
+pub(super) const SHORT: usize = 15;
 
 /// Marks the print of a longer key.
 const LONG: u64 = 0xff << 56;
@@ -28,7 +30,7 @@ impl TextPlace {
     const DECODED: u64 = 1 << 55;
 
     pub(super) fn new(range: &Range<usize>, is_decoded: bool) -> Self {
-        const { assert!(super::LENGTH as u64 <= Self::LENGTHS) };
+        const { assert!(LENGTH as u64 <= Self::LENGTHS) };
         let mark = if is_decoded { Self::DECODED } else { 0 };
         Self(range.start as u64 | (range.len() as u64) << Self::LENGTH | mark)
     }
@@ -48,7 +50,7 @@ impl TextPlace {
 
 /// The text of a key.
 #[derive(Clone, Copy, Debug)]
-pub(in super::super) enum KeyText<'k> {
+pub(super) enum KeyText<'k> {
     Short([u8; 16], usize),
     Long(&'k str),
 }
@@ -70,7 +72,7 @@ impl Deref for KeyText<'_> {
 impl Print {
     /// The print of the first bytes of two words, at most [`SHORT`].
     #[inline(always)]
-    pub(in super::super) fn of_words(low: u64, high: u64, length: usize) -> Self {
+    pub(super) fn of_words(low: u64, high: u64, length: usize) -> Self {
         let kept = |word: u64, bytes: usize| word & ((1_u64 << (8 * bytes)) - 1);
         let (low, high) =
             if length < 8 { (kept(low, length), 0) } else { (low, kept(high, length - 8)) };
@@ -79,13 +81,13 @@ impl Print {
 
     /// The print of the first bytes of a word, less than eight.
     #[inline(always)]
-    pub(in super::super) fn of_word(word: u64, length: usize) -> Self {
+    pub(super) fn of_word(word: u64, length: usize) -> Self {
         Self { low: word & ((1 << (8 * length)) - 1), high: (length as u64) << 56 }
     }
 
     /// The print of a text of at most [`SHORT`] bytes; `None` for a longer one.
     #[inline]
-    pub(in super::super) fn short(text: &[u8]) -> Option<Self> {
+    pub(super) fn short(text: &[u8]) -> Option<Self> {
         let (low, high) = match (text.first_chunk(), text.last_chunk()) {
             _ if text.len() > SHORT => return None,
             // The last eight bytes overlap the first ones.
@@ -120,7 +122,7 @@ impl Print {
 
     /// Whether two keys are the same; `None` if that depends on the texts of long ones.
     #[inline(always)]
-    pub(in super::super) fn is_same(self, other: Self) -> Option<bool> {
+    pub(super) fn is_same(self, other: Self) -> Option<bool> {
         if self.low != other.low {
             return Some(false);
         }
@@ -129,13 +131,13 @@ impl Print {
 
     /// Whether it is the print of a key of at most [`SHORT`] bytes.
     #[inline(always)]
-    pub(in super::super) fn is_short(self) -> bool {
+    pub(super) fn is_short(self) -> bool {
         self.high < LONG
     }
 
     /// The length of a short key.
     #[inline(always)]
-    pub(in super::super) fn length(self) -> usize {
+    pub(super) fn length(self) -> usize {
         (self.high >> 56) as usize
     }
 
@@ -145,14 +147,14 @@ impl Print {
     }
 
     /// The text of a short key.
-    pub(in super::super) fn text(self) -> KeyText<'static> {
+    pub(super) fn text(self) -> KeyText<'static> {
         KeyText::Short(self.bytes().to_le_bytes(), self.length())
     }
 
     /// Whether a short key may have a letter beyond ASCII that folds into it, by the first bytes of the
     /// long s and the Kelvin sign.
     #[inline(always)]
-    pub(in super::super) fn may_fold(self) -> bool {
+    pub(super) fn may_fold(self) -> bool {
         // The length, above the other bytes, is less than 128.
         (self.low | self.high) & (EACH * 0x80) != 0
             && (may_have(self.low, 0xc5)
@@ -164,13 +166,13 @@ impl Print {
 
     /// The bytes of a short key, the first one lowest.
     #[inline(always)]
-    pub(in super::super) fn bytes(self) -> u128 {
+    pub(super) fn bytes(self) -> u128 {
         u128::from(self.low) | u128::from(self.high & !LONG) << 64
     }
 
     /// A short key with the letters of ASCII in place of those that fold into it; `None` if it has
     /// none of them.
-    pub(in super::super) fn with_ascii_letters(self) -> Option<Self> {
+    pub(super) fn with_ascii_letters(self) -> Option<Self> {
         let (mut bytes, mut length) = (self.bytes(), self.length());
         let mut letters = equal_bytes(bytes, 0xc5) | equal_bytes(bytes, 0xe2);
         while letters != 0 {
@@ -195,21 +197,21 @@ impl Print {
     }
 
     /// Whether two short keys differ at most in the case of letters of ASCII.
-    pub(in super::super) fn is_same_in_any_case(self, other: Self) -> bool {
+    pub(super) fn is_same_in_any_case(self, other: Self) -> bool {
         lower_case(self.low) == lower_case(other.low)
             && lower_case(self.high) == lower_case(other.high)
     }
 
     /// Both words, as they are hashed.
     #[inline(always)]
-    pub(in super::super) fn words(self) -> (u64, u64) {
+    pub(super) fn words(self) -> (u64, u64) {
         (self.low, self.high)
     }
 
     /// Both words of a short key, with the bit set that tells the cases of a letter apart: keys that
     /// differ only in case have the same.
     #[inline(always)]
-    pub(in super::super) fn folded(self) -> (u64, u64) {
+    pub(super) fn folded(self) -> (u64, u64) {
         const CASE: u64 = EACH * 0x20;
         (self.low | CASE, self.high | CASE >> 8)
     }
