@@ -31,6 +31,10 @@ use super::{
 const PARTS: usize = 256;
 /// The maximum length of the headers of one part, in bytes.
 const HEADERS: usize = 4096;
+/// The maximum number of the headers of one part, and of the parameters of one header. Clients send three
+/// headers, and two parameters.
+const LINES: usize = 16;
+const PARAMETERS: usize = 16;
 /// The maximum length of the model's name, in bytes.
 const VALUE: usize = 4096;
 
@@ -115,6 +119,10 @@ pub(super) enum FormError {
 pub(super) enum HeadersError {
     #[error("the headers of a part have no end within {HEADERS} bytes")]
     NoEnd,
+    #[error("a part has more than {LINES} headers")]
+    TooManyLines,
+    #[error("a header of a part has more than {PARAMETERS} parameters")]
+    TooManyParameters,
     #[error("a header of a part has a control character, or is not UTF-8")]
     Control,
     #[error("a line among the headers of a part is not a header")]
@@ -304,8 +312,11 @@ fn headers(head: &[u8]) -> Result<Headers<'_>, HeadersError> {
     let head = std::str::from_utf8(head).map_err(|_| HeadersError::Control)?;
     let mut disposition = None;
     let mut content_type = None;
-    for line in lines(head) {
+    for (index, line) in lines(head).enumerate() {
         let line = line?;
+        if index == LINES {
+            return Err(HeadersError::TooManyLines);
+        }
         let has_control = line.bytes().fold(false, |found, byte| found | byte.is_ascii_control());
         if has_control || (!line.is_ascii() && line.chars().any(char::is_control)) {
             return Err(HeadersError::Control);
@@ -336,11 +347,17 @@ fn headers(head: &[u8]) -> Result<Headers<'_>, HeadersError> {
     if starts("multipart/") || starts("message/") {
         return Err(HeadersError::Nested);
     }
-    let ascii = parameters.into_iter().any(|parameter| {
-        parameter.map_or(true, |Parameter { name, value, .. }| {
-            name.to_ascii_lowercase().starts_with("charset") && !media_type::is_utf8(value)
-        })
-    });
+    let mut ascii = false;
+    for (index, parameter) in parameters.enumerate() {
+        if index == PARAMETERS {
+            return Err(HeadersError::TooManyParameters);
+        }
+        let Ok(Parameter { name, value, .. }) = parameter else {
+            ascii = true;
+            break;
+        };
+        ascii |= name.to_ascii_lowercase().starts_with("charset") && !media_type::is_utf8(value);
+    }
     Ok(Headers { name, file, ascii })
 }
 
@@ -371,8 +388,11 @@ fn parse_disposition(value: &str) -> Result<(&str, bool), HeadersError> {
     }
     let (_, parameters) = media_type::split(parameters);
     let (mut name, mut file, mut extended) = (None, None, None);
-    for parameter in parameters {
+    for (index, parameter) in parameters.enumerate() {
         let Parameter { name: key, value, .. } = parameter?;
+        if index == PARAMETERS {
+            return Err(HeadersError::TooManyParameters);
+        }
         let slot = match key {
             "name" => {
                 // Browsers write `"` as %22, and servers differ on decoding it. llama.cpp's reader
@@ -467,6 +487,22 @@ mod tests {
             Ok(Some(String::new())),
             "an empty model is the caller's to refuse"
         );
+    }
+
+    #[test]
+    fn the_headers_of_a_part_and_their_parameters_are_few() {
+        let read = |headers: usize, disposition: usize, of_type: usize| {
+            let (lines, text) = ("a: b\r\n".repeat(headers), "; a=b".repeat(of_type));
+            let sizes = "; size=1".repeat(disposition);
+            model(&format!(
+                "--b\r\n{lines}Content-Type: text/plain{text}\r\nContent-Disposition: form-data; \
+                 name=\"model\"{sizes}\r\n\r\nm\r\n--b--"
+            ))
+        };
+        assert_eq!(read(14, 15, 16), Ok(Some("m".into())));
+        assert_eq!(read(15, 0, 0), Err(HeadersError::TooManyLines.into()));
+        assert_eq!(read(0, 16, 0), Err(HeadersError::TooManyParameters.into()));
+        assert_eq!(read(0, 0, 17), Err(HeadersError::TooManyParameters.into()));
     }
 
     #[test]
