@@ -1,5 +1,4 @@
 //! The outline of a JSON body: what metering reads of it, whatever the rules of the route read.
-
 //!
 //! The objects and lists that have a [`Place`] are levels of one loop; everything else is skipped by
 //! the scanner. A repeated key is refused in all of them.

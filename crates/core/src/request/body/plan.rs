@@ -1,6 +1,10 @@
 //! The plan for reading a JSON body: a graph of nodes, compiled once, and what to record at each.
 
-use std::{fmt, str::FromStr, sync::Arc};
+use std::{
+    fmt,
+    str::FromStr,
+    sync::{Arc, LazyLock},
+};
 
 use thiserror::Error;
 
@@ -320,12 +324,14 @@ pub fn bounds_answer(name: &str) -> bool {
 
 /// Returns the name, where a number of tokens under it bounds an answer.
 pub(super) fn answer_bound(name: &str) -> Option<&'static str> {
-    answer_bounds().into_iter().find(|known| *known == name)
+    answer_bounds().iter().find(|known| **known == name).copied()
 }
 
 /// Returns the names under which a number of tokens bounds an answer.
-pub(super) fn answer_bounds() -> [&'static str; TOKENS.len()] {
-    TOKENS.map(|place| place.rsplit('/').next().unwrap_or(place))
+pub(super) fn answer_bounds() -> &'static [&'static str] {
+    static NAMES: LazyLock<[&str; TOKENS.len()]> =
+        LazyLock::new(|| TOKENS.map(|place| place.rsplit('/').next().unwrap_or(place)));
+    &*NAMES
 }
 
 /// The names of capped numbers at the top of a document.

@@ -63,8 +63,8 @@ static MEMBERS: LazyLock<[Members; 5]> = LazyLock::new(|| {
             .with(&SETTINGS, Place::Settings)
             .with(&["stream_options"], Place::StreamOptions)
             .with(&noted, Place::Noted)
-            .with(&answer_bounds(), Place::Noted),
-        Members::default().with(&answer_bounds(), Place::Noted),
+            .with(answer_bounds(), Place::Noted),
+        Members::default().with(answer_bounds(), Place::Noted),
         Members::default().with(&["content"], Place::Content),
         Members::default()
             .with(&["content"], Place::Content)
