@@ -76,7 +76,7 @@ BEHIND_ENVOY = """listen:
   grpc: "unix:${DASHBOARD_DIR}/authz.sock"
   ops: "127.0.0.1:${DASHBOARD_OPS}"
   access_log: "unix:${DASHBOARD_DIR}/access-log.sock"
-metering: { secrets: [the-secret-of-the-picture-of-the-dashboard] }
+metering: { secrets: [the-secret-of-the-reservations-of-the-picture] }
 ledger: { keys: [{ id: picture, secret: the-secret-of-the-picture-of-the-dashboard }] }
 store:
   redis:
