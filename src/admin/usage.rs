@@ -36,11 +36,18 @@ pub(crate) const PATH: &str = "/v1/usage";
 pub trait UsageSums: Send + Sync {
     /// Returns the rows of an hour or a day.
     fn rows(&self, period: Period) -> BoxFuture<'_, Result<HashMap<RowKey, Measures>, Outage>>;
+
+    /// Returns the time zone of the days; `None` of a ledger that notes none yet.
+    fn time_zone(&self) -> BoxFuture<'_, Result<Option<String>, Outage>>;
 }
 
 impl UsageSums for Redis {
     fn rows(&self, period: Period) -> BoxFuture<'_, Result<HashMap<RowKey, Measures>, Outage>> {
         Box::pin(Redis::rows(self, period))
+    }
+
+    fn time_zone(&self) -> BoxFuture<'_, Result<Option<String>, Outage>> {
+        Box::pin(self.ledger_time_zone())
     }
 }
 
@@ -102,10 +109,18 @@ pub(super) async fn call(
     let policy = (usage.policy)();
     let (Some(ledger), Some(sums)) = (&policy.ledger, &usage.sums) else { return Err(without()) };
     let query = read(query, &Calendar::of(&ledger.time_zone))?;
+    let no_answer = |outage| unavailable(&StoreUnavailable::from(outage));
+    let noted = sums.time_zone().await.map_err(no_answer)?;
+    if noted.is_some_and(|noted| noted != ledger.time_zone) {
+        return Err(Refusal::new(
+            409,
+            "other_time_zone",
+            "the days of the ledger are those of another time zone than `ledger.time_zone`",
+        ));
+    }
     let mut report = Report::of(&query);
     for (place, period) in query.periods().enumerate() {
-        let rows = sums.rows(period).await;
-        let rows = rows.map_err(|outage| unavailable(&StoreUnavailable::from(outage)))?;
+        let rows = sums.rows(period).await.map_err(no_answer)?;
         // The row of the others may have requests of other tenants.
         let sees = |key: &RowKey| match key {
             RowKey::Of { tenant, .. } => caller.sees(tenant.as_deref()),

@@ -5,8 +5,8 @@ mod closed_month;
 mod erase;
 mod export;
 mod export_lines;
-mod month_records;
 mod place;
+mod records;
 mod report;
 mod verify;
 

@@ -2,6 +2,7 @@
 
 mod command;
 mod month;
+mod moved;
 mod planted;
 mod refused;
 mod refused_writes;

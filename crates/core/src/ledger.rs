@@ -9,6 +9,7 @@
 
 pub mod calendar;
 pub mod config;
+pub mod day_sums;
 pub mod entry;
 pub mod export_mark;
 pub mod keys;

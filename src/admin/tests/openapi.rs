@@ -22,7 +22,7 @@ fn document() -> Value {
 fn bench() -> Bench {
     let records = Arc::new(Memory::default()) as Arc<dyn KeyRecords>;
     let bench = Bench::with_keys(Some(records), policy(json!({ "redis": true })));
-    let bench = bench.with_usage(Some(Arc::new(usage::tests::Sums)), usage::tests::policy());
+    let bench = bench.with_usage(Some(Arc::new(usage::tests::Sums(None))), usage::tests::policy());
     bench.with_offenders(offenders::tests::found)
 }
 

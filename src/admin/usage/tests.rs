@@ -8,7 +8,7 @@ use super::*;
 use crate::admin::{caller::AdminCredentialConfig, tests::Bench};
 
 /// The sums of every day: rows of two tenants, of requests without one, and of the others.
-pub(in crate::admin) struct Sums;
+pub(in crate::admin) struct Sums(pub(in crate::admin) Option<&'static str>);
 
 impl UsageSums for Sums {
     fn rows(&self, period: Period) -> BoxFuture<'_, Result<HashMap<RowKey, Measures>, Outage>> {
@@ -28,6 +28,10 @@ impl UsageSums for Sums {
         let rows = if period == day { Ok(HashMap::new()) } else { Ok(rows.into()) };
         Box::pin(std::future::ready(rows))
     }
+
+    fn time_zone(&self) -> BoxFuture<'_, Result<Option<String>, Outage>> {
+        Box::pin(std::future::ready(Ok(self.0.map(str::to_owned))))
+    }
 }
 
 /// A policy with a ledger.
@@ -42,11 +46,21 @@ ledger: { keys: [{ id: a, secret: 'file:/run/ledger' }], time_zone: Europe/Berli
 }
 
 fn bench() -> Bench {
-    Bench::new(crate::admin::tests::Kept::default()).with_usage(Some(Arc::new(Sums)), policy())
+    Bench::new(crate::admin::tests::Kept::default())
+        .with_usage(Some(Arc::new(Sums(None))), policy())
 }
 
 async fn get(bench: &Bench, query: &str) -> (u16, Value) {
     bench.call("GET", &format!("{PATH}?{query}"), "").await
+}
+
+#[tokio::test]
+async fn days_of_another_time_zone_are_not_reported() {
+    for (noted, expected) in [("Europe/Berlin", 200), ("UTC", 409)] {
+        let bench = Bench::new(crate::admin::tests::Kept::default())
+            .with_usage(Some(Arc::new(Sums(Some(noted)))), policy());
+        assert_eq!(get(&bench, "from=2026-11-29").await.0, expected, "{noted}");
+    }
 }
 
 #[tokio::test]

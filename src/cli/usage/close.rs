@@ -5,16 +5,13 @@ use std::{io::Write, path::PathBuf, process::ExitCode};
 use anyhow::{Context as _, bail};
 use clap::Args;
 use serde_json::json;
-use tollgate_core::ledger::{
-    calendar::Month,
-    report::{Report, ReportQuery},
-    rows::Measures,
-};
+use tollgate_core::ledger::{calendar::Month, keys::LedgerKeys, rows::Measures, verify::Finding};
 
 use super::{
     closed_month::ClosedMonth,
-    month_records::{MonthRecords, VerifiedMonth},
     place::Place,
+    records::{Records, Rows, sums_of, total_of},
+    verify::{verify, worded},
 };
 use crate::{
     cli::{Output, config_file::ConfigFile, printable},
@@ -61,6 +58,12 @@ pub(super) struct CloseArgs {
     output: Output,
 }
 
+/// The sums of a month that is closed, and what is wrong with them, in words.
+struct Verified {
+    sums: Rows,
+    problems: Vec<String>,
+}
+
 impl CloseArgs {
     pub(super) async fn run(self, out: &mut dyn Write) -> anyhow::Result<ExitCode> {
         let (place, month) = (Place::open(self.config.path())?, self.month);
@@ -82,17 +85,17 @@ impl CloseArgs {
         }
         let next = month.next().context("the calendar ends with this month")?;
         let ends = place.calendar.starts(next.first_day()).context("the calendar ends")?;
-        let mut records = MonthRecords::of_exports(&self.export, &place.calendar, &keys)?;
-        let verified = records.verify(&place, &keys, month).await?;
+        let mut records = Records::of_exports(&place, &keys, &self.export)?;
+        let verified = self.verify(&place, &keys, &mut records).await?;
         if closed.is_none() {
             let first = records.first_month().context("the ledger has no entry yet")?;
-            if month < first && verified.total == Measures::default() {
+            if month < first && total_of(&verified.sums) == Measures::default() {
                 bail!(
                     "{month} has no records, and the ledger begins in {first}: close that month first"
                 );
             }
         }
-        let verified = self.accept(verified)?;
+        self.accept(&verified)?;
         // From here on nothing is added to the month: what it has is what is signed.
         let began = place.redis.close_month(closed, (month, ends), "").await;
         match began.map_err(|outage| place.unavailable(outage))? {
@@ -105,29 +108,33 @@ impl CloseArgs {
                 bail!("another month was closed meanwhile; run the command again");
             }
         }
-        let verified = match total_of(&place, month).await? {
-            total if total == verified.total => verified,
+        let mut verified = verified;
+        if sums_of(&place, month).await? != verified.sums {
             // Some records were made in between.
-            _ => self.accept(records.verify(&place, &keys, month).await?)?,
-        };
-        let total = verified.total;
-        let is_unverified = !verified.problems.is_empty();
-        let text = ClosedMonth::sign(month, (total, is_unverified), now(), &keys);
+            verified = self.verify(&place, &keys, &mut records).await?;
+            self.accept(&verified)?;
+        }
+        let Verified { sums, problems } = &verified;
+        let (total, is_unverified) = (total_of(sums), !problems.is_empty());
+        let text = ClosedMonth::sign(month, (sums, is_unverified), now(), &keys);
         let signed = place.redis.close_month(Some(month), (month, ends), &text).await;
         if signed.map_err(|outage| place.unavailable(outage))? != MonthClosing::Closed {
             return self.was_closed("it was closed by another command meanwhile", out);
         }
+        let pending = pending(&place).await?;
         match self.output {
             Output::Json => {
                 let mut json: serde_json::Value = serde_json::from_str(&text)?;
-                let members = json.as_object_mut().filter(|_| is_unverified);
-                if let Some(members) = members {
-                    members.insert("problems".to_owned(), json!(verified.problems));
+                if let Some(members) = json.as_object_mut() {
+                    members.insert("pending".to_owned(), json!(pending));
+                    if is_unverified {
+                        members.insert("problems".to_owned(), json!(problems));
+                    }
                 }
                 writeln!(out, "{}", printable::json(&json)?)?;
             }
             Output::Text => {
-                for problem in &verified.problems {
+                for problem in problems {
                     writeln!(out, "not verified: {}", printable::printable(problem))?;
                 }
                 writeln!(
@@ -138,15 +145,52 @@ impl CloseArgs {
                     total.estimated,
                     place.cost(&total)
                 )?;
+                if pending > 0 {
+                    writeln!(
+                        out,
+                        "{pending} settled requests have no record yet; those of {month} are booked on {}",
+                        next.first_day()
+                    )?;
+                }
             }
         }
         Ok(ExitCode::SUCCESS)
     }
 
-    /// Takes the sums of the month, if they are those of its records.
-    fn accept(&self, verified: VerifiedMonth) -> anyhow::Result<VerifiedMonth> {
+    /// Compares the sums of the month with its records, and verifies these.
+    async fn verify(
+        &self,
+        place: &Place,
+        keys: &LedgerKeys,
+        records: &mut Records<'_>,
+    ) -> anyhow::Result<Verified> {
+        let month = self.month;
+        let of_month = records.verify(month).await?;
+        let mut findings = verify(place, keys, &self.export).await?.findings;
+        findings.retain(|finding| match finding {
+            Finding::Truncated { .. } => true,
+            Finding::Unlinked { chain, number }
+            | Finding::Repeated { chain, number, .. }
+            | Finding::Corrects { chain, number, .. }
+            | Finding::Sums { chain, number }
+            | Finding::Differs { chain, number, .. } => {
+                // What is wrong with later records is a matter of their months.
+                records.day_of(*chain, *number).is_none_or(|day| day.month() <= month)
+            }
+            // A close that was interrupted may have put records on the first day of the next month.
+            Finding::Booked { day, .. } => Some(*day) != month.next().map(Month::first_day),
+            // Entries that may be missing are among the problems, as far as they are of the month.
+            _ => false,
+        });
+        let mut problems = of_month.problems;
+        problems.extend(of_month.findings.iter().chain(&findings).map(worded));
+        Ok(Verified { sums: of_month.sums, problems })
+    }
+
+    /// Accepts the sums of the month, if they are those of its records.
+    fn accept(&self, verified: &Verified) -> anyhow::Result<()> {
         if verified.problems.is_empty() || self.unverified {
-            return Ok(verified);
+            return Ok(());
         }
         let problems: Vec<String> =
             verified.problems.iter().map(|problem| printable::printable(problem)).collect();
@@ -171,14 +215,9 @@ impl CloseArgs {
     }
 }
 
-/// The sums of a month.
-pub(super) async fn total_of(place: &Place, month: Month) -> anyhow::Result<Measures> {
-    let days = (month.first_day(), month.last_day());
-    let query = ReportQuery::new(days, Vec::new(), &place.calendar)?;
-    let mut report = Report::of(&query);
-    for (number, period) in query.periods().enumerate() {
-        let rows = place.redis.rows(period).await;
-        report.add(number, &rows.map_err(|outage| place.unavailable(outage))?);
-    }
-    Ok(report.total())
+/// The number of settled requests that have no record yet.
+async fn pending(place: &Place) -> anyhow::Result<u64> {
+    let unclaimed = place.redis.unclaimed().await.map_err(|outage| place.unavailable(outage))?;
+    let chains = place.redis.chains().await.map_err(|outage| place.unavailable(outage))?;
+    Ok(chains.iter().fold(unclaimed, |sum, chain| sum.saturating_add(chain.pending)))
 }

@@ -1,14 +1,19 @@
 //! The sums of a closed month, signed.
 
+use std::collections::{BTreeMap, HashMap};
+
 use serde::{Deserialize, Serialize};
 use tollgate_core::{
     ledger::{
         calendar::Month,
         keys::{LedgerKeys, Mac},
-        rows::{MEASURES, Measures},
+        rows::{MEASURES, Measures, RowKey},
     },
+    revocation::sha256,
     time::{Timestamp, rfc3339::Rfc3339},
 };
+
+use super::records::total_of;
 
 /// The form of the text that is signed. Months that were closed before have none in their text.
 const FORM: u32 = 2;
@@ -26,21 +31,35 @@ pub(super) struct ClosedMonth {
     /// Whether the month was closed although its sums are not those of its records.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub(super) unverified: bool,
+    /// SHA-256 of the sums of each tenant, model and route, in hexadecimal. Earlier versions sign none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    rows: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     mac: Option<Mac>,
+}
+
+/// What is wrong with the sums of a closed month.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Differing {
+    /// Their total is another one.
+    Total,
+    /// Those of some tenants, models or routes are others.
+    Rows,
 }
 
 impl ClosedMonth {
     /// Returns the text about a month.
     pub(super) fn sign(
         month: Month,
-        (sums, unverified): (Measures, bool),
+        (rows, unverified): (&HashMap<RowKey, Measures>, bool),
         now: Timestamp,
         keys: &LedgerKeys,
     ) -> String {
         let key = keys.first();
         let (form, closed_at, name) = (Some(FORM), Rfc3339(now), key.id().to_owned());
-        let mut closed = Self { form, month, closed_at, key: name, sums, unverified, mac: None };
+        let (sums, rows) = (total_of(rows), Some(digest_of(rows)));
+        let mut closed =
+            Self { form, month, closed_at, key: name, sums, unverified, rows, mac: None };
         closed.mac = closed.unsigned().map(|text| key.mac(&text));
         serde_json::to_string(&closed).unwrap_or_default()
     }
@@ -51,10 +70,29 @@ impl ClosedMonth {
         signed.is_some_and(|((text, key), mac)| key.has_signed(&text, mac))
     }
 
+    /// The MAC of the text, if a key has signed it.
+    pub(super) fn mac(&self, keys: &LedgerKeys) -> Option<Mac> {
+        self.mac.filter(|_| self.is_signed(keys))
+    }
+
+    /// Compares the sums of a month, by row, with those that were signed.
+    pub(super) fn compare(&self, rows: &HashMap<RowKey, Measures>) -> Option<Differing> {
+        let mut total = total_of(rows);
+        if self.form.is_none() {
+            // The version that closed the month did not know them.
+            (total.images, total.seconds) = (self.sums.images, self.sums.seconds);
+        }
+        if total != self.sums {
+            return Some(Differing::Total);
+        }
+        let is_other = self.rows.as_ref().is_some_and(|signed| *signed != digest_of(rows));
+        is_other.then_some(Differing::Rows)
+    }
+
     /// The text that is signed, which is a contract: each measure by its name, without those that are
     /// zero, so that measures of later versions change nothing. `None` of a form that is not known.
     fn unsigned(&self) -> Option<String> {
-        let Self { form, month, closed_at, key, sums, unverified, mac: _ } = self;
+        let Self { form, month, closed_at, key, sums, unverified, rows, mac: _ } = self;
         match form {
             None => self.first_form(),
             Some(FORM) => {
@@ -65,6 +103,9 @@ impl ClosedMonth {
                 }
                 if *unverified {
                     text.push_str(" unverified");
+                }
+                if let Some(rows) = rows {
+                    text.push_str(&format!(" rows {rows}"));
                 }
                 Some(text)
             }
@@ -98,8 +139,23 @@ impl ClosedMonth {
             "closed {month} {closed_at} {key} [{requests}, {tokens}, {input}, {output}, {cached}, \
              {reasoning}, {estimated}]{cost}"
         );
-        (known == *sums && !self.unverified).then_some(text)
+        (known == *sums && !self.unverified && self.rows.is_none()).then_some(text)
     }
+}
+
+/// The SHA-256 of rows in their order: a contract, as the text. Each has a line with its measures by their
+/// names, without those that are zero.
+fn digest_of(rows: &HashMap<RowKey, Measures>) -> String {
+    let mut text = String::new();
+    for (row, measures) in rows.iter().collect::<BTreeMap<_, _>>() {
+        let numbers = MEASURES.into_iter().zip(measures.all()).filter(|(_, number)| *number != 0);
+        let numbers: Vec<String> =
+            numbers.map(|(name, number)| format!(" {name}={number}")).collect();
+        if !numbers.is_empty() {
+            text.push_str(&format!("{}{}\n", row.text(), numbers.concat()));
+        }
+    }
+    sha256(text.as_bytes()).iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 #[cfg(test)]
@@ -112,6 +168,15 @@ mod tests {
         LedgerKeys::new(vec![("k".to_owned(), Secret::new(vec![1; 32]))]).unwrap()
     }
 
+    fn rows(all: &[(&str, Measures)]) -> HashMap<RowKey, Measures> {
+        let row = |tenant: &str| RowKey::Of {
+            tenant: Some(tenant.to_owned()),
+            model: None,
+            route: "chat".to_owned(),
+        };
+        all.iter().map(|(tenant, measures)| (row(tenant), *measures)).collect()
+    }
+
     fn read(text: &str) -> ClosedMonth {
         serde_json::from_str(text).unwrap()
     }
@@ -119,9 +184,10 @@ mod tests {
     #[test]
     fn the_sums_of_a_closed_month_are_signed() {
         let sums = Measures { requests: 1, tokens: 7, cost: 30, ..Measures::default() };
+        let sums = rows(&[("acme", sums)]);
         let month = "2026-11".parse().unwrap();
         let text =
-            ClosedMonth::sign(month, (sums, false), Timestamp::from_secs(1_800_000_000), &keys());
+            ClosedMonth::sign(month, (&sums, false), Timestamp::from_secs(1_800_000_000), &keys());
         assert!(read(&text).is_signed(&keys()));
         for (signed, changed) in [
             ("\"tokens\":7", "\"tokens\":8"),
@@ -136,7 +202,7 @@ mod tests {
             assert!(!read(&text.replace(signed, changed)).is_signed(&keys()), "{changed}");
         }
         let now = Timestamp::from_secs(1_800_000_000);
-        let text = ClosedMonth::sign(month, (sums, true), now, &keys());
+        let text = ClosedMonth::sign(month, (&sums, true), now, &keys());
         assert!(read(&text).unverified && read(&text).is_signed(&keys()));
         assert!(!read(&text.replace("\"unverified\":true,", "")).is_signed(&keys()));
     }
@@ -145,13 +211,37 @@ mod tests {
     #[test]
     fn the_text_that_is_signed_is_a_contract() {
         let sums = Measures { requests: 1, tokens: 7, estimated_cost: -3, ..Measures::default() };
+        let sums = rows(&[("acme", sums), ("globex", Measures::default())]);
         let month = "2026-11".parse().unwrap();
         let text =
-            ClosedMonth::sign(month, (sums, false), Timestamp::from_secs(1_800_000_000), &keys());
-        let expected = "closed month, form 2: 2026-11 2027-01-15T08:00:00.000000Z k requests=1 \
-                        tokens=7 estimated_cost=-3";
-        assert_eq!(read(&text).unsigned().as_deref(), Some(expected));
-        assert_eq!(read(&text).mac, Some(keys().first().mac(expected)));
+            ClosedMonth::sign(month, (&sums, false), Timestamp::from_secs(1_800_000_000), &keys());
+        let line = "[\"acme\",null,\"chat\"] requests=1 tokens=7 estimated_cost=-3\n";
+        let digest: String =
+            sha256(line.as_bytes()).iter().map(|byte| format!("{byte:02x}")).collect();
+        let expected = format!(
+            "closed month, form 2: 2026-11 2027-01-15T08:00:00.000000Z k requests=1 tokens=7 \
+             estimated_cost=-3 rows {digest}"
+        );
+        assert_eq!(read(&text).unsigned(), Some(expected.clone()));
+        assert_eq!(read(&text).mac(&keys()), Some(keys().first().mac(&expected)));
+    }
+
+    #[test]
+    fn a_sum_that_was_moved_to_another_tenant_is_found() {
+        let one = |tokens| Measures { requests: 1, tokens, ..Measures::default() };
+        let signed = rows(&[("acme", one(7)), ("globex", one(3))]);
+        let month = "2026-11".parse().unwrap();
+        let text = ClosedMonth::sign(
+            month,
+            (&signed, false),
+            Timestamp::from_secs(1_800_000_000),
+            &keys(),
+        );
+        let closed = read(&text);
+        assert_eq!(closed.compare(&signed), None);
+        let moved = rows(&[("acme", one(5)), ("globex", one(5))]);
+        assert_eq!(closed.compare(&moved), Some(Differing::Rows));
+        assert_eq!(closed.compare(&rows(&[("acme", one(7))])), Some(Differing::Total));
     }
 
     /// What is in Redis of a month that was closed before the text had a form, and what was signed.
@@ -175,6 +265,14 @@ mod tests {
             assert!(!read(&text.replace("1500", "1501")).is_signed(&keys()), "{text}");
         }
         assert!(!read(&with_cost.replace("750", "751")).is_signed(&keys()));
+        // That version did not know images and seconds.
+        let sums =
+            Measures { requests: 3, tokens: 1500, input: 1000, output: 500, ..Measures::default() };
+        let sums = Measures { cached: 200, estimated: -7, images: 4, seconds: 9, ..sums };
+        assert_eq!(read(&before_prices).compare(&rows(&[("acme", sums)])), None);
+        let other = Measures { tokens: 1499, ..sums };
+        let compared = read(&before_prices).compare(&rows(&[("acme", other)]));
+        assert_eq!(compared, Some(Differing::Total));
         assert!(!read(&before_prices.replace("{", "{\"cost\":1,")).is_signed(&keys()));
     }
 }

@@ -11,19 +11,19 @@ use std::{
 use clap::Args;
 use serde_json::json;
 use tollgate_core::ledger::{
-    calendar::{Day, Month},
+    calendar::Month,
     entry::{Anchor, Content, Entry, SignedEntry},
     keys::{LedgerKeys, Mac},
     person::{Person, PersonKey},
-    rows::{Measures, Period, RowKey},
-    verify::{ChainVerifier, DaySums, Finding, SeenDecisions},
+    rows::Measures,
+    verify::{ChainVerifier, Finding, SeenDecisions},
 };
 
 use super::{
-    close::total_of,
-    closed_month::ClosedMonth,
+    closed_month::{ClosedMonth, Differing},
     export_lines,
     place::{PAGE, Place},
+    records::{Records, sums_of, total_of},
 };
 use crate::{
     cli::{Output, config_file::ConfigFile, printable},
@@ -60,8 +60,8 @@ pub(super) struct VerifyArgs {
 }
 
 /// What was verified.
-struct Verified {
-    findings: Vec<Finding>,
+pub(super) struct Verified {
+    pub(super) findings: Vec<Finding>,
     records: u64,
     exported: u64,
     chains: usize,
@@ -73,7 +73,11 @@ impl VerifyArgs {
     pub(super) async fn run(self, out: &mut dyn Write) -> anyhow::Result<ExitCode> {
         let place = Place::open(self.config.path())?;
         place.check_time_zone().await?;
-        let verified = self.verify(&place).await?;
+        let keys = place.keys()?;
+        let mut verified = verify(&place, &keys, &self.export).await?;
+        let mut records = Records::of_exports(&place, &keys, &self.export)?;
+        verified.findings.extend(records.compare_days(place.calendar.day(now())).await?);
+        verified.findings.sort();
         let Verified { findings, records, exported, chains, unverified_months } = &verified;
         match self.output {
             Output::Json => {
@@ -104,60 +108,72 @@ impl VerifyArgs {
         }
         Ok(if findings.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
     }
+}
 
-    async fn verify(&self, place: &Place) -> anyhow::Result<Verified> {
-        let keys = place.keys()?;
-        let persons =
-            place.redis.all_persons().await.map_err(|outage| place.unavailable(outage))?;
-        let mut exports = Exports::read(&self.export, &keys, &persons)?;
-        let chains = place.redis.chains().await.map_err(|outage| place.unavailable(outage))?;
-        let mut all = Chains {
-            keys: &keys,
-            seen: SeenDecisions::default(),
-            chains: BTreeMap::new(),
-            findings: Vec::new(),
-        };
-        for state in &chains {
-            all.of(state.chain);
-        }
-        all.read(place).await?;
-        let anchors = all.anchors();
-        // A chain may have been written since, and a later checkpoint of another one may name its end.
-        all.read(place).await?;
-        let ends = chains.iter().filter_map(|state| Some((state.chain, state.end?)));
-        for (chain, (number, mac)) in ends {
-            all.of(chain).compare(number, mac, "end");
-        }
-        for Anchor { chain, number, mac } in anchors {
-            all.of(chain).compare(number, mac, "checkpoint");
-        }
-        for state in &chains {
-            all.compare_mark(state);
-        }
-        if !self.export.is_empty() {
-            exports.compare_ends(&chains, &keys);
-        }
-        for (chain, number, mac) in std::mem::take(&mut exports.entries) {
-            all.of(chain).compare(number, mac, "export");
-        }
-        let mut findings = exports.findings;
-        findings.append(&mut all.findings);
-        all.compare_days(place, &mut findings).await?;
-        let unverified_months = closed_months(place, &keys, &mut findings).await?;
-        let (chains, mut records) = (all.chains.len(), 0);
-        for mut verifier in all.chains.into_values() {
-            verifier.check_beginning();
-            records += verifier.records();
-            findings.extend(verifier.finish().0);
-        }
-        findings.sort();
-        findings.dedup();
-        Ok(Verified { findings, records, exported: exports.records, chains, unverified_months })
+/// Verifies the entries in Redis and in exports, and the closed months, without the sums of days.
+///
+/// # Errors
+/// Redis does not answer, or a file cannot be read.
+pub(super) async fn verify(
+    place: &Place,
+    keys: &LedgerKeys,
+    files: &[PathBuf],
+) -> anyhow::Result<Verified> {
+    let persons = place.redis.all_persons().await.map_err(|outage| place.unavailable(outage))?;
+    let mut exports = Exports::read(files, place, keys, &persons)?;
+    let chains = place.redis.chains().await.map_err(|outage| place.unavailable(outage))?;
+    let mut all = Chains {
+        place,
+        keys,
+        seen: SeenDecisions::default(),
+        chains: BTreeMap::new(),
+        findings: Vec::new(),
+    };
+    for state in &chains {
+        all.of(state.chain);
     }
+    all.read().await?;
+    let anchors = all.anchors();
+    // A chain may have been written since, and a later checkpoint of another one may name its end.
+    all.read().await?;
+    let ends = chains.iter().filter_map(|state| Some((state.chain, state.end?)));
+    for (chain, (number, mac)) in ends {
+        all.of(chain).compare(number, mac, "end");
+    }
+    for Anchor { chain, number, mac } in anchors {
+        all.of(chain).compare(number, mac, "checkpoint");
+    }
+    for state in &chains {
+        all.compare_mark(state);
+    }
+    if !files.is_empty() {
+        exports.compare_ends(&chains, keys);
+    }
+    for (chain, number, mac) in std::mem::take(&mut exports.entries) {
+        all.of(chain).compare(number, mac, "export");
+    }
+    let mut findings = std::mem::take(&mut all.findings);
+    let months = ClosedMonths::read(place, keys, &mut findings).await?;
+    let (count, mut records) = (all.chains.len(), 0);
+    let is_whole = all.chains.values().all(ChainVerifier::is_whole);
+    for (_, mut verifier) in all.chains {
+        verifier.check_beginning();
+        verifier.check_months(&months.signed);
+        records += verifier.records();
+        findings.extend(verifier.finish());
+    }
+    findings.extend(all.seen.finish(is_whole));
+    let exported = exports.records();
+    findings.extend(exports.finish(&months.signed));
+    findings.sort();
+    findings.dedup();
+    let unverified_months = months.unverified;
+    Ok(Verified { findings, records, exported, chains: count, unverified_months })
 }
 
 /// The chains of a store while they are verified.
 struct Chains<'a> {
+    place: &'a Place,
     keys: &'a LedgerKeys,
     seen: SeenDecisions,
     chains: BTreeMap<u32, ChainVerifier<'a>>,
@@ -165,17 +181,16 @@ struct Chains<'a> {
     findings: Vec<Finding>,
 }
 
-/// How often the sums of a day are read that change meanwhile.
-const ATTEMPTS: usize = 5;
-
 impl<'a> Chains<'a> {
     /// The verifier of a chain.
     fn of(&mut self, chain: u32) -> &mut ChainVerifier<'a> {
-        self.chains.entry(chain).or_insert_with(|| ChainVerifier::new(chain, self.keys))
+        let (keys, calendar) = (self.keys, &self.place.calendar);
+        self.chains.entry(chain).or_insert_with(|| ChainVerifier::new(chain, keys, calendar))
     }
 
     /// Reads the entries that every chain has behind those that were read.
-    async fn read(&mut self, place: &Place) -> anyhow::Result<()> {
+    async fn read(&mut self) -> anyhow::Result<()> {
+        let place = self.place;
         for (chain, verifier) in &mut self.chains {
             let Some(mut from) = verifier.last().map_or(Some(0), |last| last.checked_add(1)) else {
                 continue;
@@ -186,17 +201,7 @@ impl<'a> Chains<'a> {
                 let Some((last, _)) = page.last() else { break };
                 let next = last.checked_add(1);
                 for (number, signed) in &page {
-                    let entry = verifier.entry(*number, signed, &mut self.seen);
-                    let is_first = verifier.first() == *number && *number > 1;
-                    if let Some(entry) = entry.filter(|_| is_first) {
-                        // Records are booked later than on their day where their month was closed.
-                        let booked = match entry.content {
-                            Content::Checkpoint(checkpoint) => checkpoint.booked_until,
-                            Content::Usage(_) => None,
-                        };
-                        let day = place.calendar.day(entry.time.0);
-                        verifier.set_removed_until(booked.map_or(day, |booked| booked.max(day)));
-                    }
+                    verifier.entry(*number, signed, &mut self.seen);
                 }
                 let Some(next) = next else { break };
                 from = next;
@@ -220,89 +225,70 @@ impl<'a> Chains<'a> {
     fn anchors(&self) -> Vec<Anchor> {
         self.chains.values().flat_map(|verifier| verifier.anchors().to_vec()).collect()
     }
+}
 
-    /// The sums of the days of all chains.
-    fn days(&self) -> DaySums {
-        let mut days = DaySums::default();
-        self.chains.values().for_each(|verifier| days.add(verifier.days()));
-        days
-    }
+/// The months that are closed.
+struct ClosedMonths {
+    /// Those whose sums a key has signed, with the MAC of each.
+    signed: BTreeMap<Month, Mac>,
+    /// Those that were closed although their sums are not those of their records.
+    unverified: Vec<Month>,
+}
 
-    /// Compares the sums of the days with those that the store has.
-    async fn compare_days(
-        &mut self,
+impl ClosedMonths {
+    /// Reads the closed months, and compares their sums with what was signed when they were closed.
+    async fn read(
         place: &Place,
+        keys: &LedgerKeys,
         findings: &mut Vec<Finding>,
-    ) -> anyhow::Result<()> {
-        let today = place.calendar.day(now());
-        for (day, sums) in self.days().whole_days(today) {
-            let mut before = rows(place, day).await?;
-            if DaySums::compare(day, &sums, &before).is_none() {
-                continue;
-            }
-            // Records may be made meanwhile: the sums are those of the chains between two equal reads.
-            for _ in 0..ATTEMPTS {
-                self.read(place).await?;
-                let after = rows(place, day).await?;
-                if after == before {
-                    let days = self.days().whole_days(today).into_iter();
-                    let sums = days.rev().find(|(of, _)| *of == day);
-                    let sums = sums.map(|(_, sums)| sums).unwrap_or_default();
-                    findings.extend(DaySums::compare(day, &sums, &after));
-                    break;
+    ) -> anyhow::Result<Self> {
+        let months = place.redis.closed_months().await.map_err(|it| place.unavailable(it))?;
+        let marked = place.redis.closed_month().await.map_err(|it| place.unavailable(it))?;
+        let mut read = Self { signed: BTreeMap::new(), unverified: Vec::new() };
+        for (month, text) in months {
+            let closed = serde_json::from_str::<ClosedMonth>(&text).ok();
+            let closed = closed.filter(|closed| closed.month == month);
+            let closed = closed.and_then(|closed| Some((closed.mac(keys)?, closed)));
+            let rows = sums_of(place, month).await?;
+            // The sums of days are kept for 800 days.
+            let differing = match &closed {
+                Some((_, closed)) if !rows.is_empty() => closed.compare(&rows),
+                Some(_) => None,
+                None => Some(Differing::Total),
+            };
+            let of_sums = total_of(&rows);
+            match differing {
+                Some(Differing::Total) => {
+                    let signed = closed.as_ref().map(|(_, closed)| closed.sums);
+                    findings.push(Finding::Month { month, signed, of_sums });
                 }
-                before = after;
+                Some(Differing::Rows) => findings.push(Finding::MonthRows { month }),
+                None => {}
+            }
+            let Some((mac, closed)) = closed else { continue };
+            read.signed.insert(month, mac);
+            if closed.unverified {
+                read.unverified.push(month);
             }
         }
-        Ok(())
-    }
-}
-
-async fn rows(place: &Place, day: Day) -> anyhow::Result<HashMap<RowKey, Measures>> {
-    let rows = place.redis.rows(Period::Day(day)).await;
-    rows.map_err(|outage| place.unavailable(outage))
-}
-
-/// Compares the sums of closed months with what was signed when they were closed. Returns those that were
-/// closed unverified.
-async fn closed_months(
-    place: &Place,
-    keys: &LedgerKeys,
-    findings: &mut Vec<Finding>,
-) -> anyhow::Result<Vec<Month>> {
-    let months = place.redis.closed_months().await.map_err(|outage| place.unavailable(outage))?;
-    let marked = place.redis.closed_month().await.map_err(|outage| place.unavailable(outage))?;
-    let (mut last_signed, mut unverified) = (None, Vec::new());
-    for (month, text) in months {
-        let closed = serde_json::from_str::<ClosedMonth>(&text).ok();
-        let closed = closed.filter(|closed| closed.month == month && closed.is_signed(keys));
-        last_signed = last_signed.max(closed.as_ref().map(|closed| closed.month));
-        let total = total_of(place, month).await?;
-        if closed.as_ref().is_some_and(|closed| closed.unverified) {
-            unverified.push(month);
+        // Who can write to Redis makes the ledger book its records in another month.
+        let last_signed = read.signed.keys().next_back().copied();
+        if marked != last_signed {
+            findings.push(Finding::Closed { month: marked, signed: last_signed });
         }
-        let signed = closed.map(|closed| closed.sums);
-        // The sums of days are kept for 800 days.
-        if signed != Some(total) && total != Measures::default() || signed.is_none() {
-            findings.push(Finding::Month { month, signed, of_sums: total });
-        }
+        Ok(read)
     }
-    // Who can write to Redis makes the ledger book its records in another month.
-    if marked != last_signed {
-        findings.push(Finding::Closed { month: marked, signed: last_signed });
-    }
-    Ok(unverified)
 }
 
 /// The lines of exports.
-#[derive(Default)]
-struct Exports {
+struct Exports<'a> {
     findings: Vec<Finding>,
     entries: Vec<(u32, u64, Mac)>,
-    records: u64,
+    seen: SeenDecisions,
+    chains: BTreeMap<u32, ChainVerifier<'a>>,
 }
 
-impl Exports {
+impl<'a> Exports<'a> {
     /// Compares the ends of the exports with what was marked as exported.
     fn compare_ends(&mut self, chains: &[ChainState], keys: &LedgerKeys) {
         for state in chains {
@@ -318,12 +304,13 @@ impl Exports {
 
     fn read(
         files: &[PathBuf],
-        keys: &LedgerKeys,
+        place: &'a Place,
+        keys: &'a LedgerKeys,
         persons: &HashMap<String, PersonKey>,
     ) -> anyhow::Result<Self> {
-        let mut exports = Self::default();
-        let mut seen = SeenDecisions::default();
-        let mut verifiers = BTreeMap::<u32, ChainVerifier<'_>>::new();
+        let (findings, entries) = (Vec::new(), Vec::new());
+        let (seen, chains) = (SeenDecisions::default(), BTreeMap::new());
+        let mut exports = Self { findings, entries, seen, chains };
         for path in files {
             let shown = path.display();
             export_lines::for_each(path, |line, text| {
@@ -333,20 +320,36 @@ impl Exports {
                     exports.findings.push(Finding::Line { file: shown.to_string(), line });
                     return Ok(());
                 };
-                let verifier = verifiers
-                    .entry(entry.chain)
-                    .or_insert_with(|| ChainVerifier::new(entry.chain, keys));
-                verifier.entry(entry.number, &signed, &mut seen);
+                let new = || ChainVerifier::new(entry.chain, keys, &place.calendar);
+                let verifier = exports.chains.entry(entry.chain).or_insert_with(new);
+                verifier.entry(entry.number, &signed, &mut exports.seen);
                 exports.entries.push((entry.chain, entry.number, signed.mac));
                 exports.findings.extend(person(&entry, who.as_ref(), keys, persons));
                 Ok(())
             })?;
         }
-        for verifier in verifiers.into_values() {
-            exports.records += verifier.records();
-            exports.findings.extend(verifier.finish().0);
-        }
         Ok(exports)
+    }
+
+    /// The number of records.
+    fn records(&self) -> u64 {
+        self.chains.values().map(ChainVerifier::records).sum()
+    }
+
+    /// Ends the verification: what was found.
+    fn finish(self, signed: &BTreeMap<Month, Mac>) -> Vec<Finding> {
+        let Self { mut findings, seen, chains, .. } = self;
+        let is_whole = chains.values().all(ChainVerifier::is_whole);
+        for (chain, mut verifier) in chains {
+            verifier.check_months(signed);
+            let first = verifier.first();
+            if first > 1 {
+                findings.push(Finding::ExportBegins { chain, first });
+            }
+            findings.extend(verifier.finish());
+        }
+        findings.extend(seen.finish(is_whole));
+        findings
     }
 }
 
@@ -389,7 +392,7 @@ pub(super) fn differing(
 }
 
 /// A finding in words.
-fn worded(finding: &Finding) -> String {
+pub(super) fn worded(finding: &Finding) -> String {
     let mut text = String::new();
     let _written = match finding {
         Finding::Changed { chain, number } => {
@@ -419,6 +422,16 @@ fn worded(finding: &Finding) -> String {
         Finding::Repeated { chain, number, decision } => {
             write!(text, "chain {chain}, entry {number}: the request {decision} has another record")
         }
+        Finding::Corrects { chain, number, decision } => write!(
+            text,
+            "chain {chain}, entry {number}: it corrects a record of the request {decision} that is not there, or \
+             was corrected before"
+        ),
+        Finding::Booked { chain, number, day } => write!(
+            text,
+            "chain {chain}, entry {number}: it is booked on {day}, which is not its day, and no closed month \
+             requires it"
+        ),
         Finding::Removed { chain, first, last } => write!(
             text,
             "chain {chain}, entries {first} to {last}: they were removed, and no checkpoint states it"
@@ -456,8 +469,14 @@ fn worded(finding: &Finding) -> String {
             "chain {chain}: {records} records were removed before they were exported \
              (`ledger.max_records`); their sums are in its checkpoints"
         ),
-        Finding::Day { day, of_records, of_sums } => {
-            write!(text, "{day}: {}", differing(("the sums", of_sums), ("the records", of_records)))
+        Finding::ClosedAgain { month } => write!(
+            text,
+            "{month}: a checkpoint names another close of this month, which was opened and closed again since"
+        ),
+        Finding::Day { day, row, of_records, of_sums } => {
+            let row = row.as_ref().map(|row| format!(", {}", row.text())).unwrap_or_default();
+            let differing = differing(("the sums", of_sums), ("the records", of_records));
+            write!(text, "{day}{row}: {differing}")
         }
         Finding::Month { month, signed: Some(signed), of_sums } => {
             let closed = ("what was signed when it was closed", signed);
@@ -466,6 +485,15 @@ fn worded(finding: &Finding) -> String {
         Finding::Month { month, signed: None, .. } => write!(
             text,
             "{month}: what is stored of its close was changed, or is signed with none of `ledger.keys`"
+        ),
+        Finding::MonthRows { month } => write!(
+            text,
+            "{month}: the sums of some tenants, models or routes are others than when it was closed; the total \
+             is the same"
+        ),
+        Finding::ExportBegins { chain, first } => write!(
+            text,
+            "chain {chain}: the exports begin with entry {first}; name the files with the entries before it"
         ),
         Finding::ExportEnds { chain, last, expected } => write!(
             text,
@@ -477,7 +505,8 @@ fn worded(finding: &Finding) -> String {
         ),
         Finding::NotErased { chain, number } => write!(
             text,
-            "chain {chain}, entry {number}: an export still has a person who was erased; remove `who`"
+            "chain {chain}, entry {number}: an export still has a person who was erased: remove `who`, unless \
+             Redis has lost the keys of persons"
         ),
     };
     text

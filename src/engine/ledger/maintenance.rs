@@ -136,9 +136,10 @@ async fn trim(
     let Some(cut) = find_cut(writer, ledger, (state, exported), now).await? else {
         return Ok(());
     };
-    let closed = writer.redis.closed_month().await?;
+    let (closed, closed_mark) = writer.closed().await?;
     let (key, before) = (keys.first(), tail.clone());
-    let mut batch = Batch::after(before.clone(), key, &ledger.calendar, &writer.replica, closed);
+    let mut batch = Batch::after(before.clone(), key, &ledger.calendar, &writer.replica, closed)
+        .naming(closed_mark);
     batch.trim(cut.kept_from, cut.unexported, now, anchors_of(chains, state.chain));
     let append = Append {
         owner: &writer.owner,
@@ -146,6 +147,7 @@ async fn trim(
         chain: state.chain,
         last: before.number,
         closed,
+        time_zone: &ledger.config.time_zone,
         entries: &batch.entries,
         pending: &[],
         additions: &Additions::new(),

@@ -6,7 +6,7 @@ use tollgate_core::{
     admission::Outage,
     ledger::{
         calendar::Month,
-        entry::Anchor,
+        entry::{Anchor, ClosedMark},
         keys::LedgerKeys,
         person::{KnownPerson, Person},
         rows::Additions,
@@ -62,6 +62,8 @@ pub struct Writer {
 pub(super) struct OwnChain {
     pub(super) tail: ChainTail,
     pub(super) closed: Option<Month>,
+    /// The mark of this month, which checkpoints name.
+    pub(super) closed_mark: Option<ClosedMark>,
     /// The time zone with which it was claimed.
     time_zone: String,
     /// Whether the last call had no answer: the end of the chain is read again.
@@ -239,7 +241,8 @@ impl Writer {
         let propose = || KnownPerson::of(rand::random(), rand::random());
         let mut known = self.redis.persons(&names, propose).await?.into_iter();
         let (key, tail) = (keys.first(), own.tail.clone());
-        let mut batch = Batch::after(tail, key, &ledger.calendar, &self.replica, own.closed);
+        let mut batch = Batch::after(tail, key, &ledger.calendar, &self.replica, own.closed)
+            .naming(own.closed_mark);
         for ((_, record), person) in pending.iter().zip(&persons) {
             let person = person.as_ref().and_then(|_| known.next());
             batch.add(record, person.as_ref(), rand::random());
@@ -254,6 +257,7 @@ impl Writer {
             chain: own.tail.chain,
             last: own.tail.number,
             closed: own.closed,
+            time_zone: &ledger.config.time_zone,
             entries: &batch.entries,
             pending: &ids,
             additions: &batch.additions,
@@ -274,10 +278,12 @@ impl Writer {
                 Ok(Some(if is_full { Round::More } else { Round::Idle }))
             }
             Appended::Closed => {
-                own.closed = self.redis.closed_month().await?;
+                (own.closed, own.closed_mark) = self.closed().await?;
                 Ok(Some(Round::More))
             }
             Appended::NotPending => Ok(Some(Round::More)),
+            // The chain is claimed again, which ends with an error that names it.
+            Appended::OtherTimeZone => Ok(None),
             Appended::NotOwner | Appended::Ahead => {
                 tracing::warn!(
                     chain = own.tail.chain,
@@ -348,10 +354,11 @@ impl Writer {
             self.give_up(chain);
             return Ok(None);
         }
-        let closed = self.redis.closed_month().await?;
+        let (closed, closed_mark) = self.closed().await?;
         let (before, others) = (tail.number, anchors_of(&chains, chain));
         let key = keys.first();
-        let mut batch = Batch::after(tail, key, &ledger.calendar, &self.replica, closed);
+        let mut batch =
+            Batch::after(tail, key, &ledger.calendar, &self.replica, closed).naming(closed_mark);
         batch.take_over(now, others);
         let append = Append {
             owner: &self.owner,
@@ -359,6 +366,7 @@ impl Writer {
             chain,
             last: before,
             closed,
+            time_zone: &ledger.config.time_zone,
             entries: &batch.entries,
             pending: &[],
             additions: &Additions::new(),
@@ -379,7 +387,26 @@ impl Writer {
         self.maintained = None;
         tracing::info!(chain, from = tail.number, "the ledger is written");
         let (seen, checkpointed) = (now, now);
-        Ok(Some(OwnChain { tail, closed, time_zone, is_uncertain: false, seen, checkpointed }))
+        let is_uncertain = false;
+        Ok(Some(OwnChain {
+            tail,
+            closed,
+            closed_mark,
+            time_zone,
+            is_uncertain,
+            seen,
+            checkpointed,
+        }))
+    }
+
+    /// The last month that is closed, and its mark if its close has ended.
+    pub(super) async fn closed(&self) -> Result<(Option<Month>, Option<ClosedMark>), Outage> {
+        let month = self.redis.closed_month().await?;
+        let mark = match month {
+            Some(month) => self.redis.closed_mark(month).await?,
+            None => None,
+        };
+        Ok((month, mark))
     }
 
     /// Reads the end of a chain, as far as its keys have signed it.
@@ -401,16 +428,14 @@ impl Writer {
         mut own: OwnChain,
         keys: &LedgerKeys,
     ) -> Result<OwnChain, Outage> {
-        let read = async {
-            Ok((self.tail_of(own.tail.chain, keys).await?, self.redis.closed_month().await?))
-        };
+        let read = async { Ok((self.tail_of(own.tail.chain, keys).await?, self.closed().await?)) };
         match read.await {
             Ok((tail, closed)) => {
                 // An end that is behind is one that Redis has lost: the next call counts it.
                 if tail.number >= own.tail.number {
                     own.tail = tail;
                 }
-                own.closed = closed;
+                (own.closed, own.closed_mark) = closed;
                 own.is_uncertain = false;
                 Ok(own)
             }
@@ -432,6 +457,9 @@ impl Writer {
             return Ok(());
         }
         self.maintained = Some(now);
+        if own.closed.is_some() && own.closed_mark.is_none() {
+            (own.closed, own.closed_mark) = self.closed().await?;
+        }
         maintenance::run(self, ledger, keys, own, now).await
     }
 
@@ -447,7 +475,8 @@ impl Writer {
         let Some(keys) = &ledger.keys else { return };
         let Ok(others) = self.anchors(own.tail.chain).await else { return };
         let (tail, key) = (own.tail.clone(), keys.first());
-        let mut batch = Batch::after(tail, key, &ledger.calendar, &self.replica, own.closed);
+        let mut batch = Batch::after(tail, key, &ledger.calendar, &self.replica, own.closed)
+            .naming(own.closed_mark);
         if own.tail.number > own.tail.checkpoint {
             batch.checkpoint(now, others);
         }
@@ -457,6 +486,7 @@ impl Writer {
             chain: own.tail.chain,
             last: own.tail.number,
             closed: own.closed,
+            time_zone: &ledger.config.time_zone,
             entries: &batch.entries,
             pending: &[],
             additions: &Additions::new(),

@@ -1,15 +1,16 @@
 -- Appends entries to a chain, removes the pending records that they are of, and adds to the sums: all of it, or nothing.
 --
 -- KEYS  the owners of chains (ledger_claim.lua), the chain and the pending records (streams), the ends of chains (HASH: number
---       to the number and the MAC of the last entry), the last month that is closed, and each hash of sums; then the format
---       marker
+--       to the number and the MAC of the last entry), the last month that is closed, the time zone, and each hash of sums; then
+--       the format marker
 -- ARGV  the owner, the number of the chain, `own`, `free` (the chain is that of a process that has gone) or `release`, the
 --       time after which a chain is free in milliseconds, the number of the last entry as the caller knows it, the last month
---       that is closed (empty: none), the number of the first entry that the chain keeps (0: as it is), and packed lists:
+--       that is closed (empty: none), the number of the first entry that the chain keeps (0: as it is), the time zone of the
+--       process, and packed lists:
 --       text and MAC of each entry; ids of the pending records in their order; the life of each hash of sums in
 --       milliseconds; and, for each row of sums, the place of its hash, the most rows, the row, and its letters and numbers
--- Returns `ok` and the number of the last entry before; `owner`; `ahead` and the number; `pending`; `closed` and the month; or
---       `spent`: the chain takes no entry with the next number.
+-- Returns `ok` and the number of the last entry before; `owner`; `ahead` and the number; `pending`; `closed` and the month;
+--       `zone` and that of the ledger; or `spent`: the chain takes no entry with the next number.
 local owner, chain, stale = ARGV[1], ARGV[2], tonumber(ARGV[4])
 local seen = math.floor(now / 1000)
 local other, at = string.match(redis.call('HMGET', KEYS[1], chain)[1] or '', '^(%S+) (%d+)$')
@@ -22,8 +23,10 @@ local known = tonumber(ARGV[5])
 if number > known then return { 'ahead', string.format('%.0f', number) } end
 local closed = redis.call('GET', KEYS[5]) or ''
 if closed ~= ARGV[6] then return { 'closed', closed } end
-local entries, ids = cmsgpack.unpack(ARGV[8]), cmsgpack.unpack(ARGV[9])
-local lives, rows = cmsgpack.unpack(ARGV[10]), cmsgpack.unpack(ARGV[11])
+local zone = redis.call('GET', KEYS[6])
+if zone and zone ~= ARGV[8] then return { 'zone', zone } end
+local entries, ids = cmsgpack.unpack(ARGV[9]), cmsgpack.unpack(ARGV[10])
+local lives, rows = cmsgpack.unpack(ARGV[11]), cmsgpack.unpack(ARGV[12])
 if #ids > 0 then
   local found = redis.call('XRANGE', KEYS[3], ids[1], ids[#ids], 'COUNT', #ids)
   if #found ~= #ids then return { 'pending', '' } end
@@ -73,12 +76,14 @@ if ARGV[3] ~= 'free' then
   local until_then = ARGV[3] == 'own' and string.format('%.0f', seen) or '0'
   probe('HSET', KEYS[1], chain, owner .. ' ' .. until_then)
 end
+-- It was lost with a database that was emptied while the process ran.
+if not zone then probe('SET', KEYS[6], ARGV[8]) end
 local noted = #entries > 0 and probe('HMGET', KEYS[4], chain)
 if noted and not refusal then probe('HSET', KEYS[4], chain, noted[1] or '') end
 if #ids > 0 then probe('XDEL', KEYS[3], '0-0') end
 if ARGV[7] ~= '0' then probe('XTRIM', KEYS[2], 'MINID', '0-0') end
 for place = 1, #lives do
-  local key = KEYS[5 + place]
+  local key = KEYS[6 + place]
   probe('HMGET', key, '#')
   if not refusal then probe('HSET', key, '#', number_of(key, '#')) end
   probe('HINCRBY', key, '#', 0)
@@ -103,7 +108,7 @@ if ARGV[7] ~= '0' then redis.call('XTRIM', KEYS[2], 'MINID', ARGV[7] .. '-0') en
 
 local n = 1
 while rows[n] do
-  local key, most, row = KEYS[5 + rows[n]], rows[n + 1], rows[n + 2]
+  local key, most, row = KEYS[6 + rows[n]], rows[n + 1], rows[n + 2]
   n = n + 3
   -- `#` is the number of rows. The first letter is there in each of them.
   local first = rows[n]

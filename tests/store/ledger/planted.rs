@@ -18,9 +18,9 @@ use crate::store::redis_server::{self, Server};
 const OWNERS: &str = "{tollgate}:ledger:owners";
 
 /// Noon of 2026-01-15, of which the month has ended.
-const JANUARY: Timestamp = Timestamp::from_secs(1_768_478_400);
+pub(super) const JANUARY: Timestamp = Timestamp::from_secs(1_768_478_400);
 
-async fn settle(ledger: &Ledger, decision: &str) {
+pub(super) async fn settle(ledger: &Ledger, decision: &str) {
     let request = request(decision, "acme", 100);
     ledger.admit(&request).await;
     let report = settled(&request, Usage::Final(8), Basis::Reported);
@@ -28,7 +28,7 @@ async fn settle(ledger: &Ledger, decision: &str) {
 }
 
 /// A ledger with three records of January.
-async fn january() -> (Server, Operator, Ledger) {
+pub(super) async fn january() -> (Server, Operator, Ledger) {
     let server = redis_server::start(&[]);
     let mut ledger = Ledger::start(&server);
     ledger.writer.round(JANUARY).await.unwrap();
@@ -142,8 +142,8 @@ async fn another_time_zone_than_that_of_the_ledger_is_an_error() {
     let mut ledger = Ledger::start(&server);
     ledger.writer.round(now()).await.unwrap();
     // One of an earlier version has none, and takes that of its next writer.
-    redis::cmd("DEL").arg("{tollgate}:ledger:time-zone").exec(client).unwrap();
     ledger.writer.close(now()).await;
+    redis::cmd("DEL").arg("{tollgate}:ledger:time-zone").exec(client).unwrap();
     let mut ledger = Ledger::with(&server, &berlin);
     ledger.writer.round(now()).await.unwrap();
     ledger.writer.close(now()).await;

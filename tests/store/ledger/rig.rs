@@ -18,10 +18,11 @@ use tollgate_core::{
     admission::{AdmitRequest, AdmitResponse, Settled, Settlement, Usage},
     ledger::{
         calendar::{Calendar, Day},
+        day_sums::DaySums,
         entry::{Content, Entry, UsageRecord},
         keys::LedgerKeys,
         person::Person,
-        verify::{ChainVerifier, DaySums, Finding, SeenDecisions},
+        verify::{ChainVerifier, Finding, SeenDecisions},
     },
     limit::{
         Counter, Hold,
@@ -246,38 +247,37 @@ impl Ledger {
 
     /// Verifies all chains, each with the others, and the sums of the days.
     pub(super) async fn verify(&self) -> Vec<Finding> {
-        let keys = keys();
-        let chains = self.store.chains().await.unwrap();
-        let mut seen = SeenDecisions::default();
-        let mut verifiers = Vec::new();
-        for state in &chains {
-            let mut verifier = ChainVerifier::new(state.chain, &keys);
+        let (keys, mut seen) = (keys(), SeenDecisions::default());
+        let (mut findings, mut sums, mut is_whole) = (Vec::new(), DaySums::default(), true);
+        for state in self.store.chains().await.unwrap() {
+            let mut verifier = ChainVerifier::new(state.chain, &keys, &self.calendar);
             let mut from = 0;
             loop {
                 let page = self.store.entries(state.chain, from, 500).await.unwrap();
                 let Some((last, _)) = page.last() else { break };
                 from = last.saturating_add(1);
                 for (number, signed) in &page {
-                    verifier.entry(*number, signed, &mut seen);
+                    let entry = verifier.entry(*number, signed, &mut seen).unwrap();
+                    if let Content::Usage(record) = entry.content {
+                        sums.add(record.day, &record.row(), &record.measures());
+                    }
                 }
             }
             verifier.check_beginning();
             if let Some((number, mac)) = state.end {
                 verifier.compare(number, mac, "end");
             }
-            verifiers.push(verifier);
+            is_whole &= verifier.is_whole();
+            findings.extend(verifier.finish());
         }
-        let (mut findings, mut days) = (Vec::new(), DaySums::default());
-        for verifier in verifiers {
-            let (found, sums) = verifier.finish();
-            findings.extend(found);
-            days.add(sums);
-        }
-        if findings.is_empty() {
-            for (day, sums) in days.whole_days(self.day(now())) {
+        findings.extend(seen.finish(is_whole));
+        if findings.is_empty() && is_whole {
+            let days =
+                std::iter::successors(Some(self.day(now()).days_before(40)), |day| day.next());
+            for day in days.take_while(|day| Some(*day) <= sums.last_day()) {
                 let period = tollgate_core::ledger::rows::Period::Day(day);
                 let rows = self.store.rows(period).await.unwrap();
-                findings.extend(DaySums::compare(day, &sums, &rows));
+                findings.extend(sums.compare(day, &rows));
             }
         }
         findings

@@ -65,6 +65,11 @@ impl Month {
     pub fn next(self) -> Option<Self> {
         self.0.checked_add(1.month()).ok().map(Self)
     }
+
+    /// The month before; `None` before the calendar.
+    pub fn previous(self) -> Option<Self> {
+        self.0.checked_sub(1.month()).ok().map(Self)
+    }
 }
 
 impl fmt::Display for Day {

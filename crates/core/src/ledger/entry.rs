@@ -159,9 +159,21 @@ pub struct Checkpoint {
     /// The last day that a record before it is booked on.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub booked_until: Option<Day>,
+    /// The last month that was closed, as its writer knows it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub closed: Option<ClosedMark>,
     /// The last entries of other chains.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub others: Vec<Anchor>,
+}
+
+/// A month that was closed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ClosedMark {
+    /// The month that was closed.
+    pub month: Month,
+    /// The MAC of the text about it.
+    pub mac: Mac,
 }
 
 /// The last entry of another chain, as the writer of a checkpoint knows it.
@@ -382,6 +394,7 @@ pub(super) mod tests {
             kept_from: 1,
             unexported: 0,
             booked_until: None,
+            closed: Some(ClosedMark { month: "2026-11".parse().unwrap(), mac: Mac::default() }),
             others,
         };
         let entry = Entry { content: Content::Checkpoint(checkpoint), ..record() };

@@ -131,7 +131,8 @@ impl Measures {
 }
 
 /// What the requests of a row have in common.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
+#[serde(untagged)]
 pub enum RowKey {
     /// A tenant, a model and a route.
     Of {

@@ -4,17 +4,17 @@
 //! of the entry before it. So what was changed, removed, repeated or moved is found, and the entries
 //! around it are still verified.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap};
 
 use serde::Serialize;
 
 use super::{
-    calendar::{Day, Month},
-    entry::{Anchor, Checkpoint, Content, Entry, SignedEntry, VERSION},
+    calendar::{Calendar, Day, Month},
+    entry::{Anchor, Checkpoint, ClosedMark, Content, Entry, SignedEntry, UsageRecord, VERSION},
     keys::{LedgerKeys, Mac},
     rows::{Measures, RowKey},
 };
-use crate::revocation::sha256;
+use crate::{revocation::sha256, time::Timestamp};
 
 /// What is wrong with a ledger.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
@@ -79,6 +79,24 @@ pub enum Finding {
         /// The id of the decision.
         decision: String,
     },
+    /// A record corrects one of the same request that is not there, or was corrected before.
+    Corrects {
+        /// The chain of the correction.
+        chain: u32,
+        /// The number of the correction.
+        number: u64,
+        /// The id of the decision.
+        decision: String,
+    },
+    /// A record is booked on another day than its own, and no month was closed that requires it.
+    Booked {
+        /// The chain of the record.
+        chain: u32,
+        /// The number of the record.
+        number: u64,
+        /// The day that it is booked on.
+        day: Day,
+    },
     /// The first entries of a chain were removed, and no checkpoint states it.
     Removed {
         /// The number of the chain.
@@ -139,10 +157,18 @@ pub enum Finding {
         /// How many records were removed.
         records: u64,
     },
-    /// The sums of a day are not those of its records.
+    /// A checkpoint was made after the month had been closed with other sums, or by another command.
+    ClosedAgain {
+        /// The month that was closed.
+        month: Month,
+    },
+    /// The sums of a day, or of a row of it, are not those of its records.
     Day {
         /// The day of the sums.
         day: Day,
+        /// The row that differs; `None` where the total of the day does.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        row: Option<RowKey>,
         /// What the records add up to.
         of_records: Measures,
         /// The sums that the store has.
@@ -156,6 +182,18 @@ pub enum Finding {
         signed: Option<Measures>,
         /// The sums of its days.
         of_sums: Measures,
+    },
+    /// The sums of a closed month are others for some tenants, models or routes than those that were signed.
+    MonthRows {
+        /// The month that was closed.
+        month: Month,
+    },
+    /// The exports begin behind the first entry of a chain.
+    ExportBegins {
+        /// The number of the chain.
+        chain: u32,
+        /// The number of the first entry that the exports have.
+        first: u64,
     },
     /// The exports end before what was marked as exported.
     ExportEnds {
@@ -182,22 +220,70 @@ pub enum Finding {
     },
 }
 
-/// The most days that are compared: no record is booked two years ahead.
-const MOST_DAYS: usize = 1600;
-
-/// The days before today whose sums are compared: stores keep them for 800 days.
-const COMPARED_DAYS: i64 = 798;
-
-/// The decisions that have a record: a hash of each.
+/// The decisions that have a record, by a hash of each, and the records that correct others.
 #[derive(Debug, Default)]
-pub struct SeenDecisions(HashSet<[u8; 16]>);
+pub struct SeenDecisions {
+    charged: HashMap<[u8; 16], Charged>,
+    corrections: Vec<Correction>,
+}
+
+/// What a record states that was charged: tokens, and cost where it has one.
+type Charged = (u64, Option<u64>);
+
+/// A record that corrects an earlier one of its request.
+#[derive(Debug)]
+struct Correction {
+    place: (u32, u64),
+    at: Timestamp,
+    decision: String,
+    corrects: Charged,
+    charged: Charged,
+}
 
 impl SeenDecisions {
-    /// Notes a decision. Returns whether it was noted before.
-    fn repeats(&mut self, decision: &str) -> bool {
-        let hash = sha256(decision.as_bytes());
-        !self.0.insert(*hash.first_chunk().unwrap_or(&[0; 16]))
+    /// Notes a record. Returns whether its request had one before that corrects none.
+    fn repeats(&mut self, place: (u32, u64), at: Timestamp, record: &UsageRecord) -> bool {
+        let charged = (record.tokens, record.cost);
+        match record.corrects {
+            None => self.charged.insert(hash_of(&record.decision), charged).is_some(),
+            Some(tokens) => {
+                let (decision, corrects) =
+                    (record.decision.clone(), (tokens, record.corrects_cost));
+                self.corrections.push(Correction { place, at, decision, corrects, charged });
+                false
+            }
+        }
     }
+
+    /// Ends the verification of all chains: a finding for each record that corrects none.
+    ///
+    /// Each one corrects the last record of its request before it, once. The first record of a request may be
+    /// among entries that were removed: `is_whole` is whether none were.
+    pub fn finish(mut self, is_whole: bool) -> Vec<Finding> {
+        // A writer of an earlier version has left costs out.
+        let are_equal = |(tokens, cost): Charged, (known, of_known): Charged| {
+            tokens == known && cost.zip(of_known).is_none_or(|(cost, known)| cost == known)
+        };
+        self.corrections.sort_by_key(|correction| (correction.at, correction.place));
+        let mut findings = Vec::new();
+        for Correction { place: (chain, number), decision, corrects, charged, .. } in
+            self.corrections
+        {
+            let before = self.charged.insert(hash_of(&decision), charged);
+            let is_right = match before {
+                Some(before) => are_equal(corrects, before),
+                None => !is_whole,
+            };
+            if !is_right {
+                findings.push(Finding::Corrects { chain, number, decision });
+            }
+        }
+        findings
+    }
+}
+
+fn hash_of(decision: &str) -> [u8; 16] {
+    *sha256(decision.as_bytes()).first_chunk().unwrap_or(&[0; 16])
 }
 
 /// Verifies the entries of one chain, in their order.
@@ -205,6 +291,7 @@ impl SeenDecisions {
 pub struct ChainVerifier<'a> {
     chain: u32,
     keys: &'a LedgerKeys,
+    calendar: &'a Calendar,
     /// The number of the first entry, and the start of the MAC of each from there on; zero of one that
     /// is missing.
     first: u64,
@@ -212,10 +299,13 @@ pub struct ChainVerifier<'a> {
     last: Option<(u64, Mac)>,
     /// The records and sums up to here; `None` before a checkpoint, and after a gap until the next one.
     sums: Option<(u64, Measures)>,
-    /// The sums of the days of records that are there.
-    days: BTreeMap<Day, Measures>,
-    /// The day of the last record before the first entry, where some were removed.
-    removed_until: Option<Day>,
+    /// The records that are booked late: the number of the first one by the month before its day, which
+    /// was closed then.
+    late: BTreeMap<Month, (u64, Day)>,
+    /// The last month that was closed when the entries up to here were written, as far as these tell.
+    closed_before: Option<Month>,
+    /// The last closed months that checkpoints name.
+    closed: Vec<ClosedMark>,
     kept_from: u64,
     unexported: u64,
     anchors: Vec<Anchor>,
@@ -225,16 +315,18 @@ pub struct ChainVerifier<'a> {
 
 impl<'a> ChainVerifier<'a> {
     /// A chain without entries.
-    pub fn new(chain: u32, keys: &'a LedgerKeys) -> Self {
+    pub fn new(chain: u32, keys: &'a LedgerKeys, calendar: &'a Calendar) -> Self {
         Self {
             chain,
             keys,
+            calendar,
             first: 0,
             macs: Vec::new(),
             last: None,
             sums: Some((0, Measures::default())),
-            days: BTreeMap::new(),
-            removed_until: None,
+            late: BTreeMap::new(),
+            closed_before: None,
+            closed: Vec::new(),
             kept_from: 1,
             unexported: 0,
             anchors: Vec::new(),
@@ -291,12 +383,12 @@ impl<'a> ChainVerifier<'a> {
         match &entry.content {
             Content::Usage(record) => {
                 self.records += 1;
-                if record.corrects.is_none() && seen.repeats(&record.decision) {
+                if seen.repeats((chain, number), entry.time.0, record) {
                     let decision = record.decision.clone();
                     self.findings.push(Finding::Repeated { chain, number, decision });
                 }
+                self.check_day(number, entry.time.0, record);
                 let measures = record.measures();
-                self.days.entry(record.day).or_default().add(&measures);
                 if let Some((records, sums)) = &mut self.sums {
                     *records += 1;
                     sums.add(&measures);
@@ -305,6 +397,21 @@ impl<'a> ChainVerifier<'a> {
             Content::Checkpoint(checkpoint) => self.checkpoint(number, checkpoint),
         }
         Some(entry)
+    }
+
+    /// Compares the day that a record is booked on with its own.
+    fn check_day(&mut self, number: u64, at: Timestamp, record: &UsageRecord) {
+        let (own, day) = (self.calendar.day(at), record.day);
+        let closed = day.month().previous().filter(|_| day == day.month().first_day());
+        match (record.late_for, closed) {
+            // From then on no record is booked in a closed month.
+            (None, _) if day == own && self.closed_before < Some(day.month()) => {}
+            (Some(late_for), Some(closed)) if late_for == own.month() && late_for <= closed => {
+                self.late.entry(closed).or_insert((number, day));
+                self.closed_before = self.closed_before.max(Some(closed));
+            }
+            _ => self.findings.push(Finding::Booked { chain: self.chain, number, day }),
+        }
     }
 
     /// Notes the place of an entry, and what is missing before it.
@@ -342,7 +449,9 @@ impl<'a> ChainVerifier<'a> {
     }
 
     fn checkpoint(&mut self, number: u64, checkpoint: &Checkpoint) {
-        let Checkpoint { records, sums, kept_from, unexported, others, .. } = checkpoint;
+        let Checkpoint { records, sums, kept_from, unexported, others, closed, .. } = checkpoint;
+        self.closed_before = self.closed_before.max(closed.map(|closed| closed.month));
+        self.closed.extend(closed.filter(|closed| self.closed.last() != Some(closed)));
         // A writer of an earlier version leaves measures out that it does not know, and a later one begins
         // with zero then.
         let known = self.sums.map(|(records, mut known)| {
@@ -363,15 +472,15 @@ impl<'a> ChainVerifier<'a> {
         self.anchors.extend(others.iter().cloned());
     }
 
-    /// Notes the day up to which records may have been removed: its sums, and those of the days before,
-    /// are not compared.
-    pub fn set_removed_until(&mut self, day: Day) {
-        self.removed_until = self.removed_until.max(Some(day));
-    }
-
     /// The number of the last entry.
     pub fn last(&self) -> Option<u64> {
         self.last.map(|(number, _)| number)
+    }
+
+    /// Whether the chain has every entry from its first one on.
+    pub fn is_whole(&self) -> bool {
+        let has_gap = self.findings.iter().any(|it| matches!(it, Finding::Missing { .. }));
+        self.first <= 1 && !has_gap
     }
 
     /// The number of records that are there.
@@ -427,57 +536,28 @@ impl<'a> ChainVerifier<'a> {
         &self.anchors
     }
 
-    /// The sums of the days of its records.
-    pub fn days(&self) -> DaySums {
-        DaySums { days: self.days.clone(), removed_until: self.removed_until }
+    /// Compares the months that were closed, as the chain knows them, with the closings that are signed:
+    /// the MAC of each month.
+    pub fn check_months(&mut self, signed: &BTreeMap<Month, Mac>) {
+        for (closed, (number, day)) in &self.late {
+            if !signed.contains_key(closed) {
+                self.findings.push(Finding::Booked {
+                    chain: self.chain,
+                    number: *number,
+                    day: *day,
+                });
+            }
+        }
+        for ClosedMark { month, mac } in &self.closed {
+            if signed.get(month) != Some(mac) {
+                self.findings.push(Finding::ClosedAgain { month: *month });
+            }
+        }
     }
 
     /// Ends the verification: what was found.
-    pub fn finish(self) -> (Vec<Finding>, DaySums) {
-        let days = DaySums { days: self.days, removed_until: self.removed_until };
-        (self.findings, days)
-    }
-}
-
-/// The sums of the days of records.
-#[derive(Clone, Debug, Default)]
-pub struct DaySums {
-    days: BTreeMap<Day, Measures>,
-    removed_until: Option<Day>,
-}
-
-impl DaySums {
-    /// Adds those of another chain.
-    pub fn add(&mut self, other: Self) {
-        for (day, sums) in other.days {
-            self.days.entry(day).or_default().add(&sums);
-        }
-        self.removed_until = self.removed_until.max(other.removed_until);
-    }
-
-    /// The days all records of which are there, with their sums: those until a day, and later ones that
-    /// have records. Most days of a chain have records, and none is left out that has none.
-    pub fn whole_days(&self, until: Day) -> Vec<(Day, Measures)> {
-        let first = match self.removed_until {
-            Some(removed) => removed.next(),
-            None => self.days.keys().next().copied(),
-        };
-        let first = first.map(|first| first.max(until.days_before(COMPARED_DAYS)));
-        let last = self.days.keys().next_back().copied().max(Some(until));
-        let days = std::iter::successors(first, |day| day.next());
-        let days = days.take_while(|day| Some(*day) <= last).take(MOST_DAYS);
-        days.map(|day| (day, self.days.get(&day).copied().unwrap_or_default())).collect()
-    }
-
-    /// Compares a day with the rows that the store has of it.
-    pub fn compare(
-        day: Day,
-        records: &Measures,
-        rows: &HashMap<RowKey, Measures>,
-    ) -> Option<Finding> {
-        let mut sums = Measures::default();
-        rows.values().for_each(|row| sums.add(row));
-        (sums != *records).then_some(Finding::Day { day, of_records: *records, of_sums: sums })
+    pub fn finish(self) -> Vec<Finding> {
+        self.findings
     }
 }
 

@@ -2,7 +2,7 @@
 
 use super::{
     calendar::{Calendar, Day, Month},
-    entry::{Anchor, Checkpoint, Content, Entry, SignedEntry, UsageRecord, VERSION},
+    entry::{Anchor, Checkpoint, ClosedMark, Content, Entry, SignedEntry, UsageRecord, VERSION},
     keys::{LedgerKey, LedgerKeys, Mac},
     person::{KnownPerson, Person},
     rows::{Additions, Measures, Period},
@@ -128,6 +128,7 @@ pub struct Batch<'a> {
     calendar: &'a Calendar,
     replica: &'a str,
     closed: Option<Month>,
+    closed_mark: Option<ClosedMark>,
     tail: ChainTail,
     /// The entries in their order.
     pub entries: Vec<SignedEntry>,
@@ -144,8 +145,15 @@ impl<'a> Batch<'a> {
         replica: &'a str,
         closed: Option<Month>,
     ) -> Self {
-        let (entries, additions) = (Vec::new(), Additions::new());
-        Self { key, calendar, replica, closed, tail, entries, additions }
+        let (entries, additions, closed_mark) = (Vec::new(), Additions::new(), None);
+        Self { key, calendar, replica, closed, closed_mark, tail, entries, additions }
+    }
+
+    /// The batch whose checkpoints name the month that was closed last: to close it again changes the mark.
+    #[must_use]
+    pub fn naming(mut self, closed: Option<ClosedMark>) -> Self {
+        self.closed_mark = closed;
+        self
     }
 
     /// The end of the chain with the batch.
@@ -212,8 +220,17 @@ impl<'a> Batch<'a> {
         let at = at.max(self.tail.latest);
         others.truncate(MOST_ANCHORS);
         let ChainTail { epoch, records, sums, kept_from, unexported, booked_until, .. } = self.tail;
-        let checkpoint =
-            Checkpoint { epoch, records, sums, kept_from, unexported, booked_until, others };
+        let closed = self.closed_mark;
+        let checkpoint = Checkpoint {
+            epoch,
+            records,
+            sums,
+            kept_from,
+            unexported,
+            booked_until,
+            closed,
+            others,
+        };
         self.push(Content::Checkpoint(checkpoint), at);
         self.tail.checkpoint = self.tail.number;
     }

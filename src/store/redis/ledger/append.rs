@@ -15,7 +15,7 @@ use tollgate_core::{
 use super::stale;
 use crate::store::redis::{
     Redis,
-    keys::{FORMAT_KEY, LEDGER_CLOSED, LEDGER_ENDS, LEDGER_OWNERS, Ledger},
+    keys::{FORMAT_KEY, LEDGER_CLOSED, LEDGER_ENDS, LEDGER_OWNERS, LEDGER_TIME_ZONE, Ledger},
     packed_list::PackedList,
 };
 
@@ -47,6 +47,8 @@ pub struct Append<'a> {
     pub last: u64,
     /// The last month that is closed, as the process knows it.
     pub closed: Option<Month>,
+    /// The time zone of the process.
+    pub time_zone: &'a str,
     /// The entries, which follow the last one.
     pub entries: &'a [SignedEntry],
     /// The ids of the pending records that they are of, in their order.
@@ -76,6 +78,8 @@ pub enum Appended {
     NotPending,
     /// Another month was closed.
     Closed,
+    /// The days of the ledger are those of another time zone.
+    OtherTimeZone,
     /// The chain takes no entry with the next number: someone else has added, and perhaps removed, one
     /// with a higher number.
     Spent,
@@ -89,7 +93,7 @@ impl Redis {
     pub async fn append(&self, append: Append<'_>) -> Result<Appended, Outage> {
         let mut periods: Vec<Period> = append.additions.keys().map(|(period, _)| *period).collect();
         periods.dedup();
-        let keys = 6 + periods.len();
+        let keys = 7 + periods.len();
         let reply: Vec<String> = self
             .call(|mut connection| async move {
                 let fill = |cmd: &mut Cmd| write(cmd, &append, &periods);
@@ -104,6 +108,7 @@ impl Redis {
             "ahead" => Appended::Ahead,
             "pending" => Appended::NotPending,
             "closed" => Appended::Closed,
+            "zone" => Appended::OtherTimeZone,
             "spent" => Appended::Spent,
             _ => return Err(Outage::Refused),
         })
@@ -113,7 +118,7 @@ impl Redis {
 fn write(cmd: &mut Cmd, append: &Append<'_>, periods: &[Period]) {
     let Append { chain, entries, pending, additions, .. } = append;
     cmd.arg(LEDGER_OWNERS).arg(Ledger::chain(*chain)).arg(Ledger::pending(*chain));
-    cmd.arg(LEDGER_ENDS).arg(LEDGER_CLOSED);
+    cmd.arg(LEDGER_ENDS).arg(LEDGER_CLOSED).arg(LEDGER_TIME_ZONE);
     for period in periods {
         cmd.arg(Ledger::sums(*period));
     }
@@ -126,7 +131,7 @@ fn write(cmd: &mut Cmd, append: &Append<'_>, periods: &[Period]) {
     stale(cmd);
     cmd.arg(append.last);
     cmd.arg(append.closed.map(|month| month.to_string()).unwrap_or_default());
-    cmd.arg(append.kept_from);
+    cmd.arg(append.kept_from).arg(append.time_zone);
     let mut list = PackedList::default();
     for SignedEntry { text, mac } in *entries {
         list.push_str(text);

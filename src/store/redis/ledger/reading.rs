@@ -2,12 +2,12 @@
 
 use std::collections::{BTreeMap, HashMap};
 
-use ::redis::{Cmd, FromRedisValue, RedisResult, pipe};
+use ::redis::{Cmd, FromRedisValue, ParsingError, RedisResult, Value, pipe};
 use tollgate_core::{
     admission::Outage,
     ledger::{
         calendar::Month,
-        entry::{Content, Entry, SignedEntry},
+        entry::{ClosedMark, Content, Entry, SignedEntry},
         export_mark::ExportMark,
         keys::{LedgerKeys, Mac},
         person::PersonKey,
@@ -285,12 +285,29 @@ impl Redis {
     /// # Errors
     /// Redis does not answer, or has a text that is no month.
     pub async fn closed_month(&self) -> Result<Option<Month>, Outage> {
-        let text: Option<String> = self
+        let read = |cmd: &mut Cmd| {
+            cmd.arg("GET").arg(LEDGER_CLOSED);
+        };
+        Ok(self.ledger_command::<Option<MarkedMonth>>(read).await?.map(|MarkedMonth(month)| month))
+    }
+
+    /// Returns the mark of a month whose close has a text.
+    ///
+    /// # Errors
+    /// Redis does not answer.
+    pub async fn closed_mark(&self, month: Month) -> Result<Option<ClosedMark>, Outage> {
+        /// A member of the text.
+        #[derive(serde::Deserialize)]
+        struct Signed {
+            mac: Mac,
+        }
+        let (text,): (Option<String>,) = self
             .ledger_command(|cmd| {
-                cmd.arg("GET").arg(LEDGER_CLOSED);
+                cmd.arg("HMGET").arg(LEDGER_MONTHS).arg(month.to_string());
             })
             .await?;
-        text.map(|text| text.parse()).transpose().map_err(|_| Outage::Refused)
+        let signed = text.and_then(|text| serde_json::from_str(&text).ok());
+        Ok(signed.map(|Signed { mac }| ClosedMark { month, mac }))
     }
 
     /// Returns the texts about the months that are closed.
@@ -327,6 +344,21 @@ impl Redis {
     pub async fn all_persons(&self) -> Result<HashMap<String, PersonKey>, Outage> {
         let persons = self.fields(LEDGER_PERSONS).await?.into_iter();
         Ok(persons.filter_map(|(name, part)| Some((name, PersonKey::read(&part)?))).collect())
+    }
+}
+
+/// The month that is marked as the last closed one.
+struct MarkedMonth(Month);
+
+impl FromRedisValue for MarkedMonth {
+    fn from_redis_value(value: Value) -> Result<Self, ParsingError> {
+        let text = String::from_redis_value(value)?;
+        text.parse().map(Self).map_err(|_| {
+            format!(
+                "`{LEDGER_CLOSED}` has no month: another program has written it; remove the key"
+            )
+            .into()
+        })
     }
 }
 

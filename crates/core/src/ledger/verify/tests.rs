@@ -4,7 +4,7 @@ use crate::{
         calendar::Calendar,
         entry::tests::keys,
         writer::{
-            Batch, ChainTail,
+            Batch, ChainTail, PendingRecord,
             tests::{NOON, pending},
         },
     },
@@ -31,14 +31,17 @@ fn end(entries: &[(u64, SignedEntry)]) -> (u64, Mac) {
 
 /// Verifies a chain whose end is known.
 fn findings(entries: &[(u64, SignedEntry)], end: (u64, Mac)) -> Vec<Finding> {
-    let keys = keys();
-    let (mut verifier, mut seen) = (ChainVerifier::new(1, &keys), SeenDecisions::default());
+    let (keys, calendar) = (keys(), Calendar::of("UTC"));
+    let mut verifier = ChainVerifier::new(1, &keys, &calendar);
+    let mut seen = SeenDecisions::default();
     for (number, signed) in entries {
         verifier.entry(*number, signed, &mut seen);
     }
     verifier.check_beginning();
     verifier.compare(end.0, end.1, "end");
-    verifier.finish().0
+    verifier.check_months(&BTreeMap::new());
+    let is_whole = verifier.first() <= 1;
+    [verifier.finish(), seen.finish(is_whole)].concat()
 }
 
 #[test]
@@ -107,8 +110,7 @@ fn a_request_with_a_second_record_is_found() {
     let mut batch = Batch::after(ChainTail::empty(1), keys.first(), &calendar, "r", None);
     batch.take_over(Timestamp::from_secs(NOON), Vec::new());
     batch.add(&pending("d", 1, NOON), None, [0; 12]);
-    let corrected =
-        crate::ledger::writer::PendingRecord { corrects: Some(1), ..pending("d", 2, NOON) };
+    let corrected = PendingRecord { corrects: Some(1), ..pending("d", 2, NOON) };
     batch.add(&corrected, None, [0; 12]);
     batch.add(&pending("d", 1, NOON), None, [0; 12]);
     let entries: Vec<_> = (1..).zip(batch.entries).collect();
@@ -152,7 +154,9 @@ fn an_end_that_was_rolled_back_is_found_by_the_checkpoints_of_others() {
     let (number, mac) = end(&whole);
     let other = chain(2, 1, vec![Anchor { chain: 1, number, mac }]);
     let mut seen = SeenDecisions::default();
-    let (mut one, mut two) = (ChainVerifier::new(1, &keys), ChainVerifier::new(2, &keys));
+    let calendar = Calendar::of("UTC");
+    let mut one = ChainVerifier::new(1, &keys, &calendar);
+    let mut two = ChainVerifier::new(2, &keys, &calendar);
     for (number, signed) in &other {
         two.entry(*number, signed, &mut seen);
     }
@@ -162,7 +166,7 @@ fn an_end_that_was_rolled_back_is_found_by_the_checkpoints_of_others() {
     for anchor in two.anchors() {
         one.compare(anchor.number, anchor.mac, "checkpoint");
     }
-    assert_eq!(one.finish().0, [Finding::Truncated { chain: 1, last: 3, expected: 7 }]);
+    assert_eq!(one.finish(), [Finding::Truncated { chain: 1, last: 3, expected: 7 }]);
 }
 
 #[test]
@@ -170,33 +174,121 @@ fn an_unknown_key_is_named() {
     let entries = chain(1, 1, Vec::new());
     let others = crate::secret::Secret::new(vec![9; 32]);
     let keys = LedgerKeys::new(vec![("other".to_owned(), others)]).unwrap();
-    let (mut verifier, mut seen) = (ChainVerifier::new(1, &keys), SeenDecisions::default());
-    verifier.entry(1, &entries[0].1, &mut seen);
+    let calendar = Calendar::of("UTC");
+    let mut verifier = ChainVerifier::new(1, &keys, &calendar);
+    verifier.entry(1, &entries[0].1, &mut SeenDecisions::default());
     let expected = Finding::UnknownKey { chain: 1, number: 1, key: "k".into() };
-    assert_eq!(verifier.finish().0, [expected]);
+    assert_eq!(verifier.finish(), [expected]);
+}
+
+/// Entries of a batch that follow a checkpoint.
+fn written(closed: Option<Month>, change: impl FnOnce(&mut Batch<'_>)) -> Vec<(u64, SignedEntry)> {
+    let (keys, calendar) = (keys(), Calendar::of("UTC"));
+    let mut batch = Batch::after(ChainTail::empty(1), keys.first(), &calendar, "r", closed);
+    batch.take_over(Timestamp::from_secs(NOON), Vec::new());
+    change(&mut batch);
+    (1..).zip(batch.entries).collect()
 }
 
 #[test]
-fn days_without_records_are_compared_too() {
-    let keys = keys();
-    let day = |text: &str| text.parse::<Day>().unwrap();
-    let (mut verifier, mut seen) = (ChainVerifier::new(1, &keys), SeenDecisions::default());
-    for (number, signed) in &chain(1, 2, Vec::new()) {
-        verifier.entry(*number, signed, &mut seen);
-    }
-    let days = |sums: &DaySums, until: &str| -> Vec<(String, i64)> {
-        let days = sums.whole_days(day(until)).into_iter();
-        days.map(|(day, sums)| (day.to_string(), sums.tokens)).collect()
+fn a_record_that_corrects_none_is_found() {
+    let corrects = |decision: &str, tokens: u64, before: u64, at: u64| PendingRecord {
+        corrects: Some(before),
+        ..pending(decision, tokens, at)
     };
-    let with = |day: &str, tokens| (day.to_owned(), tokens);
-    let sums = verifier.days();
-    assert_eq!(days(&sums, "2026-12-01"), [with("2026-11-30", 2000), with("2026-12-01", 0)]);
-    assert_eq!(days(&sums, "2026-01-01"), [with("2026-11-30", 2000)], "the clock is behind");
-    let later = sums.whole_days(day("2029-06-01"));
-    assert_eq!(later[0], (day("2027-03-26"), Measures::default()), "older sums are gone");
-    verifier.set_removed_until(day("2026-11-30"));
-    assert_eq!(days(&verifier.days(), "2026-12-01"), [with("2026-12-01", 0)]);
-    assert_eq!(days(&DaySums::default(), "2026-12-01"), []);
+    let find = |records: &[PendingRecord]| -> Vec<u64> {
+        let entries = written(None, |batch| {
+            records.iter().for_each(|record| batch.add(record, None, [0; 12]));
+        });
+        let number = |finding| match finding {
+            Finding::Corrects { number, .. } => number,
+            other => panic!("{other:?}"),
+        };
+        findings(&entries, end(&entries)).into_iter().map(number).collect()
+    };
+    let first = pending("d", 700, NOON);
+    let late = |at| corrects("d", 15, 700, at);
+    assert_eq!(find(&[first.clone(), late(NOON + 1)]), [0; 0]);
+    // It expired once more, and was reported again.
+    let again =
+        [first.clone(), corrects("d", 900, 700, NOON + 1), corrects("d", 20, 900, NOON + 2)];
+    assert_eq!(find(&again), [0; 0]);
+    // A correction may be in the chain of another process, before the record.
+    assert_eq!(find(&[late(NOON + 1), first.clone()]), [0; 0]);
+    assert_eq!(find(&[first.clone(), late(NOON + 1), late(NOON + 2), late(NOON + 3)]), [4, 5]);
+    assert_eq!(find(&[first, corrects("d", 0, 2000, NOON + 1)]), [3]);
+    assert_eq!(find(&[late(NOON)]), [2]);
+    // The record may be among those that were removed.
+    let entries = written(None, |batch| batch.add(&late(NOON), None, [0; 12]));
+    let (keys, calendar, mut seen) = (keys(), Calendar::of("UTC"), SeenDecisions::default());
+    ChainVerifier::new(1, &keys, &calendar).entry(2, &entries[1].1, &mut seen);
+    assert_eq!(seen.finish(false), []);
+}
+
+#[test]
+fn a_record_that_is_booked_on_the_day_of_another_month_is_found() {
+    let month = |text: &str| text.parse::<Month>().unwrap();
+    let closed = Some(month("2026-11"));
+    let entries = written(closed, |batch| batch.add(&pending("d", 7, NOON), None, [0; 12]));
+    let day: Day = "2026-12-01".parse().unwrap();
+    let booked = Finding::Booked { chain: 1, number: 2, day };
+    assert_eq!(findings(&entries, end(&entries)), [booked.clone()], "no month was closed");
+    let (keys, calendar) = (keys(), Calendar::of("UTC"));
+    let found = |signed: &[(&str, Mac)], entries: &[(u64, SignedEntry)]| {
+        let mut verifier = ChainVerifier::new(1, &keys, &calendar);
+        for (number, signed) in entries {
+            verifier.entry(*number, signed, &mut SeenDecisions::default());
+        }
+        let signed = signed.iter().map(|(text, mac)| (month(text), *mac)).collect();
+        verifier.check_months(&signed);
+        verifier.finish()
+    };
+    assert_eq!(found(&[("2026-11", Mac::default())], &entries), []);
+    assert_eq!(found(&[("2026-10", Mac::default())], &entries), [booked]);
+    // A record behind it is in the month all the same: the mark of a close was set for a while.
+    let (mut later, month) = (entries.clone(), month("2026-11"));
+    let mut tail = ChainTail::of(1, &entries, &keys);
+    let mut batch = Batch::after(tail.clone(), keys.first(), &calendar, "r", None);
+    batch.add(&pending("e", 7, NOON), None, [0; 12]);
+    later.extend((3..).zip(batch.entries));
+    let own = Finding::Booked { chain: 1, number: 3, day: "2026-11-30".parse().unwrap() };
+    assert_eq!(found(&[("2026-11", Mac::default())], &later), [own.clone()]);
+    // So it is behind a checkpoint that names the close.
+    tail = ChainTail::empty(1);
+    let batch = Batch::after(tail, keys.first(), &calendar, "r", None);
+    let mut batch = batch.naming(Some(ClosedMark { month, mac: Mac::default() }));
+    batch.take_over(Timestamp::from_secs(NOON), Vec::new());
+    batch.checkpoint(Timestamp::from_secs(NOON), Vec::new());
+    batch.add(&pending("e", 7, NOON), None, [0; 12]);
+    let named: Vec<_> = (1..).zip(batch.entries).collect();
+    assert_eq!(found(&[("2026-11", Mac::default())], &named), [own]);
+    // In another time zone the record is of another day.
+    let elsewhere = Calendar::of("Pacific/Kiritimati");
+    let mut verifier = ChainVerifier::new(1, &keys, &elsewhere);
+    let late = written(None, |batch| batch.add(&pending("d", 7, NOON), None, [0; 12]));
+    verifier.entry(1, &late[0].1, &mut SeenDecisions::default());
+    verifier.entry(2, &late[1].1, &mut SeenDecisions::default());
+    let day = "2026-11-30".parse().unwrap();
+    assert_eq!(verifier.finish(), [Finding::Booked { chain: 1, number: 2, day }]);
+}
+
+#[test]
+fn a_month_that_was_closed_again_is_found_by_the_checkpoints_before() {
+    let (keys, calendar) = (keys(), Calendar::of("UTC"));
+    let month: Month = "2026-10".parse().unwrap();
+    let mac = keys.first().mac("closed");
+    let batch = Batch::after(ChainTail::empty(1), keys.first(), &calendar, "r", Some(month));
+    let mut batch = batch.naming(Some(ClosedMark { month, mac }));
+    batch.take_over(Timestamp::from_secs(NOON), Vec::new());
+    let found = |signed: Option<Mac>| {
+        let mut verifier = ChainVerifier::new(1, &keys, &calendar);
+        verifier.entry(1, &batch.entries[0], &mut SeenDecisions::default());
+        verifier.check_months(&signed.into_iter().map(|mac| (month, mac)).collect());
+        verifier.finish()
+    };
+    assert_eq!(found(Some(mac)), []);
+    assert_eq!(found(Some(Mac::default())), [Finding::ClosedAgain { month }]);
+    assert_eq!(found(None), [Finding::ClosedAgain { month }]);
 }
 
 #[test]
