@@ -286,6 +286,11 @@ pub(in crate::adapter) fn is_count(name: &str) -> bool {
     COUNTS.contains(&name)
 }
 
+/// Returns a number of seconds, of which a part counts as a whole one.
+pub(in crate::adapter) fn whole_seconds(seconds: f64) -> Option<u64> {
+    Some(seconds).filter(|seconds| *seconds >= 0.0).and_then(|seconds| whole(seconds.ceil()))
+}
+
 /// Returns a double that is a count.
 fn whole(value: f64) -> Option<u64> {
     #[expect(clippy::cast_precision_loss, reason = "2^53 is exact in a double")]
@@ -317,8 +322,7 @@ impl Counts {
     /// Adds seconds, of which a part counts as a whole one. What is no number of them is left out: it
     /// makes no count of tokens wrong.
     fn add_seconds(&mut self, seconds: Option<f64>) {
-        let seconds = seconds.filter(|seconds| *seconds >= 0.0);
-        if let Some(seconds) = seconds.and_then(|seconds| whole(seconds.ceil())) {
+        if let Some(seconds) = seconds.and_then(whole_seconds) {
             self.0.insert(SECONDS.to_owned(), seconds);
         }
     }

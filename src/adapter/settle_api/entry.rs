@@ -91,6 +91,7 @@ pub(super) struct Entry<'e> {
     /// The images of the response.
     images: Option<u64>,
     /// The seconds of audio or video.
+    #[serde(default, deserialize_with = "seconds")]
     seconds: Option<u64>,
 }
 
@@ -104,6 +105,13 @@ fn status<'de, D: Deserializer<'de>>(from: D) -> Result<Option<u32>, D::Error> {
         }
         status => Ok(status),
     }
+}
+
+/// Reads seconds, of which a part counts as a whole one.
+fn seconds<'de, D: Deserializer<'de>>(from: D) -> Result<Option<u64>, D::Error> {
+    let Some(seconds) = Option::<f64>::deserialize(from)? else { return Ok(None) };
+    let whole = usage::whole_seconds(seconds);
+    whole.map(Some).ok_or_else(|| de::Error::custom("`seconds` is no number of seconds"))
 }
 
 /// How a request ended, or that it has not.
@@ -233,6 +241,9 @@ mod tests {
         for (entry, expected) in [
             (json!({}), (None, None)),
             (json!({ "images": 2, "seconds": 7 }), (Some(2), Some(7))),
+            (json!({ "seconds": 30.5 }), (None, Some(31))),
+            (json!({ "seconds": 30.0 }), (None, Some(30))),
+            (json!({ "seconds": null }), (None, None)),
             (json!({ "usage": { "type": "duration", "seconds": 7 } }), (None, Some(7))),
             // A part of a second is a whole one, and what is no number of them is no count.
             (json!({ "usage": { "seconds": 7.01 } }), (None, Some(8))),
@@ -248,8 +259,10 @@ mod tests {
             assert_eq!((reading.kinds.images, reading.kinds.seconds), expected, "{entry}");
             assert_eq!((reading.tokens, reading.is_absurd), (None, false), "{entry}");
         }
-        let entry = json!({ "reservation": "r", "ending": "complete", "seconds": 1.5 });
-        assert!(Entry::read(&entry.to_string()).is_err(), "whole seconds");
+        for seconds in [json!(-0.5), json!("7"), json!(9_007_199_254_740_994_u64), json!([])] {
+            let entry = json!({ "reservation": "r", "ending": "complete", "seconds": seconds });
+            assert!(Entry::read(&entry.to_string()).is_err(), "{entry}");
+        }
     }
 
     #[test]
