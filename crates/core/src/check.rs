@@ -457,8 +457,11 @@ fn authorize(
         }
         let terms = cost.map(|(terms, _)| terms);
         let of_request = (tokens.fixed, terms, histories);
+        let counts_cost = permit.route().holds.iter().any(|limit| limit.counts_cost());
         let reservation =
-            reserve(&held, of_request, &subject, snapshot, now, || hooks.reservation_id())?;
+            reserve(&held, of_request, (&subject, counts_cost), snapshot, now, || {
+                hooks.reservation_id()
+            })?;
         (held, reservation)
     };
     let revocation = permit.principal().map(|principal| Arc::clone(principal.revocation()));

@@ -33,7 +33,7 @@ impl ScriptRequest {
     /// The number of its keys.
     pub(super) fn keys(&self) -> usize {
         let RevocationCounts { exact, before, external } = RevocationCounts::of(&self.request);
-        let holds = self.request.reservation.as_ref().map_or(0, |held| held.holds.len() + 1);
+        let holds = self.reservation().map_or(0, |held| held.holds.len() + 1);
         let proof = usize::from(self.has_proof());
         exact + before + external + self.request.charges.len() + holds + proof
     }
@@ -43,9 +43,14 @@ impl ScriptRequest {
         self.request.proof.is_some()
     }
 
+    /// The reservation; `None` where nothing is held, also of one that is settled without a hold.
+    fn reservation(&self) -> Option<&Reservation> {
+        self.request.reservation.as_deref().filter(|reservation| !reservation.holds.is_empty())
+    }
+
     /// Whether something is held.
     pub(super) fn holds(&self) -> bool {
-        self.request.reservation.is_some()
+        self.reservation().is_some()
     }
 }
 
@@ -93,7 +98,8 @@ pub(super) fn write<'a>(
     let mut holds = checks.clone().any(ScriptRequest::holds).then(PackedList::default);
     let mut proofs = checks.clone().any(ScriptRequest::has_proof).then(PackedList::default);
     let mut numbers = PackedList::with_capacity(20 * checks.len());
-    for ScriptRequest { request, wants } in checks.clone() {
+    for check in checks.clone() {
+        let ScriptRequest { request, wants } = check;
         let revocation = request.revocation.as_ref();
         let RevocationCounts { exact, before, external } = RevocationCounts::of(request);
         let entries =
@@ -131,7 +137,7 @@ pub(super) fn write<'a>(
         }
         own += exact + before + request.charges.len();
         if let Some(holds) = &mut holds {
-            own += write_holds(cmd, tag, holds, request.reservation.as_deref());
+            own += write_holds(cmd, tag, holds, check.reservation());
         }
         if let Some(proofs) = &mut proofs {
             own += write_proof(cmd, tag, proofs, request.proof.as_deref());
@@ -174,11 +180,11 @@ fn facts<'a>(
     chain: Option<u32>,
     checks: impl Iterator<Item = &'a ScriptRequest> + Clone,
 ) -> Option<PackedList> {
-    let reservations = || checks.clone().filter_map(|check| check.request.reservation.as_ref());
+    let reservations = || checks.clone().filter_map(ScriptRequest::reservation);
     // A policy with a ledger may be in force before the first round of its writer.
     let has_facts = || reservations().any(|reservation| reservation.facts.is_some());
     let mut list = PackedList::of_chain(chain.or_else(|| has_facts().then_some(UNCLAIMED))?);
-    for reservation in reservations().filter(|reservation| !reservation.holds.is_empty()) {
+    for reservation in reservations() {
         list.push_str(&reservation.facts.as_ref().map(|facts| facts.text()).unwrap_or_default());
     }
     Some(list)

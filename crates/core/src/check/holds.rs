@@ -204,16 +204,20 @@ fn too_large(name: &str, most: u64, size: Option<RequestSize>, tokens: u64) -> D
     Denial::new(Reason::BudgetExhausted, cause).with_message(message)
 }
 
-/// Reserves what a request holds, under a random id with the tag of its model.
+/// Reserves what a request holds, under a random id with the tag of its model. Where a ledger is kept,
+/// a request of a model whose prices are all 0 holds nothing of limits on cost, and is settled all
+/// the same: its tokens are recorded.
 pub(super) fn reserve(
     held: &[Held],
     (fixed, terms, histories): (Option<u64>, Option<CostTerms>, Option<HistoryIds>),
-    subject: &ChargeSubject<'_>,
+    (subject, counts_cost): (&ChargeSubject<'_>, bool),
     snapshot: &Snapshot,
     now: Timestamp,
     id: impl FnOnce() -> Option<ReservationId>,
 ) -> Result<Option<Box<Reservation>>, Denial> {
-    if held.is_empty() {
+    let is_free = counts_cost && terms.is_some_and(|terms| terms.price.is_free());
+    let is_recorded = snapshot.policy.ledger.is_some() && snapshot.reservation_keys.is_some();
+    if held.is_empty() && !(is_free && is_recorded) {
         return Ok(None);
     }
     let id = id().ok_or_else(|| {
@@ -227,8 +231,8 @@ pub(super) fn reserve(
     let route = snapshot.policy.names_routes.then(|| subject.route.into());
     let facts = snapshot.policy.ledger.as_ref();
     let facts = facts.map(|_| Box::new(RequestFacts::of(subject, fixed, terms)));
-    let counts_cost = facts.is_none() && held.iter().any(|held| held.hold.is_cost());
-    let cost = terms.filter(|_| counts_cost).map(Box::new);
+    let holds_cost = facts.is_none() && held.iter().any(|held| held.hold.is_cost());
+    let cost = terms.filter(|_| holds_cost).map(Box::new);
     let reservation =
         Reservation { id, issued: now, life, holds, histories, shard, route, facts, cost };
     if reservation.is_settled() && snapshot.reservation_keys.is_none() {

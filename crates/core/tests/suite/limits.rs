@@ -3,4 +3,5 @@
 
 mod counts;
 mod escrows;
+mod free_models;
 mod leases;
