@@ -99,9 +99,9 @@ impl SettlementCounters {
     /// Counts what a report changed.
     pub fn settled(&self, settled: Settled) {
         let at = match settled {
-            Settled::Renewed => 0,
+            Settled::Renewed | Settled::Reopened(_) => 0,
             Settled::Charged(_) => 1,
-            Settled::Late(_) => 2,
+            Settled::Late { .. } => 2,
             Settled::Repeated => 3,
             Settled::Forgotten => 4,
         };
@@ -208,7 +208,7 @@ mod tests {
         let results = [
             Settled::Renewed,
             Settled::Charged(7),
-            Settled::Late(7),
+            Settled::Late { tokens: 7, replaced: None },
             Settled::Repeated,
             Settled::Forgotten,
         ];

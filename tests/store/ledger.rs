@@ -1,5 +1,6 @@
 //! The ledger in a real Redis: a record for each settlement, once, whatever is killed or lost.
 
+mod agreement;
 mod command;
 mod month;
 mod moved;
@@ -81,7 +82,7 @@ async fn a_request_without_a_report_is_recorded_when_it_expires_and_corrected_la
     assert_eq!(expired.ending, RequestEnding::Unreported);
     assert_eq!(
         ledger.settle(&settled(&late, Usage::Final(30), Basis::Reported)).await,
-        Settled::Late(30)
+        Settled::Late { tokens: 30, replaced: Some(100) }
     );
     ledger.write_all().await;
     let records = ledger.records().await;
@@ -146,7 +147,10 @@ async fn the_costs_of_records_are_those_that_budgets_are_charged() {
         };
         let mut report = settled(&one, Usage::Final(tokens), Basis::Reported);
         report.report.as_mut().unwrap().counts = kinds;
-        let expected = if expires { Settled::Late(tokens) } else { Settled::Charged(tokens) };
+        let expected = match expires {
+            true => Settled::Late { tokens, replaced: Some(100) },
+            false => Settled::Charged(tokens),
+        };
         assert_eq!(ledger.settle(&report).await, expected);
         let (fresh, cached, output) = (tokens / 2 - tokens / 3, tokens / 3, tokens - tokens / 2);
         let millionths = 150_000 * fresh + 75_000 * cached + 600_000 * output + 3_000_000;
@@ -371,7 +375,7 @@ async fn a_fixed_charge_is_recorded_once_and_charged_once() {
         requests.push(fixed);
     }
     let report = settled(&requests[0], Usage::Final(3), Basis::Reported);
-    assert_eq!(ledger.settle(&report).await, Settled::Charged(0));
+    assert_eq!(ledger.settle(&report).await, Settled::Charged(3));
     assert_eq!(ledger.settle(&report).await, Settled::Repeated);
     ledger.write_all().await;
     let records = ledger.records().await;

@@ -153,14 +153,17 @@ impl Model {
         self.counters.advance(at(now), EXPIRED_AT_ONCE);
         let mut answer = vec![0, 0];
         for report in reports {
-            let (code, tokens) = match self.counters.settle(report, at(now)) {
-                Settled::Renewed => (1, 0),
-                Settled::Charged(tokens) => (2, tokens),
-                Settled::Late(tokens) => (3, tokens),
-                Settled::Repeated => (4, 0),
-                Settled::Forgotten => (5, 0),
+            let settled = self.counters.settle(report, at(now));
+            let code = match settled {
+                Settled::Renewed | Settled::Reopened(_) => 1,
+                Settled::Charged(_) => 2,
+                Settled::Late { .. } => 3,
+                Settled::Repeated => 4,
+                Settled::Forgotten => 5,
             };
-            answer.extend([code, i64::try_from(tokens).unwrap()]);
+            let number = |tokens: u64| i64::try_from(tokens).unwrap();
+            let replaced = settled.replaced().map_or(-1, number);
+            answer.extend([code, number(settled.tokens().unwrap_or(0)), replaced]);
         }
         answer[0] = i64::try_from(self.counters.expired() - before).unwrap();
         answer[1] = i64::try_from(self.counters.open()).unwrap();
@@ -281,7 +284,8 @@ impl Real {
             let Settlement { reservation, usage, .. } = settlement;
             let (usage, tokens) = match *usage {
                 Usage::Running(tokens) => (1, tokens),
-                Usage::Final(tokens) => (2, tokens),
+                Usage::Final(tokens) if settlement.is_counted() => (2, tokens),
+                Usage::Final(tokens) => (5, tokens),
                 Usage::Unreported(tokens) => (3, tokens),
                 Usage::Released => (4, 0),
             };
@@ -295,11 +299,11 @@ impl Real {
         }
         let answer: Vec<i64> = call.arg("]").arg(now).invoke(&mut self.client).unwrap();
         let (counts, rest) = answer.split_at(2);
-        let (of_parts, expired) = rest.split_at(2 * parts.len());
-        let of_tokens = of_parts.chunks(2).zip(&parts).filter(|(_, (_, is_cost))| !is_cost);
+        let (of_parts, expired) = rest.split_at(3 * parts.len());
+        let of_tokens = of_parts.chunks(3).zip(&parts).filter(|(_, (_, is_cost))| !is_cost);
         let of_tokens = of_tokens.flat_map(|(report, _)| report);
         let answer = counts.iter().chain(of_tokens).chain(expired).copied().collect();
-        Reply::split(answer, 2 + 2 * reports.len())
+        Reply::split(answer, 2 + 3 * reports.len())
     }
 
     fn count(&mut self, hold: &Hold) -> Count {

@@ -15,6 +15,7 @@ use tollgate_core::{
         cost::{CostTerms, Price},
         lease::LeaseTerms,
         reservation::{Reservation, ReservationId},
+        usage_report::{Basis, RequestEnding, UsageReport},
     },
     time::{Span, Timestamp},
 };
@@ -207,7 +208,7 @@ async fn costs(store: &dyn Store) {
     assert!(outcome(store, &[], &request).await.0);
     assert_eq!(settle(store, &request, Usage::Running(200)).await, Settled::Renewed);
     assert_eq!(left(store, &long).await, 600);
-    assert_eq!(settle(store, &request, Usage::Final(160)).await, Settled::Charged(0));
+    assert_eq!(settle(store, &request, Usage::Final(160)).await, Settled::Charged(160));
     assert_eq!(left(store, &long).await, 680);
     // Nothing is held where one of them has no room; a limit on cost alone is settled, too.
     let large = hold("cost-money", cost_budget(1000), 999, 999);
@@ -216,7 +217,7 @@ async fn costs(store: &dyn Store) {
     let alone = hold("cost-alone", cost_budget(1000), 300, 300);
     let request = priced(std::slice::from_ref(&alone));
     assert_eq!(outcome(store, &[], &request).await, (true, vec![700]));
-    assert_eq!(settle(store, &request, Usage::Final(11)).await, Settled::Charged(0));
+    assert_eq!(settle(store, &request, Usage::Final(11)).await, Settled::Charged(11));
     assert_eq!(left(store, &alone).await, 978);
 }
 
@@ -228,7 +229,8 @@ async fn a_cost_is_charged_at_expiry(store: &dyn Store) {
     admit(store, &[], &request).await;
     until("it expires", async || left(store, &cost).await == 800).await;
     until("its tokens expire", async || left(store, &tokens).await == 900).await;
-    assert_eq!(settle(store, &request, Usage::Final(30)).await, Settled::Late(30));
+    let late = |tokens, tokens_before| Settled::Late { tokens, replaced: Some(tokens_before) };
+    assert_eq!(settle(store, &request, Usage::Final(30)).await, late(30, 100));
     assert_eq!(settle(store, &request, Usage::Final(90)).await, Settled::Repeated);
     assert_eq!((left(store, &tokens).await, left(store, &cost).await), (970, 940));
 }
@@ -283,14 +285,23 @@ async fn a_report_counts_once(store: &dyn Store) {
     for (usage, settled, rest) in [
         (Usage::Running(20), Settled::Renewed, 900),
         (Usage::Running(10), Settled::Renewed, 900),
-        (Usage::Final(5), Settled::Charged(20), 980),
-        (Usage::Final(90), Settled::Repeated, 980),
-        (Usage::Running(90), Settled::Repeated, 980),
-        (Usage::Unreported(90), Settled::Repeated, 980),
+        (Usage::Final(5), Settled::Charged(5), 995),
+        (Usage::Final(90), Settled::Repeated, 995),
+        (Usage::Running(90), Settled::Repeated, 995),
+        (Usage::Unreported(90), Settled::Repeated, 995),
     ] {
         assert_eq!(settle(store, &request, usage).await, settled, "{usage:?}");
         assert_eq!(left(store, &day).await, rest, "{usage:?}");
     }
+    // An estimate lowers nothing that was counted.
+    let cut = minute(std::slice::from_ref(&day));
+    admit(store, &[], &cut).await;
+    assert_eq!(settle(store, &cut, Usage::Running(20)).await, Settled::Renewed);
+    let basis = Basis::Estimate;
+    let report = Some(UsageReport { ending: RequestEnding::Cut, basis, ..UsageReport::UNREPORTED });
+    let estimated = Settlement { reservation: cut, usage: Usage::Final(5), report };
+    assert_eq!(store.settle(&[estimated]).await, Ok(vec![Settled::Charged(20)]));
+    assert_eq!(left(store, &day).await, 975);
     let old = Reservation { issued: Timestamp::from_secs(now().secs() - 25 * 3600), ..request };
     let old = Reservation { id: ReservationId([7; 16]), ..old };
     assert_eq!(settle(store, &old, Usage::Final(5)).await, Settled::Forgotten);
@@ -333,7 +344,8 @@ async fn a_lost_report_is_charged_at_expiry(store: &dyn Store) {
     // Under the tag of its model.
     let expired = store.status().reservations.expired_tokens;
     assert!(expired.sums().any(|sum| sum == (request.id.model(), 70)), "{expired:?}");
-    assert_eq!(settle(store, &request, Usage::Final(80)).await, Settled::Late(80));
+    let late = Settled::Late { tokens: 80, replaced: Some(70) };
+    assert_eq!(settle(store, &request, Usage::Final(80)).await, late);
     assert_eq!(settle(store, &request, Usage::Final(90)).await, Settled::Repeated);
     assert_eq!(left(store, &day).await, 920);
 }

@@ -5,7 +5,7 @@ use std::collections::VecDeque;
 use serde::Serialize;
 use tollgate_core::{
     admission::{Settled, Settlement},
-    limit::{settled_cost::SettledCost, settled_tokens::SettledTokens},
+    limit::settled_cost::SettledCost,
 };
 
 /// What became of an entry.
@@ -14,7 +14,7 @@ use tollgate_core::{
 pub(super) enum EntryResult {
     /// The request is settled.
     Settled {
-        /// The tokens that it is charged; those that were reported where no limit counts tokens.
+        /// The tokens that it is charged; those that are known of it where no limit counts tokens.
         tokens: u64,
         /// What it costs, in micro-units; `None` of a model without a price.
         #[serde(skip_serializing_if = "Option::is_none")]
@@ -47,13 +47,15 @@ impl EntryResult {
     pub(super) fn of(settlement: &Settlement, settled: Option<Settled>) -> Self {
         let Some(settled) = settled else { return Self::Accepted };
         let late = match settled {
-            Settled::Renewed => return Self::Renewed,
+            Settled::Renewed | Settled::Reopened(_) => return Self::Renewed,
             Settled::Repeated => return Self::Duplicate,
             Settled::Forgotten => return Self::Expired,
             Settled::Charged(_) => false,
-            Settled::Late(_) => true,
+            Settled::Late { .. } => true,
         };
-        let tokens = SettledTokens::of(settlement, settled).map_or(0, |tokens| tokens.total());
+        // What was charged at admission stays charged, whatever the server counted.
+        let fixed = settlement.reservation.fixed_tokens();
+        let tokens = fixed.or(settled.tokens()).unwrap_or(0);
         let cost = SettledCost::of(settlement, settled).map(|settled| settled.cost);
         Self::Settled { tokens, cost, late }
     }

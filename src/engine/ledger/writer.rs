@@ -302,7 +302,7 @@ impl Writer {
     /// Counts the costs of requests of which no end was reported.
     fn count_expired_costs(&self, records: &[(String, PendingRecord)]) {
         let records = records.iter().map(|(_, record)| record);
-        let expired = records.filter(|it| it.report.is_none() && it.corrects.is_none());
+        let expired = records.filter(|it| it.report.is_none());
         for PendingRecord { facts, tokens, .. } in expired {
             if let Some(terms) = facts.cost {
                 let cost = terms.of_report(None, *tokens);

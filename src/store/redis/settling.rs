@@ -20,6 +20,7 @@ use tollgate_core::{
         counters::MOST,
         model_tag::{ExpiredTokens, ModelTag},
         reservation::{Reservation, ReservationId},
+        usage_report::{RequestEnding, UsageReport},
     },
     time::Timestamp,
 };
@@ -153,10 +154,11 @@ impl Redis {
         self.reservations.count_expired(reply.next());
         self.reservations.set_open(shard, reply.next().and_then(number).ok_or(Outage::Refused)?);
         let settled = batch.iter().map(|settlement| {
-            let settled = settled(reply.next()?, reply.next().and_then(number)?);
+            let (code, tokens) = (reply.next()?, reply.next().and_then(number)?);
+            let settled = settled(code, tokens, number(reply.next()?));
             if has_cost(&settlement.reservation) {
                 // What became of the cost is what became of the tokens: both are reported at once.
-                reply.next().zip(reply.next())?;
+                reply.by_ref().nth(2)?;
             }
             settled
         });
@@ -209,7 +211,7 @@ fn write(cmd: &mut Cmd, tag: &Tag, batch: &[Settlement], chain: Option<u32>) {
     let mut ends = chain.map(PackedList::of_chain);
     let mut reports = 0;
     for settlement in batch {
-        let Settlement { reservation, usage, report } = settlement;
+        let Settlement { reservation, usage, .. } = settlement;
         let tokens = match *usage {
             Usage::Running(tokens) | Usage::Final(tokens) | Usage::Unreported(tokens) => tokens,
             Usage::Released => 0,
@@ -218,7 +220,7 @@ fn write(cmd: &mut Cmd, tag: &Tag, batch: &[Settlement], chain: Option<u32>) {
             ends.push_str(
                 &reservation.facts.as_ref().map(|facts| facts.text()).unwrap_or_default(),
             );
-            ends.push_str(&report.map(|report| report.text()).unwrap_or_default());
+            ends.push_str(&end_text(settlement));
         }
         write_report(cmd, tag, &mut list, settlement, Part::Tokens, tokens);
         reports += 1;
@@ -236,6 +238,19 @@ fn write(cmd: &mut Cmd, tag: &Tag, batch: &[Settlement], chain: Option<u32>) {
     if let Some(ends) = ends {
         cmd.arg(ends);
     }
+}
+
+/// What the record of a request states of its end. An empty text is that of a request which no server
+/// got: it has a record where the script finds that it is charged. What was charged at admission is.
+fn end_text(Settlement { reservation, usage, report }: &Settlement) -> String {
+    let is_fixed = reservation.fixed_tokens().is_some();
+    match usage {
+        Usage::Released => Some(report.unwrap_or(UsageReport::NOT_SENT))
+            .filter(|report| is_fixed || report.ending != RequestEnding::NotSent),
+        _ => *report,
+    }
+    .map(|report| report.text())
+    .unwrap_or_default()
 }
 
 /// What one report of the script is about: a request with a limit on cost has two reservations in
@@ -261,10 +276,11 @@ fn write_report(
     cmd: &mut Cmd,
     tag: &Tag,
     list: &mut PackedList,
-    Settlement { reservation, usage, .. }: &Settlement,
+    settlement: &Settlement,
     part: Part,
     used: u64,
 ) {
+    let Settlement { reservation, usage, .. } = settlement;
     let (slice, member) = settled_place(reservation.id, reservation.issued);
     let id = reservation.id.to_string();
     let (id, member) = match part {
@@ -278,9 +294,10 @@ fn write_report(
     list.push_count(holds().count());
     let usage = match usage {
         Usage::Running(_) => 1,
-        Usage::Final(_) => 2,
+        Usage::Final(_) if settlement.is_counted() => 2,
         Usage::Unreported(_) => 3,
         Usage::Released => 4,
+        Usage::Final(_) => 5,
     };
     let times = [reservation.issued.micros(), reservation.life.micros()];
     for number in [member, times[0], times[1], usage, used.min(MOST)] {
@@ -306,11 +323,11 @@ fn number(number: i64) -> Option<u64> {
     u64::try_from(number).ok()
 }
 
-fn settled(code: i64, tokens: u64) -> Option<Settled> {
+fn settled(code: i64, tokens: u64, replaced: Option<u64>) -> Option<Settled> {
     Some(match code {
-        1 => Settled::Renewed,
+        1 => replaced.map_or(Settled::Renewed, Settled::Reopened),
         2 => Settled::Charged(tokens),
-        3 => Settled::Late(tokens),
+        3 => Settled::Late { tokens, replaced },
         4 => Settled::Repeated,
         5 => Settled::Forgotten,
         _ => return None,

@@ -21,6 +21,8 @@ local BUCKET, BUDGET, REQUESTS, SLOTS, RATE = 1, 2, 3, 4, 5
 local SHADOW, COST = 10, 20
 local MOST, HELD_RETRY, EXPIRED_AT_ONCE = 9007199254740991, 1000000, 64
 local REMEMBERED, KEPT = 24 * 3600 * 1000000, 25 * 3600 * 1000000
+-- The report of a request that no server got (crates/core/src/limit/usage_report.rs).
+local NOT_SENT = '{"e":"not_sent","b":"unused"}'
 
 -- Counters and reservations by their key (false: malformed, or none), and the keys of those that changed.
 local counts, changed_counts = {}, {}
@@ -176,8 +178,9 @@ local function write_facts(record, before, text, issued)
   facts[record] = { changed = true, before = before, text = text, issued = issued }
 end
 
--- Makes the record of a request that has ended, of which `report` states the end; an empty text where none is known. A request
--- that used nothing and was never sent has none. `given` are its facts where the store has none.
+-- Makes the record of a request that has ended, of which `report` states the end; an empty text where none is known, or where the
+-- request is released because no server got it. Such a request has a record where it is charged, or was when it expired. `given`
+-- are its facts where the store has none.
 local function make_record(record, given, report, tokens, is_released, is_expired, issued)
   if not ledger then return end
   local known = facts[record]
@@ -186,8 +189,9 @@ local function make_record(record, given, report, tokens, is_released, is_expire
     known = before and { before = before, text = text } or false
   end
   local before, text = known and known.before or '-', known and known.text or given or ''
-  if text ~= '' and not (is_released and report == '' and before == '-') then
-    records[#records + 1] = { record, text, report, whole(tokens), before }
+  local is_unsent = is_released and report == ''
+  if text ~= '' and not (is_unsent and tokens == 0 and before == '-') then
+    records[#records + 1] = { record, text, is_unsent and NOT_SENT or report, whole(tokens), before }
     before = whole(tokens)
   end
   if is_expired and text ~= '' then
@@ -243,13 +247,13 @@ end
 -- Charges an open reservation whose life has passed.
 local function expire(key, reservation)
   local issued, used, had_expired = reservation[2], reservation[5], reservation[6]
-  local tokens, has_tokens = used, false
+  local tokens = used
   for n = 7, #reservation, 6 do
     local counter, kind, amount, unreported = reservation[n], reservation[n + 1], reservation[n + 4], reservation[n + 5]
     local spent, held = running(kind, amount, spent_so_far(unreported, used, had_expired))
     local charge, rest = ended(kind, amount, math.max(unreported, used))
     if kind == BUCKET or kind == BUDGET then
-      tokens, has_tokens = has_tokens and math.max(tokens, charge) or charge, true
+      tokens = math.max(tokens, charge)
     end
     local count = counts[counter]
     if count == nil then count = read_count(counter, redis.call('GET', counter)) end
@@ -261,11 +265,8 @@ local function expire(key, reservation)
   if is_of_cost(key) then return end
   make_record(key, nil, '', tokens, false, true, issued)
   expired = expired + 1
-  -- What expires once more was counted before.
-  if had_expired ~= 1 then
-    local model = string.sub(id_of(key), 9, 16)
-    expired_tokens[model] = (expired_tokens[model] or 0) + math.max(tokens, used)
-  end
+  local model = string.sub(id_of(key), 9, 16)
+  expired_tokens[model] = (expired_tokens[model] or 0) + tokens
 end
 
 -- Appends the tokens of expired reservations to an answer: pairs of the tag of a model and a number.

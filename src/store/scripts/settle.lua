@@ -3,12 +3,13 @@
 --
 -- KEYS  for each report its reservation, the set of settled ids, and its H counters; then the index and the format marker
 -- ARGV  the number of reports, and a packed list (MessagePack), for each report: H, the member of the set, issue and life in
---       microseconds, the usage (1 running, 2 final, 3 unreported, 4 released), its tokens, and kind, two numbers of the
---       kind, amount and unreported charge of each hold; then, where a ledger is kept, a packed list with the number of
+--       microseconds, the usage (1 running, 2 final, 3 unreported, 4 released, 5 estimated), its tokens, and kind, two numbers of
+--       the kind, amount and unreported charge of each hold; then, where a ledger is kept, a packed list with the number of
 --       the list of pending records, and the facts and the end of each report (counters.lua)
 -- Returns a packed list: how many reservations have expired, how many are open, and for each report what it changed
---       (1 renewed, 2 charged, 3 late, 4 repeated, 5 forgotten) and the tokens that are charged; then for each tag of a
---       model the tokens that are charged for what has expired.
+--       (1 renewed, 2 charged, 3 late, 4 repeated, 5 forgotten), the tokens of the request, and those that it was charged when
+--       it expired and is not any more (-1: it had not expired); then for each tag of a model the tokens that are charged for
+--       what has expired.
 local reports, list = tonumber(ARGV[1]), cmsgpack.unpack(ARGV[2])
 local index = KEYS[#KEYS - 1]
 local answer, size, key, at = {}, 2, 0, 0
@@ -31,15 +32,15 @@ local function report(record, holds, member, issued, life, usage, tokens, given,
   if open then
     used, had_expired = known[5], known[6]
   elseif forgets(issued) then
-    return 5, 0
+    return 5, 0, -1
   elseif known then
     used, had_expired = known[3], 1
   elseif is_settled(set, member) then
-    return 4, 0
+    return 4, 0, -1
   end
-  -- The cost of tokens that were counted while a request ran is at most what was known of them: its end says what they cost.
-  local most = usage == 2 and is_of_cost(record) and tokens or math.max(used, tokens)
-  local charged, has_tokens, left_out = 0, false, {}
+  -- A count of the end takes the place of what was counted while the request ran. Nothing else lowers that.
+  local most = usage == 2 and tokens or math.max(used, tokens)
+  local total, replaced, left_out = most, known and not open and used or -1, {}
   for i = 1, holds do
     local n, counter = at + 5 * (i - 1), KEYS[first + i]
     local kind, amount, unreported = list[n + 1], list[n + 4], list[n + 5]
@@ -51,18 +52,18 @@ local function report(record, holds, member, issued, life, usage, tokens, given,
     end
     if usage == 1 then
       spent, held = running(kind, amount, spent_so_far(unreported, most, had_expired))
-    elseif usage == 2 then
-      spent, held = ended(kind, amount, most)
     elseif usage == 3 then
       spent, held = ended(kind, amount, math.max(unreported, most))
     else
-      spent, held = ended(kind, amount, used)
+      spent, held = ended(kind, amount, most)
     end
     -- Of a limit in shadow without room, nothing is held.
     left_out[i] = open and not has_hold(record, counter)
     if not left_out[i] then
-      if kind ~= REQUESTS and kind ~= RATE then charged = math.max(charged, spent) end
-      has_tokens = has_tokens or kind == BUCKET or kind == BUDGET
+      if kind == BUCKET or kind == BUDGET then
+        total = math.max(total, spent)
+        if replaced >= 0 then replaced = math.max(replaced, old_spent) end
+      end
       local count = counts[counter]
       if count == nil then count = read_count(counter, redis.call('GET', counter)) end
       replace(counter, count, kind, list[n + 2], list[n + 3], old_spent, old_held, spent, held)
@@ -70,9 +71,11 @@ local function report(record, holds, member, issued, life, usage, tokens, given,
   end
   if usage == 1 then
     open_reservation(record, first, holds, list, at, issued, life, most, had_expired, left_out)
-    return 1, 0
+    -- A store that has lost the reservation has lost its facts.
+    if not known and given and given ~= '' then write_facts(record, '-', given, issued) end
+    return 1, 0, replaced
   end
-  make_record(record, given, known_end, has_tokens and charged or usage == 4 and used or most, usage == 4, false, issued)
+  make_record(record, given, known_end, total, usage == 4, false, issued)
   if known then
     write_reservation(record, false)
     expiries[id_of(record)] = false
@@ -85,7 +88,7 @@ local function report(record, holds, member, issued, life, usage, tokens, given,
     settled[set][#settled[set] + 1] = member
     settled[set .. member] = true
   end
-  return had_expired == 1 and 3 or 2, charged
+  return had_expired == 1 and 3 or 2, total, replaced
 end
 
 expire_due(index)
@@ -94,8 +97,9 @@ for n = 1, reports do
   local issued, life, usage, tokens = list[at + 3], list[at + 4], list[at + 5], list[at + 6]
   at = at + 6
   local given, known_end = ends and ends[2 * n], ends and ends[2 * n + 1]
-  answer[size + 1], answer[size + 2] = report(KEYS[key + 1], holds, member, issued, life, usage, tokens, given, known_end)
-  size, key, at = size + 2, key + 2 + holds, at + 5 * holds
+  answer[size + 1], answer[size + 2], answer[size + 3] =
+    report(KEYS[key + 1], holds, member, issued, life, usage, tokens, given, known_end)
+  size, key, at = size + 3, key + 2 + holds, at + 5 * holds
 end
 local written = write_records()
 for i = 1, #settled_keys do

@@ -15,7 +15,7 @@ use tollgate::{
     store::{Redis, Store as _},
 };
 use tollgate_core::{
-    admission::{AdmitRequest, AdmitResponse, Settled, Settlement, Usage},
+    admission::{AdmitRequest, AdmitResponse, Outage, Settled, Settlement, Usage},
     ledger::{
         calendar::{Calendar, Day},
         day_sums::DaySums,
@@ -154,6 +154,17 @@ impl Ledger {
 
     pub(super) async fn settle(&self, settlement: &Settlement) -> Settled {
         self.store.settle(std::slice::from_ref(settlement)).await.unwrap()[0]
+    }
+
+    /// Runs the script that expires what is due: a report of a request that nothing remembers changes
+    /// nothing.
+    pub(super) async fn expire_due(&self) -> Result<(), Outage> {
+        let issued = Timestamp::from_secs(now().secs() - 25 * 3600);
+        let forgotten = Reservation { issued, ..request("forgotten", "acme", 1) };
+        let report = settled(&forgotten, Usage::Final(1), Basis::Reported);
+        let answered = self.store.settle(&[report]).await?;
+        assert_eq!(answered, [Settled::Forgotten]);
+        Ok(())
     }
 
     /// Gives everything that is pending in any chain another time, as if it had been settled then.

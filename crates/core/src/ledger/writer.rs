@@ -172,12 +172,12 @@ impl<'a> Batch<'a> {
         let report = report.unwrap_or(UsageReport::UNREPORTED);
         let (basis, tokens) = match facts.fixed {
             Some(fixed) => (Basis::Fixed, fixed),
-            None => (report.basis, *tokens),
+            None => (report.with_tokens(*tokens).basis, *tokens),
         };
         // An earlier record of a fixed charge has all of it, as each of them has.
         let corrects = corrects.map(|before| facts.fixed.unwrap_or(before));
         let cost = facts.cost.map(|terms| terms.of_report(Some(&report), tokens));
-        let cost_basis = facts.cost.map(|terms| terms.basis(&report));
+        let cost_basis = facts.cost.map(|terms| terms.basis(&report.with_tokens(tokens)));
         let before = facts.cost.zip(corrects);
         let corrects_cost = before.map(|(terms, tokens)| terms.of_report(None, tokens));
         let who = Person::of(facts);

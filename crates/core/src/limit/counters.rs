@@ -11,7 +11,9 @@
 //! | expired | the unreported charge, or what was used if it is more | nothing |
 //! | settled | the charge of the final report | nothing |
 //!
-//! What is used is tokens, and beside them the cost that the terms of the reservation give them.
+//! What is used is tokens, and beside them the cost that the terms of the reservation give them. A
+//! count of the end takes the place of what was counted while the request ran; an end without one
+//! lowers nothing.
 //!
 //! A step from one state to another replaces the share. A reservation is *open* until a report of
 //! its end, or until its life has passed without a report: then it has *expired*. A report of its
@@ -226,6 +228,7 @@ impl Counters {
     /// Applies a report of usage.
     pub fn settle(&mut self, settlement: &Settlement, now: Timestamp) -> Settled {
         let Settlement { reservation, usage, report: _ } = settlement;
+        let holds_tokens = reservation.unreported_tokens().unwrap_or(0);
         self.expire_due(reservation.id, now);
         let open = self.take_open(reservation.id);
         let closed = self.closed.get(&reservation.id).map(|(_, closed)| *closed);
@@ -237,6 +240,7 @@ impl Counters {
             (None, Some(Closed::Settled)) => return Settled::Repeated,
             (None, None) => (Used::default(), false),
         };
+        let replaced = closed.filter(|_| open.is_none()).map(|_| holds_tokens.max(used.tokens));
         let share = |hold: &Hold| match (&open, closed) {
             (Some(_), _) => Share::running(hold, spent_so_far(hold, used, had_expired)),
             (None, Some(_)) => Share::ended(hold, hold.unreported.max(used.of(hold))),
@@ -248,26 +252,20 @@ impl Counters {
             }
             Usage::Released => 0,
         };
-        let cost = settlement.cost().min(MOST);
-        let mut most = used.max(Used { tokens, cost });
-        if matches!(usage, Usage::Final(_)) {
-            // The cost of tokens that were counted while the request ran is at most what was known
-            // of them: its end says what they cost.
-            most.cost = cost;
-        }
-        let mut charged = 0;
+        let reported = Used { tokens, cost: settlement.cost().min(MOST) };
+        let most = if settlement.is_counted() { reported } else { used.max(reported) };
+        let mut total = most.tokens;
         for hold in &reservation.holds {
             if open.as_ref().is_some_and(|open| !open.has(hold)) {
                 continue;
             }
             let new = match *usage {
                 Usage::Running(_) => Share::running(hold, spent_so_far(hold, most, had_expired)),
-                Usage::Final(_) => Share::ended(hold, most.of(hold)),
+                Usage::Final(_) | Usage::Released => Share::ended(hold, most.of(hold)),
                 Usage::Unreported(_) => Share::ended(hold, hold.unreported.max(most.of(hold))),
-                Usage::Released => Share::ended(hold, used.of(hold)),
             };
             if hold.is_settled() && !hold.is_cost() {
-                charged = new.spent.max(charged);
+                total = new.spent.max(total);
             }
             self.replace(hold, share(hold), new, owner, now);
         }
@@ -278,10 +276,13 @@ impl Counters {
                 running.holds.retain(|hold| open.has(hold));
             }
             self.store_open(running, most, had_expired, owner, now);
-            return Settled::Renewed;
+            return replaced.map_or(Settled::Renewed, Settled::Reopened);
         }
         self.remember(reservation, Closed::Settled, now);
-        if had_expired { Settled::Late(charged) } else { Settled::Charged(charged) }
+        match had_expired {
+            true => Settled::Late { tokens: total, replaced },
+            false => Settled::Charged(total),
+        }
     }
 
     /// Charges up to `most` reservations whose life has passed, and removes counters that are zero
@@ -365,7 +366,7 @@ impl Counters {
         self.expired
     }
 
-    /// The tokens of these reservations. What expires once more was counted before.
+    /// The tokens of these reservations. What a report opened again counts once more.
     pub const fn expired_tokens(&self) -> &ExpiredTokens {
         &self.expired_tokens
     }
@@ -382,10 +383,8 @@ impl Counters {
             self.replace(hold, Share::running(hold, spent), ended, open.owner, now);
         }
         self.expired += 1;
-        if !open.had_expired {
-            let unreported = open.reservation.unreported_tokens().unwrap_or(0);
-            self.expired_tokens.add(id.model(), unreported.max(open.used.tokens));
-        }
+        let unreported = open.reservation.unreported_tokens().unwrap_or(0);
+        self.expired_tokens.add(id.model(), unreported.max(open.used.tokens));
         self.remember(&open.reservation, Closed::Expired(open.used), now);
     }
 

@@ -217,6 +217,14 @@ impl Reservation {
         self.holds.iter().filter(is_of_tokens).map(|hold| hold.unreported).max()
     }
 
+    /// The tokens of a fixed charge, which were spent at admission; `None` where there is none, or it
+    /// is not known: without a ledger, of a model without a price.
+    pub fn fixed_tokens(&self) -> Option<u64> {
+        let of_facts = self.facts.as_ref().and_then(|facts| facts.fixed);
+        let of_terms = self.cost.as_ref().filter(|terms| terms.fixed.is_some());
+        of_facts.or(of_terms.map(|terms| terms.tokens))
+    }
+
     /// The terms of the cost of the request; `None` of a model without a price.
     pub fn cost_terms(&self) -> Option<&CostTerms> {
         let of_facts = self.facts.as_ref().and_then(|facts| facts.cost.as_ref());

@@ -1,7 +1,6 @@
 //! What settled requests cost: for metrics, and for the answers of those who report usage.
 
 use super::{
-    counters::MOST,
     settlement::{Settled, Settlement, Usage},
     usage_report::UsageReport,
 };
@@ -13,7 +12,8 @@ pub struct SettledCost {
     pub cost: u64,
     /// Whether it is that of what the server reported. Otherwise it is estimated.
     pub is_reported: bool,
-    /// The cost that was charged when the reservation expired, and that this one replaces.
+    /// The cost that was counted when the reservation expired, and that this one replaces: that of
+    /// its record, so that there is none without a ledger.
     pub replaced: u64,
 }
 
@@ -21,26 +21,19 @@ impl SettledCost {
     /// Returns what a report changed; `None` where it settled nothing, or the model has no price.
     pub fn of(settlement: &Settlement, settled: Settled) -> Option<Self> {
         let Settlement { reservation, usage, report } = settlement;
-        let (charged, is_late) = settled.charged()?;
         let terms = reservation.cost_terms()?;
-        // A request that holds no tokens is charged none, and has used them all the same.
-        let tokens = match *usage {
-            Usage::Final(tokens) | Usage::Unreported(tokens) => charged.max(tokens.min(MOST)),
-            Usage::Running(_) | Usage::Released => charged,
+        let before = settled.replaced().filter(|_| reservation.facts.is_some());
+        let replaced = before.map_or(0, |tokens| terms.of_report(None, tokens));
+        let Some(tokens) = settled.tokens() else {
+            return (replaced > 0).then_some(Self { replaced, ..Self::default() });
         };
-        let (cost, is_reported) = match (usage, report) {
-            // No server got the request.
-            (Usage::Released, None) => (terms.fixed.unwrap_or_else(|| terms.so_far(charged)), true),
-            (_, report) => {
-                let report = report.unwrap_or(UsageReport::UNREPORTED);
-                let is_actual = terms.basis(&report).is_actual();
-                (terms.of_report(Some(&report), tokens), is_actual)
-            }
+        let unknown = match usage {
+            Usage::Released => UsageReport::NOT_SENT,
+            _ => UsageReport::UNREPORTED,
         };
-        let replaced = match is_late {
-            true => terms.of_report(None, reservation.unreported_tokens().unwrap_or(0)),
-            false => 0,
-        };
+        let report = report.unwrap_or(unknown);
+        let cost = terms.of_report(Some(&report), tokens);
+        let is_reported = terms.basis(&report.with_tokens(tokens)).is_actual();
         Some(Self { cost, is_reported, replaced })
     }
 }
@@ -52,6 +45,7 @@ mod tests {
         limit::{
             Counter, Hold,
             cost::{CostTerms, Price},
+            request_facts::RequestFacts,
             reservation::{Reservation, ReservationId},
             usage_report::{Basis, RequestEnding, UsageCounts},
         },
@@ -67,6 +61,10 @@ mod tests {
         image: 0,
         second: 0,
     };
+
+    fn terms() -> CostTerms {
+        CostTerms { price: PRICE, tokens: 100, most: 100, unreported: 305, ..CostTerms::default() }
+    }
 
     fn settlement(usage: Usage, basis: Option<Basis>, has_tokens: bool) -> Settlement {
         let ends = Timestamp::from_secs(1_800_000_000);
@@ -91,13 +89,7 @@ mod tests {
             shard: None,
             route: None,
             facts: None,
-            cost: Some(Box::new(CostTerms {
-                price: PRICE,
-                tokens: 100,
-                most: 100,
-                unreported: 305,
-                ..CostTerms::default()
-            })),
+            cost: Some(Box::new(terms())),
             holds,
         };
         let counts = UsageCounts { input: Some(9), output: Some(4), ..UsageCounts::default() };
@@ -110,10 +102,18 @@ mod tests {
     fn a_cost_is_that_of_the_record() {
         let reported = |cost, replaced| Some((cost, true, replaced));
         let estimated = |cost| Some((cost, false, 0));
+        let late = |tokens, replaced| Settled::Late { tokens, replaced };
         for (usage, basis, settled, expected) in [
             (Usage::Final(13), Some(Basis::Reported), Settled::Charged(13), reported(26, 0)),
             (Usage::Final(13), Some(Basis::Running), Settled::Charged(13), reported(26, 0)),
-            (Usage::Final(13), Some(Basis::Reported), Settled::Late(13), reported(26, 305)),
+            (Usage::Final(13), Some(Basis::Reported), late(13, Some(100)), reported(26, 305)),
+            (Usage::Final(13), Some(Basis::Reported), late(13, Some(110)), reported(26, 335)),
+            // A report of its progress has replaced it.
+            (Usage::Final(13), Some(Basis::Reported), late(13, None), reported(26, 0)),
+            (Usage::Running(110), None, Settled::Reopened(110), Some((0, false, 335))),
+            (Usage::Released, None, late(0, Some(100)), reported(0, 305)),
+            // It was seen running.
+            (Usage::Released, None, Settled::Charged(110), reported(335, 0)),
             (Usage::Final(40), Some(Basis::Estimate), Settled::Charged(40), estimated(305)),
             (Usage::Unreported(13), Some(Basis::Hold), Settled::Charged(100), estimated(305)),
             (Usage::Unreported(110), Some(Basis::Hold), Settled::Charged(110), estimated(335)),
@@ -124,9 +124,16 @@ mod tests {
             (Usage::Final(13), Some(Basis::Reported), Settled::Forgotten, None),
             (Usage::Running(13), None, Settled::Renewed, None),
         ] {
-            let found = SettledCost::of(&settlement(usage, basis, true), settled);
+            let mut settlement = settlement(usage, basis, true);
+            let facts = RequestFacts { cost: Some(terms()), ..RequestFacts::default() };
+            settlement.reservation.facts = Some(Box::new(facts));
+            let found = SettledCost::of(&settlement, settled);
             let found = found.map(|it| (it.cost, it.is_reported, it.replaced));
             assert_eq!(found, expected, "{usage:?} {basis:?} {settled:?}");
+            // No record was made of the expiry, whose cost is not counted then.
+            settlement.reservation.facts = None;
+            let replaced = SettledCost::of(&settlement, settled).map_or(0, |it| it.replaced);
+            assert_eq!(replaced, 0, "{settled:?}");
         }
     }
 
@@ -134,9 +141,9 @@ mod tests {
     fn a_request_that_holds_no_tokens_costs_those_that_are_reported() {
         let only_cost = |usage, basis| settlement(usage, Some(basis), false);
         let reported = only_cost(Usage::Final(13), Basis::Reported);
-        assert_eq!(SettledCost::of(&reported, Settled::Charged(0)).unwrap().cost, 26);
+        assert_eq!(SettledCost::of(&reported, Settled::Charged(13)).unwrap().cost, 26);
         let unreported = only_cost(Usage::Unreported(110), Basis::Hold);
-        assert_eq!(SettledCost::of(&unreported, Settled::Charged(0)).unwrap().cost, 335);
+        assert_eq!(SettledCost::of(&unreported, Settled::Charged(110)).unwrap().cost, 335);
     }
 
     #[test]

@@ -2,8 +2,7 @@
 //! the servers.
 
 use super::{
-    counters::MOST,
-    settlement::{Settled, Settlement, Usage},
+    settlement::{Settled, Settlement},
     usage_report::UsageCounts,
 };
 
@@ -27,16 +26,13 @@ pub struct SettledTokens {
 impl SettledTokens {
     /// Returns what a report changed; `None` where it settled nothing.
     pub fn of(settlement: &Settlement, settled: Settled) -> Option<Self> {
-        let Settlement { reservation, usage, report } = settlement;
-        let (charged, is_late) = settled.charged()?;
-        // A request that holds no tokens is charged none, and its server may still report them.
-        let total = match usage {
-            Usage::Final(tokens) => charged.max((*tokens).min(MOST)),
-            Usage::Running(_) | Usage::Unreported(_) | Usage::Released => charged,
+        let replaced = settled.replaced();
+        let Some(total) = settled.tokens() else {
+            return replaced.map(|replaced| Self { replaced, ..Self::default() });
         };
-        let reported = report.filter(|report| report.basis.is_actual());
+        let reported = settlement.report.filter(|report| report.basis.is_actual());
         let kinds = reported.map(|report| report.counts).unwrap_or_default();
-        let replaced = if is_late { reservation.unreported_tokens().unwrap_or(0) } else { 0 };
+        let replaced = replaced.unwrap_or(0);
         Some(Self { is_reported: reported.is_some(), replaced, ..Self::split(total, kinds) })
     }
 
@@ -62,6 +58,7 @@ mod tests {
         limit::{
             Counter, Hold,
             reservation::{Reservation, ReservationId},
+            settlement::Usage,
             usage_report::{Basis, RequestEnding, UsageReport},
         },
         time::{Span, Timestamp},
@@ -126,14 +123,6 @@ mod tests {
             ),
             // A rerank has a total only.
             (Usage::Final(9), Basis::Reported, none, Settled::Charged(9), reported(0, 0, 0, 9)),
-            // Of requests in flight nothing is charged, and the server reports all the same.
-            (
-                Usage::Final(13),
-                Basis::Reported,
-                counts(9, None, 4),
-                Settled::Charged(0),
-                reported(9, 0, 4, 0),
-            ),
             // A count that is more than the total.
             (
                 Usage::Final(5),
@@ -163,7 +152,14 @@ mod tests {
     #[test]
     fn a_late_report_replaces_what_was_charged_at_the_expiry() {
         let settlement = settlement(Usage::Final(13), Basis::Reported, counts(9, None, 4));
-        let tokens = SettledTokens::of(&settlement, Settled::Late(13)).unwrap();
-        assert_eq!((tokens.replaced, tokens.input, tokens.output), (100, 9, 4));
+        let late = |replaced| Settled::Late { tokens: 13, replaced };
+        for (settled, expected) in [
+            (late(Some(300)), (300, 9, 4)),
+            (late(None), (0, 9, 4)),
+            (Settled::Reopened(300), (300, 0, 0)),
+        ] {
+            let tokens = SettledTokens::of(&settlement, settled).unwrap();
+            assert_eq!((tokens.replaced, tokens.input, tokens.output), expected, "{settled:?}");
+        }
     }
 }

@@ -12,7 +12,8 @@ pub enum Usage {
     /// The request has ended without a final report: each hold is charged what it charges
     /// unreported, or this many tokens if they are more.
     Unreported(u64),
-    /// The request never reached an upstream, and nothing is charged.
+    /// Nothing was used, as no upstream worked on the request: nothing is charged, apart from what was
+    /// counted while it ran.
     Released,
 }
 
@@ -24,11 +25,18 @@ pub struct Settlement {
     /// What is known.
     pub usage: Usage,
     /// What else is known of a request that has ended, for its record in the ledger; `None` for one
-    /// that still runs, and for one that reached no server, which has no record.
+    /// that still runs, and for one that reached no server.
     pub report: Option<UsageReport>,
 }
 
 impl Settlement {
+    /// Whether the report has the count of a request that has ended. It takes the place of what was
+    /// counted while the request ran, which nothing else lowers.
+    pub fn is_counted(&self) -> bool {
+        let is_actual = |report: UsageReport| report.basis.is_actual();
+        matches!(self.usage, Usage::Final(_)) && self.report.is_none_or(is_actual)
+    }
+
     /// Returns what the report charges of limits on cost, in micro-units, as the tokens of its usage are
     /// charged of others: by the terms of the reservation, and 0 without terms.
     pub fn cost(&self) -> u64 {
@@ -47,11 +55,20 @@ impl Settlement {
 pub enum Settled {
     /// The holds are renewed.
     Renewed,
-    /// The holds ended, and this many tokens are charged.
+    /// The reservation had expired, and its holds are open again: it is not charged any more these
+    /// tokens of its expiry.
+    Reopened(u64),
+    /// The holds ended. The request has used these tokens: those that limits are charged, and those
+    /// that are known of it where no limit counts tokens.
     Charged(u64),
-    /// The reservation had expired, and was charged then, even if a report of its progress came in
-    /// between; this many tokens are charged now in all.
-    Late(u64),
+    /// The holds ended of a reservation that had expired.
+    Late {
+        /// The tokens of the request, as for [`Charged`](Self::Charged).
+        tokens: u64,
+        /// The tokens of its expiry, in whose place these are charged; `None` where a report of its
+        /// progress came in between.
+        replaced: Option<u64>,
+    },
     /// The reservation was settled before, and nothing changed.
     Repeated,
     /// The reservation is older than the store remembers what was settled, and nothing changed.
@@ -59,13 +76,20 @@ pub enum Settled {
 }
 
 impl Settled {
-    /// Returns the tokens that are charged, and whether the reservation had expired; `None` where
-    /// nothing was settled.
-    pub const fn charged(self) -> Option<(u64, bool)> {
+    /// Returns the tokens of a request that is settled; `None` where none is.
+    pub const fn tokens(self) -> Option<u64> {
         match self {
-            Self::Charged(tokens) => Some((tokens, false)),
-            Self::Late(tokens) => Some((tokens, true)),
-            Self::Renewed | Self::Repeated | Self::Forgotten => None,
+            Self::Charged(tokens) | Self::Late { tokens, .. } => Some(tokens),
+            Self::Renewed | Self::Reopened(_) | Self::Repeated | Self::Forgotten => None,
+        }
+    }
+
+    /// Returns the tokens that the reservation was charged when it expired, and is not any more.
+    pub const fn replaced(self) -> Option<u64> {
+        match self {
+            Self::Reopened(tokens) => Some(tokens),
+            Self::Late { replaced, .. } => replaced,
+            Self::Renewed | Self::Charged(_) | Self::Repeated | Self::Forgotten => None,
         }
     }
 }

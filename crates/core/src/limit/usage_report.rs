@@ -69,6 +69,8 @@ pub enum RequestEnding {
     Timeout,
     /// The response was cut, and the cause is not known.
     Cut,
+    /// No server got the request.
+    NotSent,
     /// No end was reported.
     Unreported,
 }
@@ -106,6 +108,20 @@ impl UsageReport {
     pub const UNREPORTED: Self =
         Self { ending: RequestEnding::Unreported, basis: Basis::Hold, counts: UsageCounts::NONE };
 
+    /// A request that no server got.
+    pub const NOT_SENT: Self =
+        Self { ending: RequestEnding::NotSent, basis: Basis::Unused, counts: UsageCounts::NONE };
+
+    /// Returns the report as it is of a request with so many tokens: one that used nothing by the
+    /// report of its end may have been seen running, and what was counted then is charged.
+    #[must_use]
+    pub fn with_tokens(self, tokens: u64) -> Self {
+        match self.basis {
+            Basis::Unused if tokens > 0 => Self { basis: Basis::Running, ..self },
+            _ => self,
+        }
+    }
+
     /// Returns the report as a text, which [`read`](Self::read) reads.
     pub fn text(&self) -> String {
         // Numbers and names have a JSON form.
@@ -129,7 +145,8 @@ mod tests {
             UsageReport { ending: RequestEnding::Complete, basis: Basis::Reported, counts };
         let text = r#"{"e":"complete","b":"reported","input":3,"output":4}"#;
         assert_eq!(report.text(), text);
-        for report in [report, UsageReport::UNREPORTED] {
+        assert_eq!(UsageReport::NOT_SENT.text(), r#"{"e":"not_sent","b":"unused"}"#);
+        for report in [report, UsageReport::UNREPORTED, UsageReport::NOT_SENT] {
             assert_eq!(UsageReport::read(report.text().as_bytes()), Some(report));
         }
         assert_eq!(UsageReport::read(b""), None);

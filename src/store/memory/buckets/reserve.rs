@@ -235,7 +235,7 @@ mod tests {
         // Requests without a credential take no room of the others.
         let own = reservation(10, &[slots("own", true)]);
         assert!(hold(&buckets, Some(1), &own).unwrap()[0].admitted);
-        assert_eq!(settle(&buckets, &shared[0]), Settled::Charged(0));
+        assert_eq!(settle(&buckets, &shared[0]), Settled::Charged(1));
         assert!(hold(&buckets, None, &more).is_ok());
         assert_eq!(buckets.reservations(NOW).open, Some(4));
     }
@@ -254,7 +254,7 @@ mod tests {
         let others = (2..40).filter(|owner| ask(*owner, 1000 + owner).admitted).count();
         assert!(others > 35, "nearly all others have their room: {others}");
         let first = reservation(0, &[slots("own0", true)]);
-        assert_eq!(settle(&buckets, &first), Settled::Charged(0));
+        assert_eq!(settle(&buckets, &first), Settled::Charged(1));
         assert!(ask(1, 201).admitted);
     }
 
@@ -316,7 +316,7 @@ mod tests {
         let all: Vec<_> = (0..20).map(|id| reservation(id, &[slots("one", false)])).collect();
         for one in &all {
             assert!(hold(&buckets, None, one).is_ok());
-            assert_eq!(settle(&buckets, one), Settled::Charged(0));
+            assert_eq!(settle(&buckets, one), Settled::Charged(1));
         }
         let again: Vec<_> = all.iter().map(|one| settle(&buckets, one)).collect();
         assert_eq!(again[..12], [Settled::Forgotten; 12]);

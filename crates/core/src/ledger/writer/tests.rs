@@ -142,6 +142,35 @@ fn a_correction_replaces_the_cost_of_the_record_before_it() {
     assert_eq!(record(batch.entries.last().unwrap()).cost, None);
 }
 
+/// Its end is reported, and nothing of it is charged any more.
+#[test]
+fn a_request_that_no_server_got_and_that_had_expired_costs_nothing() {
+    let (keys, calendar) = (keys(), Calendar::of("UTC"));
+    let mut batch = Batch::after(ChainTail::empty(1), keys.first(), &calendar, "r", None);
+    let mut expired = PendingRecord { report: None, ..pending("d", 200, NOON) };
+    expired.facts.cost = Some(terms());
+    batch.add(&expired, None, [0; 12]);
+    let unsent = |tokens, corrects| PendingRecord {
+        report: Some(UsageReport::NOT_SENT),
+        tokens,
+        corrects,
+        ..expired.clone()
+    };
+    batch.add(&unsent(0, Some(200)), None, [0; 12]);
+    let sums = batch.tail().sums;
+    assert_eq!((sums.requests, sums.tokens, sums.cost, sums.estimated_cost), (1, 0, 0, 0));
+    let last = record(batch.entries.last().unwrap());
+    assert_eq!(
+        (last.ending, last.basis, last.actual),
+        (RequestEnding::NotSent, Basis::Unused, true)
+    );
+    // It was seen running, against the report of its end: what was counted is charged.
+    batch.add(&unsent(210, None), None, [0; 12]);
+    let last = record(batch.entries.last().unwrap());
+    assert_eq!((last.tokens, last.basis, last.cost), (210, Basis::Running, Some(460)));
+    assert_eq!((last.ending, last.cost_basis), (RequestEnding::NotSent, None));
+}
+
 #[test]
 fn a_record_of_a_closed_month_is_booked_in_the_open_one() {
     let (keys, calendar) = (keys(), Calendar::of("UTC"));

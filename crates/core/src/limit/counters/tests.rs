@@ -5,10 +5,12 @@ use std::collections::BTreeMap;
 use proptest::prelude::*;
 
 use super::*;
+use crate::limit::usage_report::{Basis, RequestEnding, UsageReport};
 
 const SECOND: u64 = 1_000_000;
 const NOW: u64 = 1_800_000_000 * SECOND;
 const LIFE: u64 = 30 * SECOND;
+const NO_REPORT: UsageReport = UsageReport::UNREPORTED;
 
 fn at(micros: u64) -> Timestamp {
     Timestamp::from_micros(micros)
@@ -172,19 +174,31 @@ fn a_report_that_the_request_runs_renews_its_holds_and_spends_what_is_used() {
         assert_eq!(settle(&mut counters, &request, Usage::Running(tokens), now), Settled::Renewed);
         assert_eq!(count(&counters, &day), expected);
     }
-    // A final report below the observed usage does not lower it.
-    let end = settle(&mut counters, &request, Usage::Final(7), NOW + 2 * LIFE);
-    assert_eq!((end, count(&counters, &day)), (Settled::Charged(50), (50, 0)));
-    assert_eq!(counters.expired(), 0);
+    // The count of the end is the usage, and nothing else lowers what was counted.
+    let estimate =
+        Some(UsageReport { ending: RequestEnding::Cut, basis: Basis::Estimate, ..NO_REPORT });
+    for (usage, report, tokens) in [
+        (Usage::Final(7), None, 7),
+        (Usage::Final(7), Some(NO_REPORT), 50),
+        (Usage::Final(7), estimate, 50),
+        (Usage::Unreported(7), None, 50),
+        (Usage::Released, None, 50),
+    ] {
+        let mut counters = counters.clone();
+        let settlement = Settlement { reservation: request.clone(), usage, report };
+        let end = counters.settle(&settlement, at(NOW + 2 * LIFE));
+        assert_eq!((end, count(&counters, &day)), (Settled::Charged(tokens), (tokens, 0)));
+        assert_eq!(counters.expired(), 0);
+    }
 }
 
 #[test]
 fn a_lost_report_is_charged_at_expiry_and_corrected_once() {
     for (usage, expected) in [
-        (Usage::Final(5), Settled::Late(5)),
-        (Usage::Final(70), Settled::Late(70)),
-        (Usage::Unreported(0), Settled::Late(30)),
-        (Usage::Released, Settled::Late(2)),
+        (Usage::Final(1), 1),
+        (Usage::Final(70), 70),
+        (Usage::Unreported(0), 30),
+        (Usage::Released, 2),
     ] {
         let mut counters = Counters::default();
         let day = hold("day", budget(100), 40, 30);
@@ -194,8 +208,9 @@ fn a_lost_report_is_charged_at_expiry_and_corrected_once() {
         assert_eq!(counters.advance(at(NOW + LIFE - 1), 9), 0);
         assert_eq!(counters.advance(at(NOW + LIFE), 9), 1);
         assert_eq!((count(&counters, &day), counters.expired()), ((30, 0), 1));
-        assert_eq!(settle(&mut counters, &request, usage, NOW + LIFE), expected, "{usage:?}");
-        let Settled::Late(tokens) = expected else { panic!() };
+        let (tokens, replaced) = (expected, Some(30));
+        let late = Settled::Late { tokens, replaced };
+        assert_eq!(settle(&mut counters, &request, usage, NOW + LIFE), late, "{usage:?}");
         assert_eq!(count(&counters, &day), (tokens, 0), "{usage:?}");
         for again in [usage, Usage::Running(99), Usage::Final(99)] {
             let settled = settle(&mut counters, &request, again, NOW + LIFE);
@@ -212,13 +227,20 @@ fn an_expired_reservation_that_still_runs_is_open_again() {
     let request = reservation(1, NOW, &holds);
     counters.admit(&request, None, at(NOW));
     let late = NOW + 2 * LIFE;
-    assert_eq!(settle(&mut counters, &request, Usage::Running(3), late), Settled::Renewed);
-    assert_eq!(holds.each_ref().map(|hold| count(&counters, hold)), [(30, 10), (0, 1)]);
-    // What was charged at its expiry was counted, and is replaced.
-    let expired: Vec<_> = counters.expired_tokens().sums().collect();
-    assert_eq!(expired, [(request.id.model(), 30)]);
-    assert_eq!(settle(&mut counters, &request, Usage::Final(4), late), Settled::Late(4));
-    assert_eq!(holds.each_ref().map(|hold| count(&counters, hold)), [(4, 0), (0, 0)]);
+    assert_eq!(settle(&mut counters, &request, Usage::Running(35), late), Settled::Reopened(30));
+    assert_eq!(holds.each_ref().map(|hold| count(&counters, hold)), [(35, 5), (0, 1)]);
+    let expired = |counters: &Counters| counters.expired_tokens().sums().collect::<Vec<_>>();
+    assert_eq!(expired(&counters), [(request.id.model(), 30)]);
+    // What was counted at its expiry was replaced by the report of its progress, and not again.
+    let mut ended = counters.clone();
+    let end = settle(&mut ended, &request, Usage::Final(4), late);
+    assert_eq!(end, Settled::Late { tokens: 4, replaced: None });
+    assert_eq!(holds.each_ref().map(|hold| count(&ended, hold)), [(4, 0), (0, 0)]);
+    // It expires once more, and is counted once more.
+    assert_eq!(counters.advance(at(late + LIFE), 9), 1);
+    assert_eq!(expired(&counters), [(request.id.model(), 30 + 35)]);
+    let end = settle(&mut counters, &request, Usage::Final(4), late + LIFE);
+    assert_eq!(end, Settled::Late { tokens: 4, replaced: Some(35) });
 }
 
 #[test]
@@ -265,7 +287,7 @@ fn a_retried_check_holds_once() {
         assert_eq!(count(&counters, &slot), (0, 1));
     }
     assert_eq!(counters.advance(at(NOW + 2 * LIFE - 2), 9), 0, "renewed by the last one");
-    assert_eq!(settle(&mut counters, &request, Usage::Final(1), NOW + LIFE), Settled::Charged(0));
+    assert_eq!(settle(&mut counters, &request, Usage::Final(1), NOW + LIFE), Settled::Charged(1));
     assert_eq!(count(&counters, &slot), (0, 0));
 }
 
@@ -343,6 +365,9 @@ struct Known {
     lapsed: bool,
     charged: Option<u64>,
     open: bool,
+    /// The tokens of all expiries, and those that reports replaced.
+    expired: u64,
+    replaced: u64,
 }
 
 proptest! {
@@ -377,7 +402,7 @@ proptest! {
                         None => {
                             prop_assert_eq!(admitted, spent + held + amount <= limit);
                             if admitted {
-                                let new = Known { amount, used: 0, expires: now + LIFE, lapsed: false, charged: None, open: true };
+                                let new = Known { amount, used: 0, expires: now + LIFE, lapsed: false, charged: None, open: true, expired: 0, replaced: 0 };
                                 known.insert(id, new);
                             }
                         }
@@ -398,18 +423,23 @@ proptest! {
                         prop_assert_eq!(settled, Settled::Repeated);
                         continue;
                     }
+                    let replaced = (!one.open).then_some(one.amount);
+                    one.replaced += replaced.unwrap_or(0);
                     let end = match usage {
                         Usage::Running(tokens) => {
                             one.used = one.used.max(tokens);
                             (one.open, one.expires) = (true, now + LIFE);
-                            prop_assert_eq!(settled, Settled::Renewed);
+                            prop_assert_eq!(settled, replaced.map_or(Settled::Renewed, Settled::Reopened));
                             continue;
                         }
-                        Usage::Final(tokens) => one.used.max(tokens),
+                        Usage::Final(tokens) => tokens,
                         Usage::Unreported(_) => one.amount,
                         Usage::Released => one.used,
                     };
-                    let expected = if one.lapsed { Settled::Late(end) } else { Settled::Charged(end) };
+                    let expected = match one.lapsed {
+                        true => Settled::Late { tokens: end, replaced },
+                        false => Settled::Charged(end),
+                    };
                     prop_assert_eq!(settled, expected);
                     (one.charged, one.open) = (Some(end), false);
                 }
@@ -420,10 +450,11 @@ proptest! {
             prop_assert_eq!(count(&counters, &hold("day", counter, 1, 1)), (spent, held));
             prop_assert!(spent + held <= limit);
             prop_assert_eq!(counters.expired(), expired);
-            // What expired more than once counts once.
-            let lapsed = known.values().filter(|one| one.lapsed).map(|one| one.amount).sum::<u64>();
+            // Each expiry counts, and what is replaced of it is no more than that.
+            let lapsed = known.values().map(|one| one.expired).sum::<u64>();
             let tokens = counters.expired_tokens().sums().map(|(_, tokens)| tokens).sum::<u64>();
             prop_assert_eq!(tokens, lapsed);
+            prop_assert!(known.values().all(|one| one.replaced <= one.expired));
             prop_assert_eq!(counters.open(), known.values().filter(|one| one.open).count());
         }
     }
@@ -509,7 +540,11 @@ proptest! {
 
 fn expire(known: &mut BTreeMap<u8, Known>, now: u64) -> u64 {
     let due = known.values_mut().filter(|one| one.open && one.expires <= now);
-    due.map(|one| (one.open, one.lapsed) = (false, true)).count() as u64
+    due.map(|one| {
+        (one.open, one.lapsed) = (false, true);
+        one.expired += one.amount;
+    })
+    .count() as u64
 }
 
 /// What all reservations spend and hold.

@@ -41,9 +41,11 @@ impl LocalRequest {
     /// Notes a report of usage. Returns the same report for the replica's own counters.
     pub(super) fn settle(&mut self, usage: Usage, report: Option<UsageReport>) -> Settlement {
         self.has_changed = true;
-        self.usage = merged(self.usage, usage);
-        self.report = self.report.or(report);
-        Settlement { reservation: self.covered.local.clone(), usage, report }
+        let unsent = (usage == Usage::Released).then_some(UsageReport::NOT_SENT);
+        let own = Settlement { reservation: self.covered.local.clone(), usage, report };
+        self.usage = merged(self.usage, usage, own.is_counted());
+        self.report = self.report.or(report).or(unsent);
+        own
     }
 
     /// Returns the report of the request for the store.
@@ -68,9 +70,10 @@ impl LocalRequest {
 }
 
 /// Returns one report that charges what two of them charge, one after the other.
-fn merged(known: Usage, usage: Usage) -> Usage {
+fn merged(known: Usage, usage: Usage, is_counted: bool) -> Usage {
     let Usage::Running(used) = known else { return known };
     match usage {
+        Usage::Final(tokens) if is_counted => Usage::Final(tokens.min(MOST)),
         Usage::Running(tokens) => Usage::Running(tokens.min(MOST).max(used)),
         Usage::Final(tokens) => Usage::Final(tokens.min(MOST).max(used)),
         Usage::Unreported(tokens) => Usage::Unreported(tokens.min(MOST).max(used)),
@@ -89,7 +92,7 @@ mod tests {
         for (known, usage, expected) in [
             (Running(0), Running(5), Running(5)),
             (Running(5), Running(3), Running(5)),
-            (Running(5), Final(3), Final(5)),
+            (Running(5), Final(3), Final(3)),
             (Running(5), Final(u64::MAX), Final(MOST)),
             (Running(5), Unreported(0), Unreported(5)),
             (Running(5), Released, Final(5)),
@@ -97,7 +100,8 @@ mod tests {
             (Final(5), Final(9), Final(5)),
             (Released, Final(9), Released),
         ] {
-            assert_eq!(merged(known, usage), expected, "{known:?}, {usage:?}");
+            assert_eq!(merged(known, usage, true), expected, "{known:?}, {usage:?}");
         }
+        assert_eq!(merged(Running(5), Final(3), false), Final(5), "an estimate");
     }
 }
