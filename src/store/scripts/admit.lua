@@ -282,6 +282,11 @@ for _ = 1, checks do
   key, external, arg = last, external + others, arg + 4 * buckets
 end
 
+if list then
+  if has_ended then try_writes(KEYS[#KEYS - 2]) end
+  write_records()
+  write_changes(KEYS[#KEYS - 2])
+end
 for i = 1, #written do
   local tat = tats[written[i]]
   -- The key expires a second after the bucket is full again: a full bucket and a missing one are the same.
@@ -289,8 +294,6 @@ for i = 1, #written do
   redis.call('SET', written[i], string.format('%.0f', tat), 'PX', string.format('%.0f', ttl))
 end
 if list then
-  write_records()
-  write_changes(KEYS[#KEYS - 2])
   answer[size + 1] = expired
   add_expired_tokens(answer, size + 1)
 end

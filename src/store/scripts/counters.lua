@@ -1,7 +1,7 @@
 -- Counters and reservations: the functions of the scripts that hold, settle and expire. They are the model of
--- crates/core/src/limit/counters.rs. Everything is written at the end of a script, and first what Redis may refuse: write_records,
--- then the ids that are settled, then write_changes. So a script that ends with an error has changed nothing, or nothing that is
--- counted twice when it is called again.
+-- crates/core/src/limit/counters.rs. Everything is written at the end of a script, by write_records and then by write_changes, and
+-- before, where a reservation has ended, try_writes finds what Redis refuses. So a script that ends with an error has changed
+-- nothing that is counted twice when it is called again.
 --
 -- A counter is a text: what is spent (of a bucket its TAT in microseconds), a space, and what is held.
 -- The TAT of a bucket and the expiry of a reservation are moments of the steady time (preamble.lua).
@@ -30,6 +30,8 @@ local reservations, changed_reservations = {}, {}
 -- The expiry of reservations whose entry in the index changed, by id; false removes the entry.
 local expiries = {}
 local expired = 0
+-- Whether a reservation has ended in this call.
+local has_ended = false
 -- The tokens that are charged for expired reservations, by the tag of their model: characters 9 to 16 of an id.
 local expired_tokens = {}
 
@@ -259,7 +261,7 @@ local function expire(key, reservation)
     if count == nil then count = read_count(counter, redis.call('GET', counter)) end
     replace(counter, count, kind, reservation[n + 2], reservation[n + 3], spent, held, charge, rest)
   end
-  expiries[id_of(key)] = false
+  expiries[id_of(key)], has_ended = false, true
   write_reservation(key, not forgets(issued) and { 2, issued, used } or false)
   -- What is held of costs expires beside the tokens of its request, which are counted and recorded.
   if is_of_cost(key) then return end
@@ -292,6 +294,16 @@ local function expire_due(index)
   end
 end
 
+-- Runs each command that write_changes may run, in a form that changes nothing: one that the user may not run, an index of another
+-- kind and a full memory end the script here. Redis does not undo what a script has done before an error.
+local function try_writes(index)
+  local none = index .. ':none'
+  redis.call('SET', none, '', 'XX')
+  redis.call('DEL', none)
+  redis.call('ZADD', index, 'XX', 0, '')
+  redis.call('ZREM', index, '')
+end
+
 -- Appends the records of the requests that have ended, and returns their keys and ids.
 local function write_records()
   local written = {}
@@ -304,7 +316,18 @@ local function write_records()
   return written
 end
 
+-- Writes what has changed. An id in the index without a reservation is removed when it is due, so that it may be written first.
 local function write_changes(index)
+  local entries, removed = {}, {}
+  for id, expiry in pairs(expiries) do
+    if expiry then
+      entries[#entries + 1] = whole(expiry)
+      entries[#entries + 1] = id
+    else
+      removed[#removed + 1] = id
+    end
+  end
+  if #entries > 0 then redis.call('ZADD', index, unpack(entries)) end
   for i = 1, #changed_counts do
     local key = changed_counts[i]
     local count = counts[key]
@@ -336,15 +359,5 @@ local function write_changes(index)
       redis.call('DEL', key)
     end
   end
-  local entries, removed = {}, {}
-  for id, expiry in pairs(expiries) do
-    if expiry then
-      entries[#entries + 1] = whole(expiry)
-      entries[#entries + 1] = id
-    else
-      removed[#removed + 1] = id
-    end
-  end
-  if #entries > 0 then redis.call('ZADD', index, unpack(entries)) end
   if #removed > 0 then redis.call('ZREM', index, unpack(removed)) end
 end

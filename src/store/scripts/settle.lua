@@ -75,6 +75,7 @@ local function report(record, holds, member, issued, life, usage, tokens, given,
     if not known and given and given ~= '' then write_facts(record, '-', given, issued) end
     return 1, 0, replaced
   end
+  has_ended = true
   make_record(record, given, known_end, total, usage == 4, false, issued)
   if known then
     write_reservation(record, false)
@@ -101,6 +102,14 @@ for n = 1, reports do
     report(KEYS[key + 1], holds, member, issued, life, usage, tokens, given, known_end)
   size, key, at = size + 3, key + 2 + holds, at + 5 * holds
 end
+if has_ended then try_writes(index) end
+for i = 1, #settled_keys do
+  -- A set of another kind ends the script here.
+  redis.call('SISMEMBER', settled_keys[i], 0)
+end
+if #settled_keys > 0 then redis.call('PEXPIRE', index .. ':none', 1) end
+if #records > 0 then redis.call('XDEL', ledger_key(records[1][1], ':ledger:pending:' .. ledger), '0-0') end
+-- XADD and SADD have no form that changes nothing. They are the first that change something, and what they change is undone.
 local written = write_records()
 for i = 1, #settled_keys do
   local set = settled_keys[i]
