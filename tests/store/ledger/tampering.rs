@@ -271,6 +271,8 @@ async fn a_month_that_nobody_has_closed_is_found() {
     // A text that is no month stops the writer; its records stay pending.
     redis::cmd("SET").arg("{tollgate}:ledger:closed").arg("never").exec(client).unwrap();
     assert!(Ledger::start(&server).writer.round(now()).await.is_err());
+    let (code, text) = operator.run(&["verify"]);
+    assert!(code == 2 && text.contains("`{tollgate}:ledger:closed` has no month"), "{text}");
 }
 
 #[tokio::test]

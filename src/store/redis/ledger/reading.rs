@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, HashMap};
 
-use ::redis::{Cmd, FromRedisValue, ParsingError, RedisResult, Value, pipe};
+use ::redis::{Cmd, FromRedisValue, RedisError, RedisResult, make_extension_error, pipe};
 use tollgate_core::{
     admission::Outage,
     ledger::{
@@ -288,7 +288,14 @@ impl Redis {
         let read = |cmd: &mut Cmd| {
             cmd.arg("GET").arg(LEDGER_CLOSED);
         };
-        Ok(self.ledger_command::<Option<MarkedMonth>>(read).await?.map(|MarkedMonth(month)| month))
+        let Some(text) = self.ledger_command::<Option<String>>(read).await? else {
+            return Ok(None);
+        };
+        match text.parse() {
+            Ok(month) => Ok(Some(month)),
+            // The cause is that of a call, so that logs and commands have it.
+            Err(_) => self.call(|_| std::future::ready(Err(is_no_month()))).await,
+        }
     }
 
     /// Returns the mark of a month whose close has a text.
@@ -347,19 +354,12 @@ impl Redis {
     }
 }
 
-/// The month that is marked as the last closed one.
-struct MarkedMonth(Month);
-
-impl FromRedisValue for MarkedMonth {
-    fn from_redis_value(value: Value) -> Result<Self, ParsingError> {
-        let text = String::from_redis_value(value)?;
-        text.parse().map(Self).map_err(|_| {
-            format!(
-                "`{LEDGER_CLOSED}` has no month: another program has written it; remove the key"
-            )
-            .into()
-        })
-    }
+/// The error of a mark of closed months that is none.
+fn is_no_month() -> RedisError {
+    let detail = format!(
+        "the key `{LEDGER_CLOSED}` has no month: another program has written it; remove it"
+    );
+    make_extension_error("NOMONTH".to_owned(), Some(detail))
 }
 
 /// Reads an entry of a chain. One without a text or a MAC has an empty one, which no key has signed, and
