@@ -63,9 +63,9 @@ loom: ## The models of the sidecar's own concurrency, in every order of steps, w
 	@$(CARGO) test --quiet -p tollgate-models -- --nocapture --test-threads=1
 
 .PHONY: mutants
-mutants: ## Changes of the core that its tests must notice: one shard, at most an hour (SHARD=0/32; OUT=target/mutants)
+mutants: ## Changes of the core that its tests must notice, all compiled at once (SHARD=0/1 ONLY=credential/dpop JOBS=1)
 	@tools/parts toolchain mutants >/dev/null
-	@nice .parts/bin/cargo-mutants mutants --package tollgate-core --shard $(or $(SHARD),0/32) --output $(or $(OUT),target/mutants)
+	@tools/mutants --shard $(or $(SHARD),0/1) --only '$(ONLY)' --jobs $(or $(JOBS),1)
 
 .PHONY: check
 check: ## Format, lints, docs, licences and sources of dependencies, the shipped Envoy configs
