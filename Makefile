@@ -63,9 +63,9 @@ loom: ## The models of the sidecar's own concurrency, in every order of steps, w
 	@$(CARGO) test --quiet -p tollgate-models -- --nocapture --test-threads=1
 
 .PHONY: mutants
-mutants: ## Changes of the core that its tests must notice, all compiled at once (SHARD=0/1 ONLY=credential/dpop JOBS=1)
+mutants: ## Changes of the core that tests must notice, all compiled at once, for an hour (SHARD=0/4 MINUTES=60 ONLY=credential/dpop JOBS=1)
 	@tools/parts toolchain mutants >/dev/null
-	@tools/mutants --shard $(or $(SHARD),0/1) --only '$(ONLY)' --jobs $(or $(JOBS),1)
+	@tools/mutants --shard $(or $(SHARD),0/1) --minutes $(or $(MINUTES),60) --only '$(ONLY)' --jobs $(or $(JOBS),1)
 
 .PHONY: check
 check: ## Format, lints, docs, licences and sources of dependencies, the shipped Envoy configs
