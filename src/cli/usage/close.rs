@@ -86,7 +86,7 @@ impl CloseArgs {
         let next = month.next().context("the calendar ends with this month")?;
         let ends = place.calendar.starts(next.first_day()).context("the calendar ends")?;
         let mut records = Records::of_exports(&place, &keys, &self.export)?;
-        let verified = self.verify(&place, &keys, &mut records).await?;
+        let mut verified = self.verify(&place, &keys, &mut records).await?;
         if closed.is_none() {
             let first = records.first_month().context("the ledger has no entry yet")?;
             if month < first && total_of(&verified.sums) == Measures::default() {
@@ -108,7 +108,6 @@ impl CloseArgs {
                 bail!("another month was closed meanwhile; run the command again");
             }
         }
-        let mut verified = verified;
         if sums_of(&place, month).await? != verified.sums {
             // Some records were made in between.
             verified = self.verify(&place, &keys, &mut records).await?;

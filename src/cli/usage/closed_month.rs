@@ -10,6 +10,7 @@ use tollgate_core::{
         rows::{MEASURES, Measures, RowKey},
     },
     revocation::sha256,
+    text::hex,
     time::{Timestamp, rfc3339::Rfc3339},
 };
 
@@ -155,7 +156,7 @@ fn digest_of(rows: &HashMap<RowKey, Measures>) -> String {
             text.push_str(&format!("{}{}\n", row.text(), numbers.concat()));
         }
     }
-    sha256(text.as_bytes()).iter().map(|byte| format!("{byte:02x}")).collect()
+    hex(&sha256(text.as_bytes()))
 }
 
 #[cfg(test)]
@@ -216,8 +217,7 @@ mod tests {
         let text =
             ClosedMonth::sign(month, (&sums, false), Timestamp::from_secs(1_800_000_000), &keys());
         let line = "[\"acme\",null,\"chat\"] requests=1 tokens=7 estimated_cost=-3\n";
-        let digest: String =
-            sha256(line.as_bytes()).iter().map(|byte| format!("{byte:02x}")).collect();
+        let digest = hex(&sha256(line.as_bytes()));
         let expected = format!(
             "closed month, form 2: 2026-11 2027-01-15T08:00:00.000000Z k requests=1 tokens=7 \
              estimated_cost=-3 rows {digest}"

@@ -199,7 +199,7 @@ impl<'a> Records<'a> {
             if !sums.has_all_of(day) {
                 continue;
             }
-            let mut rows = self.rows_of(day).await?;
+            let mut rows = rows_of(self.place, day).await?;
             // Records may be made meanwhile: the sums are those of the records between two equal reads.
             for _ in 0..ATTEMPTS {
                 let found = sums.compare(day, &rows);
@@ -208,7 +208,7 @@ impl<'a> Records<'a> {
                 }
                 self.read().await?;
                 sums = self.sums();
-                let again = self.rows_of(day).await?;
+                let again = rows_of(self.place, day).await?;
                 if again == rows {
                     findings.extend(sums.compare(day, &again));
                     break;
@@ -238,10 +238,6 @@ impl<'a> Records<'a> {
         problems.extend(self.chains.iter().flat_map(|(chain, it)| it.missing(*chain, month)));
         let findings = days.iter().flat_map(|(day, rows)| records.compare(*day, rows)).collect();
         Ok(VerifiedMonth { sums: sum_of(days), findings, problems })
-    }
-
-    async fn rows_of(&self, day: Day) -> anyhow::Result<Rows> {
-        rows_of(self.place, day).await
     }
 }
 

@@ -1,6 +1,6 @@
 //! The sums of records by day and row, and how they are compared with those that a store keeps.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use super::{
     calendar::Day,
@@ -60,7 +60,7 @@ impl DaySums {
         }
         let has_others = rows.contains_key(&RowKey::Other);
         let named = rows.keys().filter(|row| **row != RowKey::Other);
-        let all: std::collections::BTreeSet<&RowKey> = records.keys().chain(named).collect();
+        let all: BTreeSet<&RowKey> = records.keys().chain(named).collect();
         let mut found = Vec::new();
         for row in all {
             let of = |known: Option<&Measures>| known.copied().unwrap_or_default();
