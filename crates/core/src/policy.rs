@@ -482,6 +482,29 @@ mod tests {
     use crate::config::Document;
 
     #[test]
+    fn a_denylist_by_jti_needs_tokens_with_one() {
+        for (denylist, issuer, is_accepted) in [
+            ("blacklist:{jti}", "", false),
+            ("blacklist:{jti}", ", required_claims: [sub]", false),
+            ("blacklist:{jti}", ", required_claims: [jti]", true),
+            ("blacklist:{jti}", ", profile: rfc9068", true),
+            ("banned/{sub}", "", true),
+        ] {
+            let text = format!(
+                "issuers: [{{ issuer: i, audiences: [a], algorithms: [RS256], jwks: {{ file: /k }}{issuer} }}]
+revocation: {{ foreign: ['{denylist}'] }}
+routes: [{{ match: {{ methods: [GET], paths: [/a] }}, scopes: [] }}]"
+            );
+            let document = Document::parse(&text, &|_| None).unwrap();
+            let config: PolicyConfig = document.read().unwrap();
+            let mut errors = Errors::default();
+            let policy = Policy::compile(&config, &mut errors);
+            let errors = errors.without_lines();
+            assert_eq!(policy.is_some(), is_accepted, "{denylist}{issuer}: {errors:?}");
+        }
+    }
+
+    #[test]
     fn every_header_that_may_hold_a_key_is_removed() {
         for header in ["authorization", "x-api-key", "api-key"] {
             let text = format!(

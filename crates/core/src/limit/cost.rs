@@ -316,6 +316,27 @@ mod tests {
     }
 
     #[test]
+    fn tokens_of_no_known_kind_cost_at_most_what_the_request_may() {
+        // 1000 tokens, of which at most 400 may be of the output: 90 + 240 micro-units.
+        let terms = CostTerms {
+            price: SMALL,
+            tokens: 1000,
+            most: 1000,
+            unreported: 330,
+            ..CostTerms::default()
+        };
+        assert_eq!(terms.of_tokens(100, UsageCounts::NONE), 60);
+        assert_eq!(terms.of_tokens(1000, UsageCounts::NONE), 330);
+        // More than the request may have.
+        assert_eq!(terms.of_tokens(1001, UsageCounts::NONE), 601);
+        let output = UsageCounts { output: Some(1000), ..UsageCounts::NONE };
+        assert_eq!(terms.of_tokens(1000, output), 600);
+        // An estimate is below what the request may have.
+        let estimated = CostTerms { tokens: 700, ..terms };
+        assert_eq!(estimated.of_tokens(1000, UsageCounts::NONE), 600);
+    }
+
+    #[test]
     fn what_is_not_reported_costs_what_is_charged_in_its_place() {
         let terms = CostTerms {
             price: SMALL,

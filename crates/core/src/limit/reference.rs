@@ -127,6 +127,14 @@ mod tests {
         assert!(!try_take(tat, 2 * SECOND, SECOND, 3, 1).verdict.admitted);
     }
 
+    #[test]
+    fn a_bucket_that_a_return_fills_is_forgotten() {
+        assert_eq!(tat_after_return(Some(9), 3, 5), Some(4));
+        assert_eq!(tat_after_return(Some(9), 4, 5), None);
+        assert_eq!(tat_after_return(Some(9), 3, u64::MAX), None);
+        assert_eq!(tat_after_return(None, 3, 5), None);
+    }
+
     proptest! {
         /// In any window of length `w` no more than `burst + w / interval` units pass.
         #[test]

@@ -97,6 +97,34 @@ limits:
     }
 
     #[test]
+    fn a_record_may_set_the_same_quotas_of_a_limit_of_each_form() {
+        const PRICED: &str = "metering: { secrets: [mmmmmmmmmmmmmmmmmmmmmmmmmmmmmmmm] }
+models: [{ name: m, context: 1000 }]
+prices: { currency: EUR, models: [{ model: m, input: 1, output: 1 }] }
+";
+        let forms = [
+            "rate: 10/1m",
+            "requests: 10/day",
+            "tokens: 10/day",
+            "cost: 10/day",
+            "concurrent: 10",
+            "tokens_per_request: 10",
+        ];
+        let of = |form: &str| {
+            let text = format!("{BEFORE}{WITH_KEYS}{PRICED}");
+            policy(&text.replace(
+                "{ name: a, by: [subject], rate: 10/1m }",
+                &format!("{{ name: a, by: [subject], {form} }}"),
+            ))
+        };
+        for one in forms {
+            for other in forms {
+                assert_eq!(of(one).verifies_as(&of(other)), one == other, "{one}, {other}");
+            }
+        }
+    }
+
+    #[test]
     fn names_of_limits_matter_only_to_api_keys() {
         let fewer = BEFORE.replace("  - { name: a, by: [subject], rate: 10/1m }\n", "");
         assert!(policy(&fewer).verifies_as(&policy(BEFORE)));

@@ -9,7 +9,11 @@ use rcgen::{
 use tollgate_core::{
     authenticate::{self, Verified},
     check::{CheckHooks, NoHooks, Prepared, prepare},
-    credential::{Credential, certificate::Authorities, jwt::key_set::KeySet},
+    credential::{
+        Credential,
+        certificate::{Authorities, names_of},
+        jwt::key_set::KeySet,
+    },
     decision::Decision,
     denial::Reason,
     identity::{CredentialKind, Principal},
@@ -193,6 +197,23 @@ fn a_certificate_stands_for_the_identity_of_the_first_rule() {
             assert_eq!(principal.expires_at(), 1_717_200_000);
         }
     }
+}
+
+#[test]
+fn an_operator_sees_the_names_of_a_certificate() {
+    let authority = Authority::new(|_| {});
+    let pem = authority.client(|params| {
+        params.subject_alt_names = vec![dns("a.example"), uri("spiffe://a/b"), email("a@b")];
+        params.distinguished_name.push(DnType::CommonName, "c");
+    });
+    let expected =
+        [("spiffe", "spiffe://a/b"), ("dns", "a.example"), ("email", "a@b"), ("common_name", "c")];
+    for form in [pem.clone(), escaped(&pem)] {
+        let names = names_of(form.as_bytes());
+        let names: Vec<_> = names.iter().map(|(kind, name)| (*kind, name.as_str())).collect();
+        assert_eq!(names, expected);
+    }
+    assert!(names_of(b"no certificate").is_empty());
 }
 
 #[test]
@@ -639,6 +660,14 @@ fn errors_of_the_section_are_found_when_it_is_read() {
         (
             "client_certificates: { header: { name: authorization, format: pem } }",
             "has another meaning",
+        ),
+        (
+            "client_certificates: { header: { name: 'a b', format: pem } }",
+            "`a b` is not the name of a header",
+        ),
+        (
+            "client_certificates: { header: { name: '', format: pem } }",
+            "`` is not the name of a header",
         ),
         ("client_certificates: { max_life: 9999d }", "must be 1s to 3653d"),
     ] {

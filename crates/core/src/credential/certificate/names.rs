@@ -378,6 +378,8 @@ mod tests {
         assert_eq!(error(Dns, "a-{x}.example.com"), PatternError::PartOfPart);
         assert_eq!(error(Dns, "{x}.{x}.com"), PatternError::Repeated("x".into()));
         assert_eq!(error(Dns, "{a-b}.com"), PatternError::Capture("{a-b}".into()));
+        assert_eq!(error(Dns, "{a{b}.com"), PatternError::PartOfPart);
+        assert_eq!(error(Dns, "{}.com"), PatternError::Capture("{}".into()));
         assert_eq!(error(Email, "example.com"), PatternError::Impossible);
         assert_eq!(error(CommonName, "a\nb"), PatternError::Impossible);
         let pattern = NamePattern::parse(Dns, "{Name}.Clients.example.com");

@@ -419,6 +419,32 @@ mod tests {
     }
 
     #[test]
+    fn a_named_key_succeeds_the_same_one_alone() {
+        let of = |keys: &[String]| {
+            parse(keys, &[Algorithm::RS256, Algorithm::PS256, Algorithm::ES256]).unwrap().0
+        };
+        let rsa = rsa_jwk(256, "AQAB");
+        let before = of(&[jwk("a", P256), jwk("b", &rsa)]);
+        let marker = |set: &KeySet, kid: &str| set.named(kid).next().unwrap().generation.clone();
+        for (keys, kept) in [
+            ([jwk("a", P256), jwk("b", &rsa)], [true, true]),
+            (
+                [
+                    jwk("a", &format!("{P256_OTHER},\"kty\":\"EC\",\"crv\":\"P-256\"")),
+                    jwk("b", &rsa),
+                ],
+                [false, true],
+            ),
+            ([jwk("a", P256), jwk("b", &format!("{rsa},\"alg\":\"RS256\""))], [true, false]),
+            ([jwk("b", P256), jwk("a", &rsa)], [false, false]),
+        ] {
+            let after = of(&keys).succeeding(&before);
+            let found = ["a", "b"].map(|kid| marker(&after, kid) == marker(&before, kid));
+            assert_eq!(found, kept, "{keys:?}");
+        }
+    }
+
+    #[test]
     fn keys_are_bound_to_their_alg_or_to_the_listed_algorithms_that_fit() {
         let keys = [
             jwk("r", &rsa_jwk(256, "AQAB")),

@@ -150,14 +150,15 @@ mod tests {
         let name = "n".repeat(60);
         for count in 1..40 {
             let limits = vec![status(&name, 1, 1, 0); count];
-            let mut text = b"head: ".to_vec();
+            let head = "h".repeat(MAX_LIST);
+            let mut text = head.clone().into_bytes();
             list(&mut text, &limits, |text, _| text.extend_from_slice(b";q=1"));
             let entry = format!("\"{name}\";q=1");
             let fitting = (1..=count)
                 .rev()
                 .find(|count| *count == 1 || count * (entry.len() + 2) - 2 <= MAX_LIST)
                 .unwrap();
-            let expected = format!("head: {}", vec![entry; fitting].join(", "));
+            let expected = format!("{head}{}", vec![entry; fitting].join(", "));
             assert_eq!(String::from_utf8(text).unwrap(), expected, "{count}");
         }
         // The first one is listed whatever its length.

@@ -56,6 +56,22 @@ fn count(counters: &Counters, hold: &Hold) -> (u64, u64) {
 }
 
 #[test]
+fn neither_requests_nor_a_cost_are_among_the_tokens_of_a_settlement() {
+    let mut counters = Counters::default();
+    let ends = at(NOW + 3600 * SECOND);
+    let holds = [
+        hold("day", budget(100), 40, 20),
+        hold("requests", Counter::Requests { limit: 9, ends }, 1, 1),
+        hold("money", Counter::Cost { limit: 9000, ends }, 900, 500),
+    ];
+    let request = reservation(1, NOW, &holds);
+    assert!(counters.admit(&request, None, at(NOW)).iter().all(|verdict| verdict.admitted));
+    let settled = settle(&mut counters, &request, Usage::Unreported(0), NOW);
+    assert_eq!(settled, Settled::Charged(20));
+    assert_eq!(count(&counters, &holds[2]), (500, 0));
+}
+
+#[test]
 fn a_budget_admits_what_is_neither_spent_nor_held() {
     let mut counters = Counters::default();
     let day = hold("day", budget(100), 40, 40);

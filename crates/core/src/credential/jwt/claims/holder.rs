@@ -145,6 +145,12 @@ mod tests {
                 Holder::Client,
                 "Keycloak, without the scope profile",
             ),
+            (
+                r#"{"sub":"0f4c","azp":"b","clientHost":"h"}"#,
+                Holder::Unknown,
+                "one claim of the two",
+            ),
+            (r#"{"sub":"0f4c","azp":"b","clientAddress":"h"}"#, Holder::Unknown, "the other one"),
             (r#"{"sub":"0f4c","azp":"b","acr":"1","auth_time":0}"#, Holder::Unknown, "Keycloak"),
             (r#"{"sub":"9c0e","azp":"ui","preferred_username":"alice"}"#, Holder::User, "Keycloak"),
             (r#"{"sub":"9c0e","azp":"ui","sid":"x"}"#, Holder::User, "a session"),

@@ -205,6 +205,14 @@ mod tests {
     }
 
     #[test]
+    fn the_first_elements_without_a_use_are_named() {
+        let claim = json(&format!("[{}\"a\"]", "null,".repeat(MAX_OMITTED + 1)));
+        let mut scopes = Scopes::default();
+        scopes.add(Some(&claim), &path()).unwrap();
+        assert_eq!((scopes.scopes.len(), scopes.omitted.len()), (1, MAX_OMITTED));
+    }
+
+    #[test]
     fn a_list_of_roles_names_the_element_that_cannot_be_a_role() {
         for (claim, expected) in [
             ("[\"a\", 7]", "the claim `realm_access.roles`: an element is a number, not text"),
@@ -240,5 +248,9 @@ mod tests {
         let long = json(&format!("[\"{}\\n\"]", "é".repeat(500)));
         let error = roles(&long, &path()).unwrap_err().to_string();
         assert!(error.len() < 250 && error.contains("..."), "{error}");
+        let of = |length| "a".repeat(length);
+        assert_eq!(quoted(&of(MAX_SHOWN)), format!("`{}`", of(MAX_SHOWN)));
+        assert_eq!(quoted(&of(MAX_SHOWN + 1)), format!("`{}`", of(MAX_SHOWN + 1)));
+        assert_eq!(quoted(&of(MAX_SHOWN + 3)), format!("`{}...`", of(MAX_SHOWN + 1)));
     }
 }
