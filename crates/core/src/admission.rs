@@ -137,6 +137,43 @@ impl Outage {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::limit::{BucketId, shard::CountedWithin};
+
+    fn charges(in_shadow: &[bool]) -> AdmitRequest {
+        let charge = |is_shadow: &bool| Charge {
+            limit: "l".into(),
+            bucket: BucketId::from("b"),
+            interval: 1,
+            burst: 1,
+            cost: 1,
+            by_principal: false,
+            lease: None,
+            within: CountedWithin::default(),
+            is_shadow: *is_shadow,
+        };
+        AdmitRequest { charges: in_shadow.iter().map(charge).collect(), ..AdmitRequest::default() }
+    }
+
+    #[test]
+    fn one_thing_that_is_enforced_makes_an_outage_matter() {
+        for (in_shadow, expected) in
+            [(&[][..], true), (&[true, true], true), (&[true, false], false), (&[false], false)]
+        {
+            assert_eq!(charges(in_shadow).is_in_shadow(), expected, "{in_shadow:?}");
+        }
+        let names = revocation::Names {
+            issuer: &revocation::issuer_digest("i"),
+            token: [0; 32],
+            jti: None,
+            subject: "s",
+            subject_is_client: false,
+            client: None,
+            tenant: None,
+        };
+        let keys = revocation::Keys::new(names, 0, Vec::new());
+        let request = AdmitRequest { revocation: Some(Arc::new(keys)), ..charges(&[true]) };
+        assert!(!request.is_in_shadow());
+    }
 
     #[test]
     fn every_outage_is_listed_at_its_own_place() {

@@ -229,6 +229,49 @@ fn keys() {
 }
 
 #[test]
+fn trust_domains() {
+    const DOMAIN: &str = "issuers: [{ issuer: 'spiffe://a.example', algorithms: [ES256], jwks: { file: /jwks }, $ }]";
+    hold(
+        ROUTES,
+        &[(
+            "audiences",
+            DOMAIN,
+            &["audiences: [a]", "audiences: [a], audience_claim: aud"],
+            &["audiences: any", "audiences: [a], audience_claim: azp"],
+            "names its audience in `aud`",
+        )],
+    );
+}
+
+#[test]
+fn prices() {
+    const PRICE: &str = "metering: { secrets: [SECRET] }
+models: [{ name: m }]
+prices: { currency: EUR, models: [{ model: m, input: 0, output: 0, second: 1, $ }] }";
+    hold(
+        ROUTES,
+        &[(
+            "max_seconds",
+            PRICE,
+            &["max_seconds: 1", "max_seconds: 1000000000"],
+            &["max_seconds: 0", "max_seconds: 1000000001"],
+            "from 1 to 10^9",
+        )],
+    );
+}
+
+#[test]
+fn names_of_limits() {
+    let with = |name: &str| {
+        errors(&format!("limits: [{{ name: {name}, by: [address], rate: 1/1m }}]\n{ROUTES}"))
+    };
+    assert!(with(&"n".repeat(64)).is_ok() && with("A-b_c.9").is_ok());
+    for name in ["n".repeat(65), "''".to_owned(), "'a b'".to_owned(), "é".to_owned()] {
+        assert!(with(&name).is_err_and(|errors| errors.contains("1 to 64 letters")), "{name}");
+    }
+}
+
+#[test]
 fn limits() {
     const LIMIT: &str =
         "issuers: [{ issuer: i, audiences: any, algorithms: [HS256], secret: SECRET }]
