@@ -3,7 +3,7 @@
 //! again settles nothing for the second time.
 #![no_main]
 
-use std::sync::{Arc, LazyLock, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use bytes::Bytes;
 use http::{Request, header::AUTHORIZATION};
@@ -40,15 +40,26 @@ const TOKEN: &str = "Bearer a-token-of-a-reporter-0123456789";
 /// The calls after which an engine is replaced, as it remembers what was settled.
 const CALLS: u64 = 500;
 
-static RUNTIME: LazyLock<Runtime> =
-    LazyLock::new(|| Builder::new_current_thread().enable_all().build().expect("a runtime"));
+static SIDECAR: Mutex<Option<Sidecar>> = Mutex::new(None);
 
-/// An engine and the number of its calls.
-static ENGINE: Mutex<Option<(Engine, u64)>> = Mutex::new(None);
+/// An engine, and what ends with it.
+struct Sidecar {
+    engine: Engine,
+    /// Its tasks end with their runtime.
+    runtime: Runtime,
+    calls: u64,
+}
 
-fn started() -> Engine {
-    let loaded = config::compile(CONFIG, &|_| None).expect("a configuration");
-    Engine::start(loaded, Arc::new(observe::now)).expect("an engine")
+impl Sidecar {
+    fn start() -> Self {
+        let runtime = Builder::new_current_thread().enable_all().build().expect("a runtime");
+        let loaded = config::compile(CONFIG, &|_| None).expect("a configuration");
+        let engine = {
+            let _runtime = runtime.enter();
+            Engine::start(loaded, Arc::new(observe::now)).expect("an engine")
+        };
+        Self { engine, runtime, calls: 0 }
+    }
 }
 
 /// The routes of the reservations `@1` to `@4`. The last one is older than the store remembers.
@@ -85,13 +96,13 @@ fn reservation(call: u64, index: usize) -> Reservation {
     }
 }
 
-fn send(api: &SettleApi, body: &[u8], token: Option<&str>) -> (u16, Value) {
+fn send(runtime: &Runtime, api: &SettleApi, body: &[u8], token: Option<&str>) -> (u16, Value) {
     let mut request = Request::post(PATH).header("content-type", "application/json");
     if let Some(token) = token {
         request = request.header(AUTHORIZATION, token);
     }
     let request = request.body(Full::new(Bytes::copy_from_slice(body))).expect("a request");
-    RUNTIME.block_on(async {
+    runtime.block_on(async {
         let answer = api.answer(request).await;
         let status = answer.status().as_u16();
         let body = answer.into_body().collect().await.expect("a whole body").to_bytes();
@@ -106,18 +117,15 @@ fn results(answer: &Value) -> Vec<&str> {
 
 fuzz_target!(|input: &[u8]| {
     let Some((&caller, body)) = input.split_first() else { return };
-    let mut state = ENGINE.lock().unwrap_or_else(PoisonError::into_inner);
-    let _runtime = RUNTIME.enter();
-    let (engine, call) = match state.as_mut() {
-        Some((engine, call)) if *call < CALLS => (engine, call),
-        _ => {
-            let (engine, call) = state.insert((started(), 0));
-            (engine, call)
-        }
-    };
-    *call += 1;
+    let mut state = SIDECAR.lock().unwrap_or_else(PoisonError::into_inner);
+    if state.as_ref().is_none_or(|sidecar| sidecar.calls == CALLS) {
+        *state = Some(Sidecar::start());
+    }
+    let Some(Sidecar { engine, runtime, calls }) = state.as_mut() else { return };
+    *calls += 1;
+    let _runtime = runtime.enter();
     let keys = engine.settler().keys().expect("the secret");
-    let texts: [String; 4] = std::array::from_fn(|at| reservation(*call, at).seal(&keys));
+    let texts: [String; 4] = std::array::from_fn(|at| reservation(*calls, at).seal(&keys));
     let mut body = String::from_utf8_lossy(body).into_owned();
     for (at, text) in texts.iter().enumerate() {
         body = body.replace(&format!("@{}", at + 1), text);
@@ -136,9 +144,9 @@ fuzz_target!(|input: &[u8]| {
     let settler = Arc::clone(engine.settler());
     let api = SettleApi::new(settler, move || Arc::clone(&reporters), true);
     if is_bound {
-        assert_eq!(send(&api, body.as_bytes(), None).0, 401);
+        assert_eq!(send(runtime, &api, body.as_bytes(), None).0, 401);
     }
-    let (status, answer) = send(&api, body.as_bytes(), Some(TOKEN));
+    let (status, answer) = send(runtime, &api, body.as_bytes(), Some(TOKEN));
     if status != 200 {
         assert_eq!(status, 400, "{answer}");
         return;
@@ -164,7 +172,7 @@ fuzz_target!(|input: &[u8]| {
         assert!(!is_settled || result["tokens"].as_u64().is_some_and(|tokens| tokens <= MOST));
     }
     // Sent again, as after an answer that was lost.
-    let (status, answer) = send(&api, body.as_bytes(), Some(TOKEN));
+    let (status, answer) = send(runtime, &api, body.as_bytes(), Some(TOKEN));
     assert_eq!(status, 200);
     for (before, after) in first.iter().zip(results(&answer)) {
         let expected: &[&str] = match *before {
