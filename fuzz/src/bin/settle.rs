@@ -152,7 +152,8 @@ fuzz_target!(|input: &[u8]| {
         return;
     }
     let first = results(&answer);
-    if let Some(tree) = Tree::of_accepted(body.as_bytes()) {
+    // An entry with a text or a number that serde_json has no value for is refused alone.
+    if let Ok(tree) = serde_json::from_str::<Tree>(&body) {
         let [entries, last] =
             [Reading::First, Reading::Last].map(|reading| tree.get("entries", reading));
         assert_eq!(entries, last);

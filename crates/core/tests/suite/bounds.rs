@@ -244,7 +244,38 @@ fn trust_domains() {
 }
 
 #[test]
+fn client_certificates() {
+    const SECTION: &str =
+        "client_certificates: { authorities: 'file:/a', identities: [{ dns: a.b }], $ }";
+    const SCOPES: &str =
+        "client_certificates: { authorities: 'file:/a', identities: [{ dns: a.b, scopes: [$] }] }";
+    hold(
+        ROUTES,
+        &[
+            (
+                "max_life",
+                SECTION,
+                &["max_life: 1s", "max_life: 3653d"],
+                &["max_life: 999ms", "max_life: 3654d"],
+                "must be 1s to 3653d",
+            ),
+            (
+                "issuer",
+                SECTION,
+                &["issuer: ours"],
+                &["issuer: ''", "issuer: \"a\\tb\""],
+                "without control characters",
+            ),
+            ("issuer", SECTION, &[], &["issuer: 'spiffe://a'"], "is its trust domain"),
+            ("scopes", SCOPES, &["a", "'infer:text'"], &["''", "'a b'", "é"], "is not a scope"),
+        ],
+    );
+}
+
+#[test]
 fn prices() {
+    const CURRENCY: &str = "models: [{ name: m }]
+prices: { currency: $, models: [{ model: m, input: 0, output: 0 }] }";
     const PRICE: &str = "metering: { secrets: [SECRET] }
 models: [{ name: m }]
 prices: { currency: EUR, models: [{ model: m, input: 0, output: 0, second: 1, $ }] }";
@@ -258,6 +289,11 @@ prices: { currency: EUR, models: [{ model: m, input: 0, output: 0, second: 1, $ 
             "from 1 to 10^9",
         )],
     );
+    let with = |name: &str| errors(&format!("{}\n{ROUTES}", CURRENCY.replace('$', name)));
+    assert!(with(&"A".repeat(16)).is_ok() && with("a-b_1").is_ok());
+    for name in ["A".repeat(17), "''".to_owned(), "'a b'".to_owned()] {
+        assert!(with(&name).is_err_and(|errors| errors.contains("letters, digits")), "{name}");
+    }
 }
 
 #[test]
