@@ -83,6 +83,15 @@ impl CloseArgs {
         {
             bail!("{next} is not closed yet; close it first");
         }
+        let before = month.previous().and_then(|before| months.get(&before));
+        let before = before.and_then(|text| serde_json::from_str::<ClosedMonth>(text).ok());
+        let previous = before.and_then(|before| before.mac(&keys));
+        if previous.is_none() && closed.is_some_and(|closed| closed < month) && !self.unverified {
+            bail!(
+                "the close of the month before {month} is not signed: run `tollgate usage verify`. --unverified \
+                 closes {month} all the same"
+            );
+        }
         let next = month.next().context("the calendar ends with this month")?;
         let ends = place.calendar.starts(next.first_day()).context("the calendar ends")?;
         let mut records = Records::of_exports(&place, &keys, &self.export)?;
@@ -115,7 +124,7 @@ impl CloseArgs {
         }
         let Verified { sums, problems } = &verified;
         let (total, is_unverified) = (total_of(sums), !problems.is_empty());
-        let text = ClosedMonth::sign(month, (sums, is_unverified), now(), &keys);
+        let text = ClosedMonth::sign((month, previous), (sums, is_unverified), now(), &keys);
         let signed = place.redis.close_month(Some(month), (month, ends), &text).await;
         if signed.map_err(|outage| place.unavailable(outage))? != MonthClosing::Closed {
             return self.was_closed("it was closed by another command meanwhile", out);

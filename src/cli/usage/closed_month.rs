@@ -35,6 +35,9 @@ pub(super) struct ClosedMonth {
     /// SHA-256 of the sums of each tenant, model and route, in hexadecimal. Earlier versions sign none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     rows: Option<String>,
+    /// The MAC of the month that was closed before; `None` of the first one. Earlier versions sign none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) previous: Option<Mac>,
     #[serde(skip_serializing_if = "Option::is_none")]
     mac: Option<Mac>,
 }
@@ -49,9 +52,9 @@ pub(super) enum Differing {
 }
 
 impl ClosedMonth {
-    /// Returns the text about a month.
+    /// Returns the text about a month. `previous` is the MAC of the one before it, if that was closed.
     pub(super) fn sign(
-        month: Month,
+        (month, previous): (Month, Option<Mac>),
         (rows, unverified): (&HashMap<RowKey, Measures>, bool),
         now: Timestamp,
         keys: &LedgerKeys,
@@ -60,7 +63,7 @@ impl ClosedMonth {
         let (form, closed_at, name) = (Some(FORM), Rfc3339(now), key.id().to_owned());
         let (sums, rows) = (total_of(rows), Some(digest_of(rows)));
         let mut closed =
-            Self { form, month, closed_at, key: name, sums, unverified, rows, mac: None };
+            Self { form, month, closed_at, key: name, sums, unverified, rows, previous, mac: None };
         closed.mac = closed.unsigned().map(|text| key.mac(&text));
         serde_json::to_string(&closed).unwrap_or_default()
     }
@@ -93,7 +96,7 @@ impl ClosedMonth {
     /// The text that is signed, which is a contract: each measure by its name, without those that are
     /// zero, so that measures of later versions change nothing. `None` of a form that is not known.
     fn unsigned(&self) -> Option<String> {
-        let Self { form, month, closed_at, key, sums, unverified, rows, mac: _ } = self;
+        let Self { form, month, closed_at, key, sums, unverified, rows, previous, mac: _ } = self;
         match form {
             None => self.first_form(),
             Some(FORM) => {
@@ -107,6 +110,9 @@ impl ClosedMonth {
                 }
                 if let Some(rows) = rows {
                     text.push_str(&format!(" rows {rows}"));
+                }
+                if let Some(previous) = previous {
+                    text.push_str(&format!(" previous {previous}"));
                 }
                 Some(text)
             }
@@ -140,7 +146,8 @@ impl ClosedMonth {
             "closed {month} {closed_at} {key} [{requests}, {tokens}, {input}, {output}, {cached}, \
              {reasoning}, {estimated}]{cost}"
         );
-        (known == *sums && !self.unverified && self.rows.is_none()).then_some(text)
+        let has_more = self.unverified || self.rows.is_some() || self.previous.is_some();
+        (known == *sums && !has_more).then_some(text)
     }
 }
 
@@ -187,8 +194,12 @@ mod tests {
         let sums = Measures { requests: 1, tokens: 7, cost: 30, ..Measures::default() };
         let sums = rows(&[("acme", sums)]);
         let month = "2026-11".parse().unwrap();
-        let text =
-            ClosedMonth::sign(month, (&sums, false), Timestamp::from_secs(1_800_000_000), &keys());
+        let text = ClosedMonth::sign(
+            (month, None),
+            (&sums, false),
+            Timestamp::from_secs(1_800_000_000),
+            &keys(),
+        );
         assert!(read(&text).is_signed(&keys()));
         for (signed, changed) in [
             ("\"tokens\":7", "\"tokens\":8"),
@@ -203,7 +214,7 @@ mod tests {
             assert!(!read(&text.replace(signed, changed)).is_signed(&keys()), "{changed}");
         }
         let now = Timestamp::from_secs(1_800_000_000);
-        let text = ClosedMonth::sign(month, (&sums, true), now, &keys());
+        let text = ClosedMonth::sign((month, None), (&sums, true), now, &keys());
         assert!(read(&text).unverified && read(&text).is_signed(&keys()));
         assert!(!read(&text.replace("\"unverified\":true,", "")).is_signed(&keys()));
     }
@@ -214,8 +225,12 @@ mod tests {
         let sums = Measures { requests: 1, tokens: 7, estimated_cost: -3, ..Measures::default() };
         let sums = rows(&[("acme", sums), ("globex", Measures::default())]);
         let month = "2026-11".parse().unwrap();
-        let text =
-            ClosedMonth::sign(month, (&sums, false), Timestamp::from_secs(1_800_000_000), &keys());
+        let text = ClosedMonth::sign(
+            (month, None),
+            (&sums, false),
+            Timestamp::from_secs(1_800_000_000),
+            &keys(),
+        );
         let line = "[\"acme\",null,\"chat\"] requests=1 tokens=7 estimated_cost=-3\n";
         let digest = hex(&sha256(line.as_bytes()));
         let expected = format!(
@@ -223,7 +238,11 @@ mod tests {
              estimated_cost=-3 rows {digest}"
         );
         assert_eq!(read(&text).unsigned(), Some(expected.clone()));
-        assert_eq!(read(&text).mac(&keys()), Some(keys().first().mac(&expected)));
+        let mac = keys().first().mac(&expected);
+        assert_eq!(read(&text).mac(&keys()), Some(mac));
+        let now = Timestamp::from_secs(1_800_000_000);
+        let after = read(&ClosedMonth::sign((month, Some(mac)), (&sums, false), now, &keys()));
+        assert_eq!(after.unsigned(), Some(format!("{expected} previous {mac}")));
     }
 
     #[test]
@@ -232,7 +251,7 @@ mod tests {
         let signed = rows(&[("acme", one(7)), ("globex", one(3))]);
         let month = "2026-11".parse().unwrap();
         let text = ClosedMonth::sign(
-            month,
+            (month, None),
             (&signed, false),
             Timestamp::from_secs(1_800_000_000),
             &keys(),

@@ -23,7 +23,7 @@ use super::{
 const ATTEMPTS: usize = 5;
 
 /// The days before and after today whose sums are compared. Stores keep them for 800 days.
-const COMPARED: (i64, usize) = (798, 400);
+pub(super) const COMPARED: (i64, usize) = (798, 400);
 
 /// The rows of a day.
 pub(super) type Rows = HashMap<RowKey, Measures>;
@@ -33,8 +33,18 @@ pub(super) type Rows = HashMap<RowKey, Measures>;
 struct Verified {
     /// The last day that it, or what a checkpoint sums up, is booked on.
     until: Day,
-    /// The day that a record is booked on, the place of its row, and what it adds to sums.
-    record: Option<(Day, usize, Measures)>,
+    record: Option<Booked>,
+}
+
+/// How a record is counted.
+#[derive(Clone, Copy, Debug)]
+struct Booked {
+    day: Day,
+    /// The place of its row.
+    row: usize,
+    measures: Measures,
+    /// The most rows of the day.
+    max_rows: u32,
 }
 
 /// The verified entries of one chain.
@@ -104,8 +114,9 @@ impl<'a> Records<'a> {
         let verified = match entry.content {
             Content::Usage(record) => {
                 let row = self.place_of(record.row());
-                let record_of = (record.day, row, record.measures());
-                Verified { until: day.max(record.day), record: Some(record_of) }
+                let (measures, max_rows) = (record.measures(), record.max_rows());
+                let booked = Booked { day: record.day, row, measures, max_rows };
+                Verified { until: day.max(record.day), record: Some(booked) }
             }
             Content::Checkpoint(checkpoint) => {
                 Verified { until: day.max(checkpoint.booked_until.unwrap_or(day)), record: None }
@@ -156,13 +167,13 @@ impl<'a> Records<'a> {
     /// The month of the first entry that is known; `None` without entries.
     pub(super) fn first_month(&self) -> Option<Month> {
         let firsts = self.chains.values().filter_map(|chain| chain.entries.values().next());
-        firsts.map(|entry| entry.record.map_or(entry.until, |(day, ..)| day).month()).min()
+        firsts.map(|entry| entry.record.map_or(entry.until, |booked| booked.day).month()).min()
     }
 
     /// The last day of an entry, or of what it sums up; `None` of one that is not known.
     pub(super) fn day_of(&self, chain: u32, number: u64) -> Option<Day> {
         let entry = self.chains.get(&chain)?.entries.get(&number)?;
-        Some(entry.record.map_or(entry.until, |(day, ..)| day))
+        Some(entry.record.map_or(entry.until, |booked| booked.day))
     }
 
     /// The sums of all records. Those of a chain that begins behind its first entry may have had others up
@@ -175,9 +186,9 @@ impl<'a> Records<'a> {
             {
                 sums.set_removed_until(first.until);
             }
-            for (day, row, measures) in chain.entries.values().filter_map(|entry| entry.record) {
-                if let Some(row) = self.rows.get(row) {
-                    sums.add(day, row, &measures);
+            for booked in chain.entries.values().filter_map(|entry| entry.record) {
+                if let Some(row) = self.rows.get(booked.row) {
+                    sums.add(booked.day, row, &booked.measures, booked.max_rows);
                 }
             }
         }

@@ -23,7 +23,7 @@ use super::{
     closed_month::{ClosedMonth, Differing},
     export_lines,
     place::{PAGE, Place},
-    records::{Records, sums_of, total_of},
+    records::{COMPARED, Records, sums_of, total_of},
 };
 use crate::{
     cli::{Output, config_file::ConfigFile, printable},
@@ -245,14 +245,15 @@ impl ClosedMonths {
         let months = place.redis.closed_months().await.map_err(|it| place.unavailable(it))?;
         let marked = place.redis.closed_month().await.map_err(|it| place.unavailable(it))?;
         let mut read = Self { signed: BTreeMap::new(), unverified: Vec::new() };
+        let mut before = Vec::new();
+        let first_kept = place.calendar.day(now()).days_before(COMPARED.0);
         for (month, text) in months {
             let closed = serde_json::from_str::<ClosedMonth>(&text).ok();
             let closed = closed.filter(|closed| closed.month == month);
             let closed = closed.and_then(|closed| Some((closed.mac(keys)?, closed)));
             let rows = sums_of(place, month).await?;
-            // The sums of days are kept for 800 days.
             let differing = match &closed {
-                Some((_, closed)) if !rows.is_empty() => closed.compare(&rows),
+                Some((_, closed)) if month.first_day() > first_kept => closed.compare(&rows),
                 Some(_) => None,
                 None => Some(Differing::Total),
             };
@@ -267,8 +268,19 @@ impl ClosedMonths {
             }
             let Some((mac, closed)) = closed else { continue };
             read.signed.insert(month, mac);
+            before.push((month, closed.previous));
             if closed.unverified {
                 read.unverified.push(month);
+            }
+        }
+        let first_signed = read.signed.keys().next().copied();
+        for (month, stated) in before {
+            let Some(previous) = month.previous() else { continue };
+            let known = read.signed.get(&previous).copied();
+            // A version that stated none has closed its months in their order, too.
+            let is_known = known.is_some() || Some(month) == first_signed;
+            if stated.map_or(!is_known, |stated| known != Some(stated)) {
+                findings.push(Finding::MonthBefore { month: previous });
             }
         }
         // Who can write to Redis makes the ledger book its records in another month.
@@ -490,6 +502,11 @@ pub(super) fn worded(finding: &Finding) -> String {
             text,
             "{month}: the sums of some tenants, models or routes are others than when it was closed; the total \
              is the same"
+        ),
+        Finding::MonthBefore { month } => write!(
+            text,
+            "{month}: it was closed before the month after it, and what is stored of its close is gone, or another \
+             one"
         ),
         Finding::ExportBegins { chain, first } => write!(
             text,

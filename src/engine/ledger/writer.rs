@@ -242,7 +242,8 @@ impl Writer {
         let mut known = self.redis.persons(&names, propose).await?.into_iter();
         let (key, tail) = (keys.first(), own.tail.clone());
         let mut batch = Batch::after(tail, key, &ledger.calendar, &self.replica, own.closed)
-            .naming(own.closed_mark);
+            .naming(own.closed_mark)
+            .of_rows(ledger.config.max_rows);
         for ((_, record), person) in pending.iter().zip(&persons) {
             let person = person.as_ref().and_then(|_| known.next());
             batch.add(record, person.as_ref(), rand::random());

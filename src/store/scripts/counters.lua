@@ -182,7 +182,7 @@ end
 
 -- Makes the record of a request that has ended, of which `report` states the end; an empty text where none is known, or where the
 -- request is released because no server got it. Such a request has a record where it is charged, or was when it expired. `given`
--- are its facts where the store has none.
+-- are the facts that the report has authenticated; those of the store are for an expiry.
 local function make_record(record, given, report, tokens, is_released, is_expired, issued)
   if not ledger then return end
   local known = facts[record]
@@ -190,7 +190,8 @@ local function make_record(record, given, report, tokens, is_released, is_expire
     local before, text = string.match(redis.call('GET', ledger_key(record, ':facts:' .. id_of(record))) or '', '^(%S+) (.*)$')
     known = before and { before = before, text = text } or false
   end
-  local before, text = known and known.before or '-', known and known.text or given or ''
+  local has_given = given and given ~= ''
+  local before, text = known and known.before or '-', has_given and given or known and known.text or ''
   local is_unsent = is_released and report == ''
   if text ~= '' and not (is_unsent and tokens == 0 and before == '-') then
     records[#records + 1] = { record, text, is_unsent and NOT_SENT or report, whole(tokens), before }

@@ -5,7 +5,7 @@ use tollgate_core::{admission::Usage, limit::usage_report::Basis, time::Timestam
 
 use super::{
     planted::{JANUARY, january, settle},
-    rig::{Ledger, now, request, settled},
+    rig::{Ledger, now, record, request, settled},
 };
 
 const DAY: &str = "{tollgate}:ledger:day:2026-01-15";
@@ -28,11 +28,7 @@ async fn settle_in_january(ledger: &mut Ledger, decision: &str) {
 async fn a_sum_that_was_moved_to_another_tenant_is_found() {
     let (server, operator, mut ledger) = january().await;
     let client = &mut server.client();
-    let globex = request("of globex", "globex", 100);
-    ledger.admit(&globex).await;
-    ledger.settle(&settled(&globex, Usage::Final(30), Basis::Reported)).await;
-    ledger.shift_pending(JANUARY).await;
-    ledger.write_all_at(JANUARY).await;
+    settle_of(&mut ledger, "of globex", "globex", JANUARY).await;
     operator.export("usage.jsonl");
     assert_eq!(operator.findings(&["usage.jsonl"]), Vec::<String>::new());
     let mut moved = |tokens: i64| {
@@ -186,4 +182,92 @@ async fn a_time_zone_that_was_lost_is_noted_again() {
     settle(&ledger, "not written").await;
     while ledger.writer.round(now()).await.is_ok() {}
     assert_eq!(ledger.records().await.len(), 1);
+}
+
+#[tokio::test]
+async fn others_of_nothing_hide_no_sum_that_was_moved() {
+    let (server, operator, mut ledger) = january().await;
+    let client = &mut server.client();
+    settle_of(&mut ledger, "of globex", "globex", JANUARY).await;
+    for (tenant, tokens) in [("acme", "10"), ("globex", "-10")] {
+        run(client, &["HINCRBY", DAY, &format!("t[\"{tenant}\",null,\"chat\"]"), tokens]);
+    }
+    for planted in ["rother", "zzz", "rz", "#z"] {
+        run(client, &["HSET", DAY, planted, "0"]);
+        assert_eq!(operator.findings(&[]), ["day", "day"], "{planted}");
+        run(client, &["HDEL", DAY, planted]);
+    }
+    // All of a tenant, while there is room for its row.
+    let fields: Vec<(String, String)> =
+        redis::cmd("HGETALL").arg(DAY).query::<Vec<(String, String)>>(client).unwrap();
+    for (field, number) in fields {
+        if let Some(letter) = field.strip_suffix("[\"globex\",null,\"chat\"]") {
+            run(client, &["HSET", DAY, &format!("{letter}other"), &number]);
+            run(client, &["HDEL", DAY, &field]);
+        }
+    }
+    assert!(!operator.findings(&[]).is_empty());
+    let (code, text) = operator.run(&CLOSE);
+    assert_eq!(code, 2, "{text}");
+}
+
+#[tokio::test]
+async fn rows_that_were_booked_as_others_without_need_are_found() {
+    let (server, operator, mut ledger) = january().await;
+    let client = &mut server.client();
+    run(client, &["HSET", DAY, "#", "1000"]);
+    settle_of(&mut ledger, "of globex", "globex", JANUARY).await;
+    assert_eq!(operator.findings(&[]), ["day", "day"]);
+}
+
+/// Noon of 2026-02-15.
+const FEBRUARY: Timestamp = Timestamp::from_secs(1_771_156_800);
+
+/// Settles a request of a tenant at a moment.
+async fn settle_of(ledger: &mut Ledger, decision: &str, tenant: &str, at: Timestamp) {
+    let request = request(decision, tenant, 100);
+    ledger.admit(&request).await;
+    ledger.settle(&settled(&request, Usage::Final(30), Basis::Reported)).await;
+    ledger.shift_pending(at).await;
+    ledger.write_all_at(at).await;
+}
+
+#[tokio::test]
+async fn a_close_that_was_removed_is_found_by_the_one_after_it() {
+    let (server, operator, mut ledger) = january().await;
+    let client = &mut server.client();
+    settle_of(&mut ledger, "of february", "acme", FEBRUARY).await;
+    operator.succeed(&CLOSE);
+    operator.succeed(&["close", "--month", "2026-02"]);
+    assert_eq!(operator.findings(&[]), Vec::<String>::new());
+    let text: String = redis::cmd("HGET").arg(&[MONTHS, "2026-01"]).query(client).unwrap();
+    run(client, &["HDEL", MONTHS, "2026-01"]);
+    assert_eq!(operator.findings(&[]), ["month_before"]);
+    run(client, &["HSET", MONTHS, "2026-01", &text]);
+    assert_eq!(operator.findings(&[]), Vec::<String>::new());
+    // The sums of a closed month, and all records of it.
+    run(client, &["DEL", DAY]);
+    assert!(operator.findings(&[]).contains(&"month".to_owned()));
+    // March would be closed behind a close that no key has signed.
+    run(client, &["HSET", MONTHS, "2026-02", "{}"]);
+    let (code, text) = operator.run(&["close", "--month", "2026-03"]);
+    assert!(code == 2 && text.contains("the close of the month before 2026-03"), "{text}");
+}
+
+#[tokio::test]
+async fn the_tenant_of_a_record_is_that_of_the_report() {
+    let (server, operator, mut ledger) = january().await;
+    let client = &mut server.client();
+    let request = request("held", "acme", 100);
+    ledger.admit(&request).await;
+    let facts: Vec<String> = redis::cmd("KEYS").arg("{tollgate}:facts:*").query(client).unwrap();
+    let [key] = &facts[..] else { panic!("{facts:?}") };
+    let text: String = redis::cmd("GET").arg(key).query(client).unwrap();
+    assert!(text.contains("\"acme\""), "{text}");
+    run(client, &["SET", key, &text.replace("\"acme\"", "\"globex\"")]);
+    ledger.settle(&settled(&request, Usage::Final(30), Basis::Reported)).await;
+    ledger.write_all().await;
+    let records = ledger.records().await;
+    assert_eq!(record(&records, "held").tenant.as_deref(), Some("acme"));
+    assert_eq!(operator.findings(&[]), Vec::<String>::new());
 }

@@ -270,7 +270,8 @@ impl Ledger {
                 for (number, signed) in &page {
                     let entry = verifier.entry(*number, signed, &mut seen).unwrap();
                     if let Content::Usage(record) = entry.content {
-                        sums.add(record.day, &record.row(), &record.measures());
+                        let most = record.max_rows();
+                        sums.add(record.day, &record.row(), &record.measures(), most);
                     }
                 }
             }

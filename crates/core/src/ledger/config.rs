@@ -3,7 +3,7 @@
 use schemars::JsonSchema;
 use serde::Deserialize;
 
-use super::keys::LedgerKeys;
+use super::{keys::LedgerKeys, rows::MAX_ROWS};
 use crate::{
     config::{Errors, Path},
     secret::SecretSource,
@@ -76,7 +76,7 @@ fn max_records() -> u64 {
 }
 
 fn max_rows() -> u32 {
-    1000
+    MAX_ROWS
 }
 
 impl LedgerConfig {

@@ -14,18 +14,28 @@ const MOST_ROWS: usize = 20;
 /// The sums of records, by day and row.
 #[derive(Clone, Debug, Default)]
 pub struct DaySums {
-    days: BTreeMap<Day, BTreeMap<RowKey, Measures>>,
+    days: BTreeMap<Day, RecordsOfDay>,
     removed_until: Option<Day>,
 }
 
+/// The records that are booked on a day.
+#[derive(Clone, Debug)]
+struct RecordsOfDay {
+    rows: BTreeMap<RowKey, Measures>,
+    /// The most rows of the day: the least and the largest number that records state.
+    most: (u32, u32),
+}
+
 impl DaySums {
-    /// Adds a record that is booked on a day.
-    pub fn add(&mut self, day: Day, row: &RowKey, measures: &Measures) {
-        let rows = self.days.entry(day).or_default();
-        match rows.get_mut(row) {
+    /// Adds a record that is booked on a day, whose sums had at most `most` rows when it was made.
+    pub fn add(&mut self, day: Day, row: &RowKey, measures: &Measures, most: u32) {
+        let new = || RecordsOfDay { rows: BTreeMap::new(), most: (most, most) };
+        let of_day = self.days.entry(day).or_insert_with(new);
+        of_day.most = (of_day.most.0.min(most), of_day.most.1.max(most));
+        match of_day.rows.get_mut(row) {
             Some(sums) => sums.add(measures),
             None => {
-                rows.insert(row.clone(), *measures);
+                of_day.rows.insert(row.clone(), *measures);
             }
         }
     }
@@ -47,25 +57,35 @@ impl DaySums {
 
     /// Compares a day with the rows that the store has of it: their total, or else each row.
     ///
-    /// Rows beyond the most of a day are counted as [`RowKey::Other`]. Where there are such, a row may have
-    /// less than its records: its first ones are among the others if the most was raised since.
+    /// A row for which there is no room is counted as [`RowKey::Other`], all of it. Where the most rows of
+    /// the day were changed meanwhile, its first records only.
     pub fn compare(&self, day: Day, rows: &HashMap<RowKey, Measures>) -> Vec<Finding> {
-        let none = BTreeMap::new();
-        let records = self.days.get(&day).unwrap_or(&none);
+        let none = RecordsOfDay { rows: BTreeMap::new(), most: (0, 0) };
+        let RecordsOfDay { rows: records, most } = self.days.get(&day).unwrap_or(&none);
         let (mut of_records, mut of_sums) = (Measures::default(), Measures::default());
         records.values().for_each(|row| of_records.add(row));
         rows.values().for_each(|row| of_sums.add(row));
         if of_sums != of_records {
             return vec![Finding::Day { day, row: None, of_records, of_sums }];
         }
-        let has_others = rows.contains_key(&RowKey::Other);
-        let named = rows.keys().filter(|row| **row != RowKey::Other);
-        let all: BTreeSet<&RowKey> = records.keys().chain(named).collect();
+        let others = rows.get(&RowKey::Other).copied().unwrap_or_default();
+        let named: BTreeSet<&RowKey> = rows.keys().filter(|row| **row != RowKey::Other).collect();
+        let room = usize::try_from(most.0).unwrap_or(usize::MAX).saturating_sub(named.len());
+        let has_others = others != Measures::default() && room == 0;
+        let of = |known: Option<&Measures>| known.copied().unwrap_or_default();
         let mut found = Vec::new();
+        if others != Measures::default() && !has_others {
+            let (row, of_records) = (Some(RowKey::Other), Measures::default());
+            found.push(Finding::Day { day, row, of_records, of_sums: others });
+        }
+        let all: BTreeSet<&RowKey> = records.keys().chain(named.iter().copied()).collect();
         for row in all {
-            let of = |known: Option<&Measures>| known.copied().unwrap_or_default();
             let (of_records, of_sums) = (of(records.get(row)), of(rows.get(row)));
-            let is_among_others = has_others && of_sums.requests <= of_records.requests;
+            let is_among_others = has_others
+                && match named.contains(row) {
+                    false => true,
+                    true => most.0 < most.1 && of_sums.requests < of_records.requests,
+                };
             if of_sums != of_records && !is_among_others && found.len() < MOST_ROWS {
                 found.push(Finding::Day { day, row: Some(row.clone()), of_records, of_sums });
             }
@@ -95,7 +115,7 @@ mod tests {
         let mut sums = DaySums::default();
         let monday = day("2026-11-30");
         for tenant in ["a", "a", "b"] {
-            sums.add(monday, &row(tenant), &measures(1, 10));
+            sums.add(monday, &row(tenant), &measures(1, 10), 1);
         }
         let compare = |rows: &[(RowKey, Measures)]| -> Vec<Option<RowKey>> {
             let found = sums.compare(monday, &rows.iter().cloned().collect());
@@ -112,16 +132,47 @@ mod tests {
         let renamed = [(a.clone(), measures(2, 20)), (c.clone(), measures(1, 10))];
         assert_eq!(compare(&renamed), [Some(b.clone()), Some(c.clone())]);
         assert_eq!(compare(&[(a.clone(), measures(2, 20))]), [None], "the total differs");
-        // What has no row is among the others, and nothing else.
+    }
+
+    #[test]
+    fn what_has_no_row_is_among_the_others_and_nothing_else() {
+        let monday = day("2026-11-30");
+        let (a, b) = (row("a"), row("b"));
+        let compare = |most: [u32; 3], rows: &[(RowKey, Measures)]| -> Vec<Option<RowKey>> {
+            let mut sums = DaySums::default();
+            for (row, most) in [&a, &a, &b].into_iter().zip(most) {
+                sums.add(monday, row, &measures(1, 10), most);
+            }
+            let found = sums.compare(monday, &rows.iter().cloned().collect());
+            let row = |finding| match finding {
+                Finding::Day { row, .. } => row,
+                other => panic!("{other:?}"),
+            };
+            found.into_iter().map(row).collect()
+        };
         let others = |of_a| {
             [
                 (a.clone(), measures(of_a, 10 * of_a)),
                 (RowKey::Other, measures(3 - of_a, 30 - 10 * of_a)),
             ]
         };
-        assert_eq!(compare(&others(2)), []);
-        assert_eq!(compare(&others(1)), []);
-        assert_eq!(compare(&others(3)), [Some(a.clone())]);
+        assert_eq!(compare([1; 3], &others(2)), []);
+        // A part of a row, where the most rows of the day did not change, and where they did.
+        assert_eq!(compare([1; 3], &others(1)), [Some(a.clone())]);
+        assert_eq!(compare([1, 2, 1], &others(1)), []);
+        assert_eq!(compare([1, 2, 1], &others(3)), [Some(a.clone()), Some(b.clone())]);
+        // There is room for another row.
+        assert_eq!(compare([2; 3], &others(2)), [Some(RowKey::Other), Some(b.clone())]);
+        // Others of nothing, and a text that is no row, hide nothing.
+        let moved = [(a.clone(), measures(2, 15)), (b.clone(), measures(1, 15))];
+        for planted in [RowKey::Other, RowKey::read("zz")] {
+            let rows = [&moved[..], &[(planted, Measures::default())]].concat();
+            assert_eq!(compare([1; 3], &rows), [Some(a.clone()), Some(b.clone())]);
+        }
+        // Requests stay, and tokens are moved to the others.
+        let moved = [(a.clone(), measures(2, 15)), (RowKey::Other, measures(1, 15))];
+        assert_eq!(compare([1; 3], &moved), [Some(a.clone())]);
+        assert_eq!(compare([1, 2, 1], &moved), [Some(a.clone())]);
     }
 
     #[test]
@@ -129,7 +180,7 @@ mod tests {
         let mut sums = DaySums::default();
         assert!(sums.has_all_of(day("2020-01-01")));
         assert_eq!(sums.last_day(), None);
-        sums.add(day("2026-11-30"), &row("a"), &measures(1, 10));
+        sums.add(day("2026-11-30"), &row("a"), &measures(1, 10), 1000);
         sums.set_removed_until(day("2026-11-30"));
         sums.set_removed_until(day("2026-11-20"));
         assert!(!sums.has_all_of(day("2026-11-30")) && sums.has_all_of(day("2026-12-01")));

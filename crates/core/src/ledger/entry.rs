@@ -6,7 +6,7 @@ use thiserror::Error;
 use super::{
     calendar::{Day, Month},
     keys::{LedgerKey, LedgerKeys, Mac},
-    rows::{Measures, RowKey},
+    rows::{MAX_ROWS, Measures, RowKey},
 };
 use crate::{
     limit::usage_report::{Basis, RequestEnding, UsageCounts},
@@ -98,6 +98,9 @@ pub struct UsageRecord {
     /// The month that it belongs to, where that was closed before.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub late_for: Option<Month>,
+    /// The most rows that the sums of its day had when it was made; `None` of [`MAX_ROWS`].
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub max_rows: Option<u32>,
 }
 
 impl UsageRecord {
@@ -131,7 +134,12 @@ impl UsageRecord {
         }
     }
 
-    /// The row of sums that the record is counted in.
+    /// The most rows that the sums of its day had when it was made.
+    pub fn max_rows(&self) -> u32 {
+        self.max_rows.unwrap_or(MAX_ROWS)
+    }
+
+    /// The row of sums that the record is counted in, while there is room for it.
     pub fn row(&self) -> RowKey {
         RowKey::Of {
             tenant: self.tenant.clone(),
@@ -337,6 +345,7 @@ pub(super) mod tests {
                 corrects_cost: None,
                 day: "2027-01-15".parse().unwrap(),
                 late_for: None,
+                max_rows: None,
             }),
         }
     }

@@ -130,6 +130,9 @@ impl Measures {
     }
 }
 
+/// The most rows of an hour or a day, where the configuration does not name another number.
+pub const MAX_ROWS: u32 = 1000;
+
 /// What the requests of a row have in common.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
 #[serde(untagged)]
@@ -158,12 +161,19 @@ impl RowKey {
         }
     }
 
-    /// Reads the text of a row.
+    /// Reads the text of a row. One that no version has written is a row of its own, which no record
+    /// has.
     pub fn read(text: &str) -> Self {
-        match serde_json::from_str(text) {
-            Ok((tenant, model, route)) => Self::Of { tenant, model, route },
-            Err(_) => Self::Other,
+        if text == OTHER {
+            return Self::Other;
         }
+        let row = serde_json::from_str(text).map(|(tenant, model, route)| Self::Of {
+            tenant,
+            model,
+            route,
+        });
+        let unwritten = || Self::Of { tenant: None, model: None, route: text.to_owned() };
+        row.ok().filter(|row| row.text() == text).unwrap_or_else(unwritten)
     }
 }
 
@@ -194,6 +204,10 @@ mod tests {
             assert_eq!(RowKey::read(&key.text()), key);
         }
         assert_eq!(row(None).text(), r#"[null,"other","a\"]"]"#);
+        for text in ["zz", "", "others", r#"[null, "other","a"]"#, "[]", "7"] {
+            let unwritten = RowKey::Of { tenant: None, model: None, route: text.into() };
+            assert_eq!(RowKey::read(text), unwritten);
+        }
     }
 
     #[test]

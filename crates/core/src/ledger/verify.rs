@@ -188,6 +188,11 @@ pub enum Finding {
         /// The month that was closed.
         month: Month,
     },
+    /// What is stored of a month that was closed before another one is gone, or is not what that one states.
+    MonthBefore {
+        /// The month that was closed.
+        month: Month,
+    },
     /// The exports begin behind the first entry of a chain.
     ExportBegins {
         /// The number of the chain.

@@ -5,7 +5,7 @@ use super::{
     entry::{Anchor, Checkpoint, ClosedMark, Content, Entry, SignedEntry, UsageRecord, VERSION},
     keys::{LedgerKey, LedgerKeys, Mac},
     person::{KnownPerson, Person},
-    rows::{Additions, Measures, Period},
+    rows::{Additions, MAX_ROWS, Measures, Period},
 };
 use crate::{
     limit::{
@@ -129,6 +129,7 @@ pub struct Batch<'a> {
     replica: &'a str,
     closed: Option<Month>,
     closed_mark: Option<ClosedMark>,
+    max_rows: Option<u32>,
     tail: ChainTail,
     /// The entries in their order.
     pub entries: Vec<SignedEntry>,
@@ -145,8 +146,16 @@ impl<'a> Batch<'a> {
         replica: &'a str,
         closed: Option<Month>,
     ) -> Self {
-        let (entries, additions, closed_mark) = (Vec::new(), Additions::new(), None);
-        Self { key, calendar, replica, closed, closed_mark, tail, entries, additions }
+        let (entries, additions) = (Vec::new(), Additions::new());
+        let (closed_mark, max_rows) = (None, None);
+        Self { key, calendar, replica, closed, closed_mark, max_rows, tail, entries, additions }
+    }
+
+    /// The batch whose records are counted in at most so many rows of an hour or a day.
+    #[must_use]
+    pub fn of_rows(mut self, most: u32) -> Self {
+        self.max_rows = Some(most).filter(|most| *most != MAX_ROWS);
+        self
     }
 
     /// The batch whose checkpoints name the month that was closed last: to close it again changes the mark.
@@ -202,6 +211,7 @@ impl<'a> Batch<'a> {
             corrects_cost,
             day: booking.day,
             late_for: booking.late_for,
+            max_rows: self.max_rows,
         };
         let measures = record.measures();
         for period in [Period::Hour(booking.hour), Period::Day(booking.day)] {

@@ -105,8 +105,12 @@ prices: { currency: EUR, models: [{ model: m, input: 1, output: 1 }] }
         let forms = [
             "rate: 10/1m",
             "requests: 10/day",
+            "requests: 10/month",
             "tokens: 10/day",
+            "tokens: 10/month",
+            "tokens: 10/1m",
             "cost: 10/day",
+            "cost: 10/month",
             "concurrent: 10",
             "tokens_per_request: 10",
         ];
