@@ -8,7 +8,7 @@ use std::{
 };
 
 use tollgate_core::{
-    check::{NoHooks, Prepared, prepare},
+    check::{CheckHooks, NoHooks, Prepared, prepare},
     config::{Document, Errors},
     credential::jwt::{algorithm::Algorithm, issuer::KeySource, key_set::KeySet},
     decision::{
@@ -17,6 +17,7 @@ use tollgate_core::{
     },
     denial::Reason,
     identity::Principal,
+    limit::reservation::ReservationId,
     policy::{Policy, PolicyConfig},
     request::{Headers, RawBody, RawRequest},
     secret::{Secret, SecretSource},
@@ -208,6 +209,15 @@ impl Harness {
             Answer::Accepted(principal) => principal,
             Answer::Refused { reason, .. } => panic!("refused: {reason:?}"),
         }
+    }
+}
+
+/// Hooks of a check whose reservation has a known id.
+pub struct FixedReservation;
+
+impl CheckHooks for FixedReservation {
+    fn reservation_id(&mut self) -> Option<ReservationId> {
+        Some(ReservationId([7; 16]))
     }
 }
 

@@ -6,13 +6,10 @@ use std::sync::Arc;
 use serde_json::{Value, json};
 use tollgate_core::{
     admission::{AdmitResponse, Outage},
-    check::{CheckHooks, Pending, Prepared, prepare},
+    check::{Pending, Prepared, prepare},
     credential::jwt::key_set::KeySet,
     decision::{Decision, Outcome, answer::denied},
-    limit::{
-        Verdict,
-        reservation::{ReservationId, ReservationKeys},
-    },
+    limit::{Verdict, reservation::ReservationKeys},
     request::{Headers, RawBody, RawRequest},
     secret::Secret,
     snapshot::Snapshot,
@@ -20,7 +17,7 @@ use tollgate_core::{
 };
 
 use crate::{
-    harness::{SECRET, compile},
+    harness::{FixedReservation, SECRET, compile},
     keys::Signer,
     token::{Members, NOW, signed},
 };
@@ -132,14 +129,6 @@ fn snapshot(policy: &Value) -> Snapshot {
     }
 }
 
-struct Hooks;
-
-impl CheckHooks for Hooks {
-    fn reservation_id(&mut self) -> Option<ReservationId> {
-        Some(ReservationId([7; 16]))
-    }
-}
-
 /// A request with its body.
 #[derive(Clone, Debug)]
 struct Asked<'a> {
@@ -169,7 +158,7 @@ fn prepared(snapshot: &Snapshot, asked: &Asked<'_>) -> Prepared {
         peer_certificate: b"",
         body: asked.body,
     };
-    prepare(snapshot, raw, Timestamp::from_secs(NOW), &mut Hooks)
+    prepare(snapshot, raw, Timestamp::from_secs(NOW), &mut FixedReservation)
 }
 
 /// The answer to a request for which the store has room in every limit that is enforced, and in none

@@ -3,9 +3,9 @@
 use std::sync::Arc;
 
 use tollgate_core::{
-    check::{CheckHooks, Prepared, prepare},
+    check::{Prepared, prepare},
     credential::jwt::key_set::KeySet,
-    limit::reservation::{Reservation, ReservationId, ReservationKeys},
+    limit::reservation::{Reservation, ReservationKeys},
     request::{Headers, RawBody, RawRequest},
     secret::Secret,
     snapshot::Snapshot,
@@ -13,18 +13,10 @@ use tollgate_core::{
 };
 
 use crate::{
-    harness::{SECRET, compile},
+    harness::{FixedReservation, SECRET, compile},
     keys::Signer,
     token::{Members, NOW, signed},
 };
-
-struct Hooks;
-
-impl CheckHooks for Hooks {
-    fn reservation_id(&mut self) -> Option<ReservationId> {
-        Some(ReservationId([7; 16]))
-    }
-}
 
 /// What a request of `free` holds on a route with this limit. `more` is added to the policy.
 fn reservation(limit: &str, more: &str, keys: Option<ReservationKeys>) -> Option<Box<Reservation>> {
@@ -66,7 +58,7 @@ limits: [{{ name: one, by: [subject], {limit} }}]
         peer_certificate: b"",
         body: RawBody::Whole(br#"{"prompt":"hi","max_tokens":9}"#),
     };
-    match prepare(&snapshot, request, Timestamp::from_secs(NOW), &mut Hooks) {
+    match prepare(&snapshot, request, Timestamp::from_secs(NOW), &mut FixedReservation) {
         Prepared::Pending(pending) => pending.admit_request().reservation.clone(),
         Prepared::Decided(outcome) => panic!("{:?}", outcome.decision),
     }
