@@ -107,6 +107,13 @@ impl ExportArgs {
                 exported.map_err(|outage| place.unavailable(outage))?
             };
             let known = known.get(&state.chain).map_or(0, |(number, _)| *number);
+            if 0 < known && known < exported {
+                bail!(
+                    "the file ends with entry {known} of chain {chain}, and entry {exported} was exported: later lines \
+                     are in another file, or were lost. Export into a new file; `--all` prints every entry that Redis has",
+                    chain = state.chain
+                );
+            }
             let mut from = exported.max(known).saturating_add(1);
             loop {
                 let page = place.redis.entries(state.chain, from, PAGE).await;

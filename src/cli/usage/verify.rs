@@ -436,8 +436,8 @@ pub(super) fn worded(finding: &Finding) -> String {
         }
         Finding::Corrects { chain, number, decision } => write!(
             text,
-            "chain {chain}, entry {number}: it corrects a record of the request {decision} that is not there, or \
-             was corrected before"
+            "chain {chain}, entry {number}: it corrects a record of the request {decision} that is not there, is of \
+             another tenant, model or route, or was corrected before"
         ),
         Finding::Booked { chain, number, day } => write!(
             text,

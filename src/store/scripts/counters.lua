@@ -291,6 +291,8 @@ local function expire_due(index)
       expire(key, reservation)
     else
       expiries[due[i]] = is_open(reservation) and reservation[4] or false
+      -- An entry of the index without its reservation is removed, which Redis may refuse.
+      if not expiries[due[i]] then has_ended = true end
     end
   end
 end

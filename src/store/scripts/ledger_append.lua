@@ -110,10 +110,13 @@ local n = 1
 while rows[n] do
   local key, most, row = KEYS[6 + rows[n]], rows[n + 1], rows[n + 2]
   n = n + 3
-  -- `#` is the number of rows. The first letter is there in each of them.
+  -- `#` is the number of rows, and `#m` the most of them: that of the first writer, so that no row begins among the others and
+  -- is named later. The first letter is there in each of them.
   local first = rows[n]
   if row ~= 'other' and not redis.call('HMGET', key, first .. row)[1] then
-    if tonumber(redis.call('HMGET', key, '#')[1] or 0) < most then
+    local kept = redis.call('HMGET', key, '#', '#m')
+    if not tonumber(kept[2]) then redis.call('HSET', key, '#m', string.format('%.0f', most)) end
+    if tonumber(kept[1] or 0) < (tonumber(kept[2]) or most) then
       redis.call('HINCRBY', key, '#', 1)
     else
       row = 'other'

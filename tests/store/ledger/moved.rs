@@ -1,7 +1,11 @@
 //! Sums that someone who can write to Redis moves to another tenant, day or month are found, and not signed.
 
 use redis::Connection;
-use tollgate_core::{admission::Usage, limit::usage_report::Basis, time::Timestamp};
+use tollgate_core::{
+    admission::Usage,
+    limit::{reservation::Reservation, usage_report::Basis},
+    time::{Span, Timestamp},
+};
 
 use super::{
     planted::{JANUARY, january, settle},
@@ -206,7 +210,12 @@ async fn others_of_nothing_hide_no_sum_that_was_moved() {
             run(client, &["HDEL", DAY, &field]);
         }
     }
-    assert!(!operator.findings(&[]).is_empty());
+    let found = operator.findings(&[]);
+    assert_eq!(found, ["day", "day", "day"]);
+    for number in 0..20 {
+        run(client, &["HSET", DAY, &format!("r[\"{number}\",null,\"chat\"]"), "0"]);
+    }
+    assert_eq!(operator.findings(&[]), found);
     let (code, text) = operator.run(&CLOSE);
     assert_eq!(code, 2, "{text}");
 }
@@ -252,6 +261,23 @@ async fn a_close_that_was_removed_is_found_by_the_one_after_it() {
     run(client, &["HSET", MONTHS, "2026-02", "{}"]);
     let (code, text) = operator.run(&["close", "--month", "2026-03"]);
     assert!(code == 2 && text.contains("the close of the month before 2026-03"), "{text}");
+}
+
+#[tokio::test]
+async fn a_correction_is_of_the_tenant_that_was_charged() {
+    let (server, operator, mut ledger) = january().await;
+    let client = &mut server.client();
+    let request = Reservation { life: Span::from_micros(0), ..request("held", "acme", 100) };
+    ledger.admit(&request).await;
+    let facts: Vec<String> = redis::cmd("KEYS").arg("{tollgate}:facts:*").query(client).unwrap();
+    let [key] = &facts[..] else { panic!("{facts:?}") };
+    let text: String = redis::cmd("GET").arg(key).query(client).unwrap();
+    run(client, &["SET", key, &text.replace("\"acme\"", "\"globex\"")]);
+    ledger.expire_due().await.unwrap();
+    ledger.settle(&settled(&request, Usage::Final(30), Basis::Reported)).await;
+    ledger.write_all().await;
+    assert_eq!(ledger.records().await.len(), 5);
+    assert_eq!(operator.findings(&[]), ["corrects"]);
 }
 
 #[tokio::test]

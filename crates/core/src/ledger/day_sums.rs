@@ -22,16 +22,16 @@ pub struct DaySums {
 #[derive(Clone, Debug)]
 struct RecordsOfDay {
     rows: BTreeMap<RowKey, Measures>,
-    /// The most rows of the day: the least and the largest number that records state.
-    most: (u32, u32),
+    /// The least that records state as the most rows of the day.
+    most: u32,
 }
 
 impl DaySums {
     /// Adds a record that is booked on a day, whose sums had at most `most` rows when it was made.
     pub fn add(&mut self, day: Day, row: &RowKey, measures: &Measures, most: u32) {
-        let new = || RecordsOfDay { rows: BTreeMap::new(), most: (most, most) };
+        let new = || RecordsOfDay { rows: BTreeMap::new(), most };
         let of_day = self.days.entry(day).or_insert_with(new);
-        of_day.most = (of_day.most.0.min(most), of_day.most.1.max(most));
+        of_day.most = of_day.most.min(most);
         match of_day.rows.get_mut(row) {
             Some(sums) => sums.add(measures),
             None => {
@@ -57,10 +57,9 @@ impl DaySums {
 
     /// Compares a day with the rows that the store has of it: their total, or else each row.
     ///
-    /// A row for which there is no room is counted as [`RowKey::Other`], all of it. Where the most rows of
-    /// the day were changed meanwhile, its first records only.
+    /// A row for which there is no room when it begins is counted as [`RowKey::Other`], all of it.
     pub fn compare(&self, day: Day, rows: &HashMap<RowKey, Measures>) -> Vec<Finding> {
-        let none = RecordsOfDay { rows: BTreeMap::new(), most: (0, 0) };
+        let none = RecordsOfDay { rows: BTreeMap::new(), most: 0 };
         let RecordsOfDay { rows: records, most } = self.days.get(&day).unwrap_or(&none);
         let (mut of_records, mut of_sums) = (Measures::default(), Measures::default());
         records.values().for_each(|row| of_records.add(row));
@@ -68,24 +67,22 @@ impl DaySums {
         if of_sums != of_records {
             return vec![Finding::Day { day, row: None, of_records, of_sums }];
         }
-        let others = rows.get(&RowKey::Other).copied().unwrap_or_default();
-        let named: BTreeSet<&RowKey> = rows.keys().filter(|row| **row != RowKey::Other).collect();
-        let room = usize::try_from(most.0).unwrap_or(usize::MAX).saturating_sub(named.len());
-        let has_others = others != Measures::default() && room == 0;
         let of = |known: Option<&Measures>| known.copied().unwrap_or_default();
         let mut found = Vec::new();
-        if others != Measures::default() && !has_others {
+        let others = of(rows.get(&RowKey::Other));
+        // Rows that no record has may be there to look like a day without room.
+        let named = records.keys().filter(|row| rows.contains_key(row)).count();
+        let has_room = named < usize::try_from(*most).unwrap_or(usize::MAX);
+        let has_others = others != Measures::default();
+        if has_others && has_room {
             let (row, of_records) = (Some(RowKey::Other), Measures::default());
             found.push(Finding::Day { day, row, of_records, of_sums: others });
         }
-        let all: BTreeSet<&RowKey> = records.keys().chain(named.iter().copied()).collect();
+        let stored = rows.keys().filter(|row| **row != RowKey::Other);
+        let all: BTreeSet<&RowKey> = records.keys().chain(stored).collect();
         for row in all {
             let (of_records, of_sums) = (of(records.get(row)), of(rows.get(row)));
-            let is_among_others = has_others
-                && match named.contains(row) {
-                    false => true,
-                    true => most.0 < most.1 && of_sums.requests < of_records.requests,
-                };
+            let is_among_others = has_others && !has_room && !rows.contains_key(row);
             if of_sums != of_records && !is_among_others && found.len() < MOST_ROWS {
                 found.push(Finding::Day { day, row: Some(row.clone()), of_records, of_sums });
             }
@@ -138,9 +135,9 @@ mod tests {
     fn what_has_no_row_is_among_the_others_and_nothing_else() {
         let monday = day("2026-11-30");
         let (a, b) = (row("a"), row("b"));
-        let compare = |most: [u32; 3], rows: &[(RowKey, Measures)]| -> Vec<Option<RowKey>> {
+        let compare = |most: u32, rows: &[(RowKey, Measures)]| -> Vec<Option<RowKey>> {
             let mut sums = DaySums::default();
-            for (row, most) in [&a, &a, &b].into_iter().zip(most) {
+            for (row, most) in [(&a, 1000), (&a, most), (&b, 1000)] {
                 sums.add(monday, row, &measures(1, 10), most);
             }
             let found = sums.compare(monday, &rows.iter().cloned().collect());
@@ -156,23 +153,24 @@ mod tests {
                 (RowKey::Other, measures(3 - of_a, 30 - 10 * of_a)),
             ]
         };
-        assert_eq!(compare([1; 3], &others(2)), []);
-        // A part of a row, where the most rows of the day did not change, and where they did.
-        assert_eq!(compare([1; 3], &others(1)), [Some(a.clone())]);
-        assert_eq!(compare([1, 2, 1], &others(1)), []);
-        assert_eq!(compare([1, 2, 1], &others(3)), [Some(a.clone()), Some(b.clone())]);
-        // There is room for another row.
-        assert_eq!(compare([2; 3], &others(2)), [Some(RowKey::Other), Some(b.clone())]);
+        assert_eq!(compare(1, &others(2)), []);
+        // A part of a row, and less than nothing.
+        assert_eq!(compare(1, &others(1)), [Some(a.clone())]);
+        assert_eq!(compare(1, &others(4)), [Some(a.clone())]);
+        // There is room for another row, whatever rows no record has.
+        let found = [Some(RowKey::Other), Some(b.clone())];
+        assert_eq!(compare(2, &others(2)), found);
+        let padding = [(row("padding"), Measures::default())];
+        assert_eq!(compare(2, &[&others(2)[..], &padding].concat()), found);
         // Others of nothing, and a text that is no row, hide nothing.
         let moved = [(a.clone(), measures(2, 15)), (b.clone(), measures(1, 15))];
         for planted in [RowKey::Other, RowKey::read("zz")] {
             let rows = [&moved[..], &[(planted, Measures::default())]].concat();
-            assert_eq!(compare([1; 3], &rows), [Some(a.clone()), Some(b.clone())]);
+            assert_eq!(compare(1, &rows), [Some(a.clone()), Some(b.clone())]);
         }
         // Requests stay, and tokens are moved to the others.
         let moved = [(a.clone(), measures(2, 15)), (RowKey::Other, measures(1, 15))];
-        assert_eq!(compare([1; 3], &moved), [Some(a.clone())]);
-        assert_eq!(compare([1, 2, 1], &moved), [Some(a.clone())]);
+        assert_eq!(compare(1, &moved), [Some(a.clone())]);
     }
 
     #[test]

@@ -232,8 +232,23 @@ pub struct SeenDecisions {
     corrections: Vec<Correction>,
 }
 
-/// What a record states that was charged: tokens, and cost where it has one.
-type Charged = (u64, Option<u64>);
+/// What a record states that was charged.
+#[derive(Clone, Copy, Debug)]
+struct Charged {
+    tokens: u64,
+    cost: Option<u64>,
+    /// A hash of its tenant, model and route.
+    row: [u8; 16],
+}
+
+impl Charged {
+    /// Whether a correction is of this record.
+    fn is_corrected_by(&self, corrects: &Self) -> bool {
+        // A writer of an earlier version has left costs out.
+        let have_one_cost = corrects.cost.zip(self.cost).is_none_or(|(cost, known)| cost == known);
+        (corrects.tokens, corrects.row) == (self.tokens, self.row) && have_one_cost
+    }
+}
 
 /// A record that corrects an earlier one of its request.
 #[derive(Debug)]
@@ -248,12 +263,13 @@ struct Correction {
 impl SeenDecisions {
     /// Notes a record. Returns whether its request had one before that corrects none.
     fn repeats(&mut self, place: (u32, u64), at: Timestamp, record: &UsageRecord) -> bool {
-        let charged = (record.tokens, record.cost);
+        let row = hash_of(&record.row().text());
+        let charged = Charged { tokens: record.tokens, cost: record.cost, row };
         match record.corrects {
             None => self.charged.insert(hash_of(&record.decision), charged).is_some(),
             Some(tokens) => {
-                let (decision, corrects) =
-                    (record.decision.clone(), (tokens, record.corrects_cost));
+                let corrects = Charged { tokens, cost: record.corrects_cost, row };
+                let decision = record.decision.clone();
                 self.corrections.push(Correction { place, at, decision, corrects, charged });
                 false
             }
@@ -265,10 +281,6 @@ impl SeenDecisions {
     /// Each one corrects the last record of its request before it, once. The first record of a request may be
     /// among entries that were removed: `is_whole` is whether none were.
     pub fn finish(mut self, is_whole: bool) -> Vec<Finding> {
-        // A writer of an earlier version has left costs out.
-        let are_equal = |(tokens, cost): Charged, (known, of_known): Charged| {
-            tokens == known && cost.zip(of_known).is_none_or(|(cost, known)| cost == known)
-        };
         self.corrections.sort_by_key(|correction| (correction.at, correction.place));
         let mut findings = Vec::new();
         for Correction { place: (chain, number), decision, corrects, charged, .. } in
@@ -276,7 +288,7 @@ impl SeenDecisions {
         {
             let before = self.charged.insert(hash_of(&decision), charged);
             let is_right = match before {
-                Some(before) => are_equal(corrects, before),
+                Some(before) => before.is_corrected_by(&corrects),
                 None => !is_whole,
             };
             if !is_right {
@@ -287,8 +299,8 @@ impl SeenDecisions {
     }
 }
 
-fn hash_of(decision: &str) -> [u8; 16] {
-    *sha256(decision.as_bytes()).first_chunk().unwrap_or(&[0; 16])
+fn hash_of(text: &str) -> [u8; 16] {
+    *sha256(text.as_bytes()).first_chunk().unwrap_or(&[0; 16])
 }
 
 /// Verifies the entries of one chain, in their order.
