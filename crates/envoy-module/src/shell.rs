@@ -113,6 +113,10 @@ impl Shell {
             Engine::start(loaded, Arc::new(observe::now)).map_err(|error| failed(error.into()))?;
         let engine = Arc::new(engine);
         engine.settler().show_counters();
+        // Envoy accepts connections when its configuration is loaded, and a hot restart ends the other process.
+        runtime.block_on(async {
+            let _held = tokio::time::timeout(READY_WITHIN, until_ready(&engine)).await;
+        });
         let watch = engine.watch(path.to_owned());
         let checker = Arc::clone(engine.checker());
         let (max, max_in_flight) = (body.max.0, body.max_in_flight.0);
@@ -216,6 +220,19 @@ pub fn policy_path(config: &[u8]) -> Result<PathBuf, ShellError> {
 /// Returns [`ShellError`] where the file cannot be read or has errors.
 pub fn load(path: &Path) -> Result<Loaded, ShellError> {
     Ok(config::load(path)?)
+}
+
+/// How long Envoy waits for keys and a store before it accepts connections. Checks are denied after it until
+/// they are there.
+const READY_WITHIN: Duration = Duration::from_secs(2);
+
+/// How often it is looked at meanwhile.
+const LOOK_EVERY: Duration = Duration::from_millis(5);
+
+async fn until_ready(engine: &Engine) {
+    while !engine.readiness().missing().is_empty() {
+        tokio::time::sleep(LOOK_EVERY).await;
+    }
 }
 
 /// How long to wait before listeners are bound again.

@@ -297,3 +297,17 @@ async fn the_tenant_of_a_record_is_that_of_the_report() {
     assert_eq!(record(&records, "held").tenant.as_deref(), Some("acme"));
     assert_eq!(operator.findings(&[]), Vec::<String>::new());
 }
+
+#[tokio::test]
+async fn an_export_does_not_go_on_in_a_file_that_lacks_its_end() {
+    let (_server, operator, _ledger) = january().await;
+    let file = operator.export("usage.jsonl");
+    let text = std::fs::read_to_string(&file).unwrap();
+    operator.export("usage.jsonl");
+    let lines: Vec<&str> = text.split_inclusive('\n').collect();
+    std::fs::write(&file, lines[..lines.len() - 1].concat()).unwrap();
+    let (code, text) = operator.run(&["export", "--file", "usage.jsonl"]);
+    assert!(code == 2 && text.contains("later lines are in another file"), "{text}");
+    let new = operator.export("new.jsonl");
+    assert_eq!(std::fs::read_to_string(new).unwrap(), "");
+}
