@@ -151,6 +151,19 @@ fn values() -> Vec<Named> {
         ("deep lists of empty lists", open_close("[[],", "]", 50)),
         ("objects and lists", open_close(r#"[{"a":"#, "}]", 25)),
         ("empty lists", "[]".into()),
+        ("lists of empty lists", "[[],[]]".into()),
+        ("objects of an empty object", r#"{"a":{}}"#.into()),
+        ("objects of a word", r#"{"a":null}"#.into()),
+        ("lists of objects of lists", r#"[{"a":[{"b":[1]}]}]"#.into()),
+        ("words of three kinds", "true,null,false".into()),
+        ("numbers of all parts", "-1.5e3".into()),
+        ("space between tokens", "[ 1 , 2 ]".into()),
+        ("mixed numbers", mix(&["1", "23", "456", "7890", "12345", "678901", "2345678"])),
+        ("mixed words", mix(&["true", "false", "null"])),
+        ("mixed fractions", mix(&["1", "-2", "0.5", "-12.75", "1e3", "-1.5e-3", "6.02e23"])),
+        ("mixed lists", mix(&["[]", "[1]", "[[]]", "[[1],[2]]", "[[],[]]"])),
+        ("mixed strings", mix(&[r#""""#, r#""a""#, r#""bc""#, r#""\n""#, r#""defgh""#])),
+        ("mixed elements", mix(&["1", "-2.5", r#""a""#, "true", "null", "[]", "{}", "[1]"])),
         ("lists of one", "[1]".into()),
         ("short strings", r#""a""#.into()),
         ("empty strings", r#""""#.into()),
@@ -241,6 +254,18 @@ fn content(bytes: usize, value: &str) -> String {
 /// A document with a member that is a list of this value again and again.
 fn in_member(bytes: usize, member: &str, value: &str) -> String {
     format!(r#"{{"model":"m","{member}":[{}]}}"#, list(bytes, value))
+}
+
+/// Many of these values in an order without a pattern, which a processor cannot predict.
+fn mix(values: &[&str]) -> String {
+    let mut state = 1_u32;
+    let mut next = || {
+        state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+        let at = (state >> 16) as usize % values.len();
+        values.get(at).copied().unwrap_or_default()
+    };
+    let values: Vec<&str> = (0..4000).map(|_| next()).collect();
+    values.join(",")
 }
 
 /// The headers of a field.
