@@ -31,8 +31,8 @@ impl<'p> Reader<'_, 'p> {
             return Ok(Read::All);
         }
         let mut keys = self.seen.open();
-        // The place of a forbidden member needs the level.
-        if shape.unnamed != Unnamed::Forbid {
+        // The place of a forbidden member needs the level. Only that of the first one is recorded.
+        if shape.unnamed != Unnamed::Forbid || self.facts.forbidden.is_some() {
             loop {
                 let key = self.seen.read_key(&mut self.scanner, &mut keys)?;
                 let member = self.node_of(shape, key)?;
