@@ -21,7 +21,7 @@ use super::{
     facts::{BodyFacts, ForbiddenCause, ForbiddenMember},
     field_plan::{FieldError, FieldPlan},
     json::integer,
-    media_type::{self, Parameter, ParameterError, is_token},
+    media_type::{self, Parameter, ParameterError, is_token, split_once},
     names::{Found, Names},
     plan::{Cap, cap_fields},
     steps,
@@ -317,11 +317,10 @@ fn headers(head: &[u8]) -> Result<Headers<'_>, HeadersError> {
         if index == LINES {
             return Err(HeadersError::TooManyLines);
         }
-        let has_control = line.bytes().fold(false, |found, byte| found | byte.is_ascii_control());
-        if has_control || (!line.is_ascii() && line.chars().any(char::is_control)) {
+        if has_control(line) {
             return Err(HeadersError::Control);
         }
-        let (name, value) = line.split_once(':').ok_or(HeadersError::Line)?;
+        let (name, value) = split_once(line, b':').ok_or(HeadersError::Line)?;
         let value = value.trim_matches(' ');
         let is = |known: &str| name.eq_ignore_ascii_case(known);
         let slot = if is("content-disposition") {
@@ -341,10 +340,7 @@ fn headers(head: &[u8]) -> Result<Headers<'_>, HeadersError> {
     }
     let (name, file) = parse_disposition(disposition.ok_or(HeadersError::Disposition)?)?;
     let (media, parameters) = media_type::split(content_type.unwrap_or_default());
-    let starts = |prefix: &str| {
-        media.get(..prefix.len()).is_some_and(|start| start.eq_ignore_ascii_case(prefix))
-    };
-    if starts("multipart/") || starts("message/") {
+    if starts(media, "multipart/") || starts(media, "message/") {
         return Err(HeadersError::Nested);
     }
     let mut ascii = false;
@@ -356,9 +352,23 @@ fn headers(head: &[u8]) -> Result<Headers<'_>, HeadersError> {
             ascii = true;
             break;
         };
-        ascii |= name.to_ascii_lowercase().starts_with("charset") && !media_type::is_utf8(value);
+        ascii |= starts(name, "charset") && !media_type::is_utf8(value);
     }
     Ok(Headers { name, file, ascii })
+}
+
+/// Whether a text begins with a prefix, in any case.
+fn starts(text: &str, prefix: &str) -> bool {
+    text.get(..prefix.len()).is_some_and(|start| start.eq_ignore_ascii_case(prefix))
+}
+
+/// Whether a line has a control character: one of ASCII, or U+0080 to U+009F.
+fn has_control(line: &str) -> bool {
+    // Folds, because the compiler generates vector instructions for them.
+    let bytes = line.as_bytes();
+    let pairs = || bytes.iter().zip(bytes.iter().skip(1));
+    bytes.iter().fold(false, |found, byte| found | byte.is_ascii_control())
+        || pairs().fold(false, |found, (one, next)| found | (*one == 0xc2) & (*next < 0xa0))
 }
 
 /// The lines of the headers of a part. A carriage return alone is a control character.
@@ -366,7 +376,7 @@ fn lines(head: &str) -> impl Iterator<Item = Result<&str, HeadersError>> {
     let mut rest = Some(head);
     std::iter::from_fn(move || {
         let text = rest.take()?;
-        let Some((line, next)) = text.split_once('\r') else { return Some(Ok(text)) };
+        let Some((line, next)) = split_once(text, b'\r') else { return Some(Ok(text)) };
         rest = next.strip_prefix('\n');
         Some(rest.map(|_| line).ok_or(HeadersError::Control))
     })
