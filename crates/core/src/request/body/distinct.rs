@@ -26,7 +26,11 @@ impl<'a> Distinct<'a> {
 }
 
 impl<'a> Skipping<'a> for Distinct<'a> {
-    const READS_NUMBERS: bool = true;
+    /// The first number that is another one as a double decides.
+    #[inline(always)]
+    fn reads_numbers(&self) -> bool {
+        self.is_exact
+    }
 
     #[inline(always)]
     fn open(&mut self) {
@@ -47,11 +51,11 @@ impl<'a> Skipping<'a> for Distinct<'a> {
     }
 
     fn number(&mut self, number: &str) {
-        self.is_exact &= is_exact(number);
+        self.is_exact = self.is_exact && is_exact(number);
     }
 
     #[inline(always)]
-    fn elements(&mut self, open: usize, count: usize) {
+    fn elements(&mut self, open: usize, count: usize, _: usize) {
         if open == 1 {
             self.elements += u64::try_from(count).unwrap_or(u64::MAX);
         }

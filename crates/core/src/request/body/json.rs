@@ -21,7 +21,7 @@ use super::{
     facts::{BodyFacts, ForbiddenCause, ForbiddenMember, Message},
     json_error::{DEPTH, JsonError, STRINGS},
     plan::{Node, Plan},
-    scan::{RawString, Scanner, Syntax},
+    scan::{RawString, Scanner, Structure, Syntax},
     seen_keys::SeenKeys,
 };
 
@@ -119,7 +119,7 @@ impl<'p> Reader<'_, 'p> {
             Some(b'[') if self.plan.rpc => {
                 self.facts.batch = true;
                 self.deepest = DEPTH - 1;
-                let mut more = !self.scanner.opens_empty(b']');
+                let mut more = !self.scanner.opens_empty(b']')?;
                 while more {
                     self.scanner.space();
                     if self.scanner.peek() != Some(b'{') {
@@ -195,9 +195,10 @@ impl<'p> Reader<'_, 'p> {
     /// Enters a list whose elements have a node, unless it is empty.
     fn open_list(&mut self, element: Option<&'p Node>) -> Result<Read, Box<JsonError>> {
         self.next_level()?;
-        if self.scanner.opens_empty(b']') {
+        if self.scanner.opens_empty(b']')? {
             return Ok(Read::All);
         }
+        self.scanner.count(Structure::List)?;
         let level = Level::list(element, self.levels.last());
         self.open(level)
     }
@@ -224,7 +225,7 @@ impl<'p> Reader<'_, 'p> {
     #[inline(never)]
     fn begin(&mut self, shape: &'p Node, ends: Ends) -> Result<Read, Box<JsonError>> {
         let object = self.next_level()?;
-        if self.scanner.opens_empty(b'}') {
+        if self.scanner.opens_empty(b'}')? {
             if ends.has(Ends::TOOL) {
                 return Err(JsonError::NamelessTool.into());
             }

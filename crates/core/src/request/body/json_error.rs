@@ -40,6 +40,8 @@ pub(super) enum JsonError {
     LongNumber,
     #[error("it holds more than {STRINGS} tools, adapters or messages")]
     TooMany,
+    #[error("it has more objects, short lists or escaped keys than a body of its length may have")]
+    TooDense,
     #[error("a tool has no name")]
     NamelessTool,
 }

@@ -11,7 +11,7 @@ use super::{
     distinct::Distinct,
     json_error::{DEPTH, JsonError, LENGTH},
     plan::answer_bound,
-    scan::{RawString, Scanner, is_exact},
+    scan::{RawString, Scanner, Structure, is_exact},
     seen_keys::{OpenKeys, SeenKeys},
 };
 
@@ -208,12 +208,14 @@ impl<'a> Reader<'a> {
         match (place, self.scanner.peek()) {
             (Place::Noted, _) => self.noted()?,
             (Place::Type, Some(b'"')) => {
+                self.scanner.count(Structure::Member)?;
                 let kind = PartKind::of(&self.scanner.string()?)?;
                 if let Some(part) = self.parts.last_mut() {
                     part.kind = kind;
                 }
             }
             (Place::Medium, Some(b'"')) => {
+                self.scanner.count(Structure::Member)?;
                 let length = self.scanner.string()?.inner.len();
                 if let Some(part) = self.parts.last_mut() {
                     let length = u64::try_from(length).unwrap_or(u64::MAX);
@@ -241,20 +243,20 @@ impl<'a> Reader<'a> {
         if self.levels.len() >= DEPTH {
             return Err(JsonError::TooDeep.into());
         }
-        if self.scanner.opens_empty(b']') {
+        if self.scanner.opens_empty(b']')? {
             return Ok(false);
         }
         self.levels.push(Level { keys: OpenKeys::default(), place, close: b']' });
         Ok(true)
     }
 
-    /// Reads an object, up to a member that has a place or is more than a short value, with which the
+    /// Reads an object, up to a member that has a place or is more than a scalar, with which the
     /// object is a level. Returns false if there is none.
     fn open_object(&mut self, place: Place) -> Result<bool, Box<JsonError>> {
         if self.levels.len() >= DEPTH {
             return Err(JsonError::TooDeep.into());
         }
-        if self.scanner.opens_empty(b'}') {
+        if self.scanner.opens_empty(b'}')? {
             return Ok(false);
         }
         let mut keys = self.read.seen.open();
@@ -262,7 +264,7 @@ impl<'a> Reader<'a> {
             // Of a repeated key another reader takes another value: it is refused wherever it is.
             let key = self.read.seen.read_key(&mut self.scanner, &mut keys)?;
             let member = place.of_member(key, || self.read.seen.last());
-            if member != Place::Other || !self.scanner.short_value() {
+            if member != Place::Other || !self.scanner.scalar_value(&mut self.read)? {
                 self.member = Some(member);
                 break;
             }
@@ -314,6 +316,7 @@ impl<'a> Reader<'a> {
     /// Reads a member of the document or of its settings, and notes it.
     #[inline(never)]
     fn noted(&mut self) -> Result<(), Box<JsonError>> {
+        self.scanner.count(Structure::Member)?;
         let value = match self.scanner.peek() {
             Some(b'"') => Value::Text(self.scanner.string()?),
             Some(b'[') => Value::List(!self.scanner.is_empty_list()),
@@ -335,7 +338,7 @@ impl<'a> Reader<'a> {
 
     /// Reads the members of `stream_options`, whose JSON is kept.
     fn stream_options(&mut self) -> Result<(), Box<JsonError>> {
-        if self.scanner.opens_empty(b'}') {
+        if self.scanner.opens_empty(b'}')? {
             return Ok(());
         }
         let mut object = self.read.seen.open();

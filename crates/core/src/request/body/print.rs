@@ -151,12 +151,18 @@ impl Print {
         KeyText::Short(self.bytes().to_le_bytes(), self.length())
     }
 
+    /// Whether a short key has no letter beyond ASCII.
+    #[inline(always)]
+    pub(super) fn is_ascii(self) -> bool {
+        // The length, above the other bytes, is less than 128.
+        (self.low | self.high) & (EACH * 0x80) == 0
+    }
+
     /// Whether a short key may have a letter beyond ASCII that folds into it, by the first bytes of the
     /// long s and the Kelvin sign.
     #[inline(always)]
     pub(super) fn may_fold(self) -> bool {
-        // The length, above the other bytes, is less than 128.
-        (self.low | self.high) & (EACH * 0x80) != 0
+        !self.is_ascii()
             && (may_have(self.low, 0xc5)
                 | may_have(self.low, 0xe2)
                 | may_have(self.high, 0xc5)
@@ -215,6 +221,11 @@ impl Print {
         const CASE: u64 = EACH * 0x20;
         (self.low | CASE, self.high | CASE >> 8)
     }
+}
+
+/// Whether a text may have a letter beyond ASCII that folds into it, as [`Print::may_fold`].
+pub(super) fn may_fold(text: &str) -> bool {
+    memchr::memchr2(0xc5, 0xe2, text.as_bytes()).is_some()
 }
 
 /// A bit in each byte of a word.

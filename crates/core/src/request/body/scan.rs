@@ -3,9 +3,11 @@
 mod elements;
 mod key;
 mod number;
+mod scalars;
 mod scanner;
 mod skip;
 mod string;
+mod structure;
 
 pub(super) use self::{
     key::RawKey,
@@ -13,4 +15,5 @@ pub(super) use self::{
     scanner::Scanner,
     skip::{Skipping, Syntax},
     string::RawString,
+    structure::Structure,
 };

@@ -11,8 +11,8 @@ mod table;
 use self::table::Tables;
 use super::{
     json_error::{DEPTH, JsonError, KEYS, LENGTH},
-    print::{KeyText, Print, TextPlace},
-    scan::{RawKey, Scanner},
+    print::{KeyText, Print, TextPlace, may_fold},
+    scan::{RawKey, Scanner, Structure},
     steps,
 };
 
@@ -122,7 +122,10 @@ impl<'a> SeenKeys<'a> {
         object: &mut OpenKeys,
     ) -> Result<Print, Box<JsonError>> {
         let key = match scanner.word_key() {
-            Some(key) => key,
+            Some(key) => {
+                scanner.count_letters(key)?;
+                key
+            }
             None => self.read_other_key(scanner)?,
         };
         let others = self.keys.get(object.first()..).unwrap_or_default();
@@ -147,6 +150,9 @@ impl<'a> SeenKeys<'a> {
         let RawKey { start, string } = scanner.key()?;
         if string.inner.len() > LENGTH {
             return Err(JsonError::TooLong.into());
+        }
+        if string.escaped || may_fold(string.inner) {
+            scanner.count(Structure::LongKey)?;
         }
         if !string.escaped {
             return Ok(Print::short(string.inner.as_bytes()).unwrap_or_else(|| {

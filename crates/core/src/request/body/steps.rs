@@ -42,7 +42,7 @@ mod tests {
     use tollgate_testkit::bodies::{self, BOUNDARY};
 
     use super::{
-        super::{FormPlan, Plan, Wanted, form, json, outline},
+        super::{FormPlan, Plan, Wanted, form, json, json_error::JsonError, outline},
         *,
     };
     use crate::route::preset::members::Catalog;
@@ -108,7 +108,7 @@ mod tests {
     }
 
     #[test]
-    fn no_body_takes_more_than_three_times_the_steps_of_a_chat_for_each_byte() {
+    fn no_body_takes_more_than_four_times_the_steps_of_a_chat_for_each_byte() {
         let plans = plans();
         let rules = Reading::Rules(&plans);
         let chat = |reading| per_byte(reading, &bodies::turns(BYTES));
@@ -121,7 +121,7 @@ mod tests {
         for (name, body) in bodies::forms(BYTES) {
             rows.push(("form", name, per_byte(Reading::Form, &body) / chat(rules)));
         }
-        rows.retain(|(_, _, over)| *over > 3.0);
+        rows.retain(|(_, _, over)| *over > 4.0);
         assert!(rows.is_empty(), "{rows:#?}");
     }
 
@@ -134,6 +134,76 @@ mod tests {
                 let (short, long) = (per_byte(reading, &short), per_byte(reading, &long));
                 assert!(long <= short * 1.2 + 0.5, "{name}: {short}, then {long}");
             }
+        }
+    }
+
+    /// Bodies that clients send, of about so many bytes: a chat of short turns, tools, and data.
+    fn of_clients(bytes: usize) -> Vec<bodies::Named> {
+        let names = ["calls of tools", "results of tools", "tools", "schemas", "tokens"];
+        let mut all = bodies::hostile(bytes);
+        all.retain(|(name, _)| names.contains(name));
+        all.push(("turns", bodies::turns(bytes)));
+        let text = "Where was it taken? Please answer in one short sentence.";
+        let part = format!(r#"{{"role":"user","content":[{{"type":"text","text":"{text}"}}]}}"#);
+        let image = format!(
+            r#"{{"role":"user","content":[{{"type":"image_url","image_url":{{"url":"data:image/png;base64,{}"}}}}]}}"#,
+            "iVBORw0K".repeat(10)
+        );
+        for (name, member, value) in [
+            ("messages of one part", "messages", part.as_str()),
+            ("images", "messages", image.as_str()),
+            ("pixels", "data", "[213,98,147]"),
+            ("fractions", "data", "0.12"),
+            ("numbers with exponents", "data", "1.23456789e-05"),
+            ("words", "data", "true"),
+            ("Chinese with escapes", "data", r#""\u4f60\u597d\u4f60\u597d""#),
+            ("boxes", "data", r#"{"x":12.5,"y":3.25,"w":100,"h":20}"#),
+            ("rows", "data", r#"[1,"name",2.5,true,"Tuesday",null]"#),
+            ("rows with Chinese keys", "data", r#"{"姓名":"张三","城市":"北京市朝阳区"}"#),
+            ("small objects", "data", r#"{"id": 12345, "text": "a"}"#),
+        ] {
+            let list = vec![value; bytes / (value.len() + 1)].join(",");
+            all.push((name, format!(r#"{{"model":"m","{member}":[{list}]}}"#)));
+        }
+        all
+    }
+
+    #[test]
+    fn bodies_of_clients_have_the_structure_that_they_may_have() {
+        let plans = plans();
+        for (name, body) in of_clients(1 << 20) {
+            let body = body.as_bytes();
+            for (at, plan) in plans.iter().enumerate() {
+                assert_ne!(json::read(body, plan).err(), Some(JsonError::TooDense), "{name} {at}");
+            }
+            assert_ne!(outline::read(body).err(), Some(JsonError::TooDense), "{name}");
+        }
+    }
+
+    #[test]
+    fn what_is_denser_is_refused_beyond_what_any_body_may_have() {
+        let [model, ..] = plans();
+        for value in [
+            "{}",
+            r#"{"a":1}"#,
+            "[1]",
+            "[]",
+            r#"{"\u0061":1}"#,
+            "{\"\u{17f}\":1}",
+            "1e5",
+            r#""\u00e9""#,
+            r#"1,true"#,
+        ] {
+            let of = |bytes: usize| {
+                let list = vec![value; bytes / (value.len() + 1)].join(",");
+                format!(r#"{{"model":"m","data":[{list}]}}"#)
+            };
+            let (small, large) = (of(1 << 13), of(1 << 20));
+            json::read(small.as_bytes(), &model).unwrap();
+            outline::read(small.as_bytes()).unwrap();
+            let errors =
+                [json::read(large.as_bytes(), &model).err(), outline::read(large.as_bytes()).err()];
+            assert_eq!(errors, [const { Some(JsonError::TooDense) }; 2], "{value}");
         }
     }
 

@@ -4,27 +4,60 @@ use super::{
     super::{
         json_error::{DEPTH, JsonError},
         plan::Node,
-        scan::Syntax,
+        scan::{Scanner, Skipping, Structure, Syntax},
     },
     Read, Reader,
     level::{Ends, Level},
 };
+
+/// The elements of a list of prompts that are prompts of their own.
+struct Prompts(usize);
+
+impl<'a> Skipping<'a> for Prompts {
+    const COUNTS_PROMPTS: bool = true;
+
+    fn reads_numbers(&self) -> bool {
+        false
+    }
+
+    fn open(&mut self) {}
+
+    fn key(&mut self, scanner: &mut Scanner<'a>) -> Result<(), Box<JsonError>> {
+        scanner.skip_key()
+    }
+
+    fn close(&mut self) {}
+
+    fn number(&mut self, _: &str) {}
+
+    #[inline(always)]
+    fn elements(&mut self, open: usize, _: usize, prompts: usize) {
+        if open == 1 {
+            self.0 += prompts;
+        }
+    }
+}
 
 impl<'p> Reader<'_, 'p> {
     /// Reads elements of the innermost list, up to one that opens a level, or to the end of the list.
     pub(super) fn elements(&mut self, node: Option<&'p Node>) -> Result<(), Box<JsonError>> {
         let prompts = self.levels.last().is_some_and(|level| level.ends.has(Ends::PROMPTS));
         match node {
-            Some(node) if !prompts && self.is_of_lists(node) => return self.alike_elements(node),
+            Some(node) if self.is_of_lists(node) => {
+                return if prompts { self.prompts(node) } else { self.alike_elements(node) };
+            }
             None if !prompts => return self.skipped_elements(),
             _ => {}
         }
         let is_skipped = node.is_none_or(Node::is_unrecorded);
         loop {
-            if is_skipped && matches!(self.scanner.peek(), Some(b'0'..=b'9')) {
-                self.scanner.skip_whole_numbers();
+            let mut strings = 0;
+            if is_skipped && matches!(self.scanner.peek(), Some(b'"' | b'-' | b'0'..=b'9')) {
+                (_, strings) = self.scanner.skip_scalars(&mut Prompts(0));
+                self.scanner.space();
             }
             if prompts && let Some(prompts) = self.prompts.last_mut() {
+                prompts.elements += strings;
                 prompts.count(self.scanner.peek());
             }
             if self.value_or_skip(node)? == Read::Part {
@@ -60,6 +93,39 @@ impl<'p> Reader<'_, 'p> {
             }
             if !self.scanner.has_next(b']')? {
                 return self.close();
+            }
+        }
+    }
+
+    /// Reads elements of a list of prompts that is the innermost one, up to an object that opens a level,
+    /// or to the end of the list.
+    fn prompts(&mut self, node: &'p Node) -> Result<(), Box<JsonError>> {
+        let list = self.levels.len();
+        loop {
+            let (mut open, most) = (1, self.deepest + 1 - list);
+            let mut prompts = Prompts(0);
+            let is_object = self.scanner.skip_elements(&mut open, most, &mut prompts)?;
+            if let Some(open_prompts) = self.prompts.last_mut() {
+                open_prompts.elements += prompts.0;
+                if is_object && open == 1 {
+                    open_prompts.count(Some(b'{'));
+                }
+            }
+            if !is_object {
+                return self.close();
+            }
+            self.open_lists(node, list - 1 + open);
+            if self.any_object(node)? == Read::Part {
+                return Ok(());
+            }
+            while !self.scanner.has_next(b']')? {
+                if self.levels.len() == list {
+                    return self.close();
+                }
+                self.pop()?;
+            }
+            if self.levels.len() > list {
+                return Ok(());
             }
         }
     }
@@ -100,9 +166,10 @@ impl<'p> Reader<'_, 'p> {
         if around >= self.deepest {
             return Err(JsonError::TooDeep.into());
         }
-        if self.scanner.opens_empty(b']') {
+        if self.scanner.opens_empty(b']')? {
             return Ok(Read::All);
         }
+        self.scanner.count(Structure::List)?;
         let mut open = 1;
         if !self.scanner.skip_elements(&mut open, self.deepest - around, &mut Syntax)? {
             return Ok(Read::All);

@@ -1,5 +1,5 @@
 //! Members of objects. An object becomes a level with the first of its members that is more than a
-//! short value of which nothing is recorded: most objects of a hostile body have none (`cargo bench
+//! scalar of which nothing is recorded: most objects of a hostile body have none (`cargo bench
 //! --bench body`, "many objects").
 
 use super::{
@@ -9,13 +9,14 @@ use super::{
         names::Found,
         plan::{Node, TextRole, Unnamed},
         print::Print,
+        scan::Syntax,
     },
     Read, Reader,
     level::{Ends, Level},
 };
 
 impl<'p> Reader<'_, 'p> {
-    /// Reads an object with the members of `shape`, up to one that is more than a short value.
+    /// Reads an object with the members of `shape`, up to one that is more than a scalar.
     #[inline(never)]
     pub(super) fn open_object(
         &mut self,
@@ -27,7 +28,7 @@ impl<'p> Reader<'_, 'p> {
             return self.begin(shape, ends);
         }
         let object = self.next_level()?;
-        if self.scanner.opens_empty(b'}') {
+        if self.scanner.opens_empty(b'}')? {
             return Ok(Read::All);
         }
         let mut keys = self.seen.open();
@@ -37,7 +38,7 @@ impl<'p> Reader<'_, 'p> {
                 let key = self.seen.read_key(&mut self.scanner, &mut keys)?;
                 let member = self.node_of(shape, key)?;
                 let is_skipped = member.is_none_or(Node::is_unrecorded);
-                if !is_skipped || !self.scanner.short_value() {
+                if !is_skipped || !self.scanner.scalar_value(&mut Syntax)? {
                     self.member = Some(member);
                     break;
                 }

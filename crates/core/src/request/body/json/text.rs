@@ -8,7 +8,7 @@ use super::{
         facts::ForbiddenCause,
         json_error::{JsonError, LENGTH, STRINGS},
         plan::{Expect, Node, SourceKey, Text, TextRole},
-        scan::RawString,
+        scan::{RawString, Structure},
         steps,
     },
     Reader,
@@ -39,6 +39,7 @@ impl<'a> Reader<'a, '_> {
             }
             Expect::Part { strict } => self.part_type(string, *strict)?,
             Expect::Media(kind) => {
+                self.scanner.count(Structure::Member)?;
                 if let Some(parts) = self.parts() {
                     parts.keyed.add(*kind);
                 }
@@ -58,6 +59,7 @@ impl<'a> Reader<'a, '_> {
 
     /// Records the type of a part. `strict`: an unknown type hides text.
     fn part_type(&mut self, string: &RawString<'a>, strict: bool) -> Result<(), Box<JsonError>> {
+        self.scanner.count(Structure::Member)?;
         // No known type is longer.
         let part_type = match string.inner.len() <= LENGTH {
             true => PartType::of(&string.unescape()?),
@@ -78,6 +80,7 @@ impl<'a> Reader<'a, '_> {
 
     /// A string whose node has marks.
     fn marked_string(&mut self, node: &Node, string: &RawString<'a>) -> Result<(), Box<JsonError>> {
+        self.scanner.count(Structure::Member)?;
         self.mark(node);
         if node.reference {
             self.add_reference(string);

@@ -5,6 +5,7 @@ use super::{
         facts::{ForbiddenCause, ForbiddenMember},
         json_error::JsonError,
         plan::{Expect, Node, TextRole, Unnamed},
+        scan::Structure,
         steps,
     },
     Read, Reader, integer,
@@ -77,6 +78,7 @@ impl<'p> Reader<'_, 'p> {
             }
             Expect::Tool => self.open_object(self.shape(node), Ends::TOOL),
             Expect::Media(kind) => {
+                self.scanner.count(Structure::Member)?;
                 if let Some(parts) = self.parts() {
                     parts.keyed.add(*kind);
                 }
@@ -148,6 +150,7 @@ impl<'p> Reader<'_, 'p> {
         }
         match &node.expect {
             Expect::Cap(cap, name) => {
+                self.scanner.count(Structure::Member)?;
                 let number =
                     integer(scalar).ok_or_else(|| JsonError::NotAnInteger(name.to_string()))?;
                 self.facts.cap(*cap, name, number);

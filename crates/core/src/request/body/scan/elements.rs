@@ -1,25 +1,20 @@
 //! Elements of lists: scalars and lists are skipped in one loop, without a call for each (`cargo bench
-//! --bench body`, "lists of one", "numbers", "deep lists of two").
+//! --bench body`, "lists of one", "deep lists of two"), and runs of short strings and numbers by the automaton.
 
 use super::{
-    super::{
-        json_error::{JsonError, NUMBER},
-        steps,
-    },
+    super::{json_error::JsonError, steps},
+    number::{EXPONENT, LARGE},
     scanner::Scanner,
     skip::Skipping,
-    string::{before_end, is_plain_escape},
+    string::before_end,
+    structure::Structure,
 };
 
-/// The largest integer that the loop skips: a double represents it, and all that are smaller.
-const INTEGER: &[u8; 16] = b"9007199254740992";
+/// The elements of a list before its automaton begins: most lists in lists are short.
+const FEW: u32 = 4;
 
-/// The most digits of an exponent that the loop skips where numbers are read: every number with them
-/// is one of a double.
-const EXPONENT: usize = 2;
-
-/// The words of a string that the loop looks at.
-const WORDS: usize = 4;
+/// The bytes from which a string with escapes takes no longer than its bytes.
+const SHORT: usize = 16;
 
 impl<'a> Scanner<'a> {
     /// Skips a string of at most eight bytes without escapes, or a whole number of at most nine digits.
@@ -39,8 +34,8 @@ impl<'a> Scanner<'a> {
                     length += 1;
                 }
                 match bytes.get(length) {
-                    Some(b',' | b']' | b'}') => length,
-                    _ => 0,
+                    None | Some(b'.' | b'e' | b'E') => 0,
+                    Some(_) => length,
                 }
             }
             _ => 0,
@@ -58,138 +53,131 @@ impl<'a> Scanner<'a> {
         most: usize,
         skipping: &mut S,
     ) -> Result<bool, Box<JsonError>> {
+        // The elements of the innermost list before its automaton begins, and whether it has begun.
+        let (mut few, mut is_long) = (FEW, false);
         loop {
-            if matches!(self.peek(), Some(b'0'..=b'9')) {
-                skipping.elements(*open, self.skip_whole_numbers());
+            // Whether the automaton skipped elements up to this one.
+            let mut is_left = false;
+            if few > 0 {
+                few -= 1;
+                if matches!(self.peek(), Some(b'0'..=b'9')) {
+                    skipping.elements(*open, self.skip_whole_numbers(), 0);
+                }
+            } else if matches!(self.peek(), Some(b'"' | b'-' | b'0'..=b'9')) && !self.ends_soon() {
+                let (skipped, strings) = self.skip_scalars(skipping);
+                skipping.elements(*open, skipped, strings);
+                self.space();
+                is_left = skipped > 0;
+                is_long = true;
             }
-            skipping.elements(*open, 1);
+            let first = self.peek();
+            skipping.elements(*open, 1, usize::from(matches!(first, Some(b'"' | b'['))));
             steps::count(1);
-            match self.peek() {
+            if is_left && matches!(first, Some(b'[' | b'{')) {
+                self.count(Structure::Change)?;
+                is_left = false;
+            }
+            match first {
                 Some(b'[') => {
                     if *open >= most {
                         return Err(JsonError::TooDeep.into());
                     }
-                    self.at += 1;
-                    self.space();
-                    if self.peek() != Some(b']') {
+                    if !self.opens_empty(b']')? {
                         *open += 1;
+                        (few, is_long) = (FEW, false);
                         continue;
                     }
-                    self.at += 1;
                 }
                 Some(b'{') => return Ok(true),
-                _ => match self.short_element(S::READS_NUMBERS) {
-                    Some(end) => self.at = end,
-                    None => self.skip_other(skipping)?,
-                },
+                Some(b't' | b'f' | b'n') if self.short_word() => {}
+                Some(b'"' | b'0'..=b'9') if self.short_value() => {}
+                Some(b'"') => {
+                    let start = self.at;
+                    if self.skip_string()? && self.at - start < SHORT {
+                        self.count(Structure::Slow)?;
+                    }
+                }
+                // The next one may have an exponent as well.
+                _ => few = few.max(u32::from(self.skip_other(skipping)?)),
             }
-            // The element may be the last one of its list, which then is one itself.
-            while !self.has_next(b']')? {
+            if self.has_next(b']')? {
+                if is_left {
+                    self.count(Structure::Change)?;
+                }
+                continue;
+            }
+            if !is_long {
+                self.count(Structure::Short)?;
+            }
+            // The element is the last one of its list, which then is one itself.
+            loop {
                 *open -= 1;
                 if *open == 0 {
                     return Ok(false);
                 }
-            }
-        }
-    }
-
-    /// Skips any scalar.
-    #[inline(never)]
-    fn skip_other<S: Skipping<'a>>(&mut self, skipping: &mut S) -> Result<(), Box<JsonError>> {
-        if self.peek() == Some(b'"') {
-            return self.skip_string().map(drop);
-        }
-        if S::READS_NUMBERS {
-            let scalar = self.scalar()?;
-            skipping.number(scalar);
-            return Ok(());
-        }
-        self.skip_scalar()
-    }
-
-    /// The end of a scalar, unless it is a long string, has an escaped unit, is a number that a double
-    /// may not represent, or malformed.
-    #[inline(always)]
-    fn short_element(&self, reads_numbers: bool) -> Option<usize> {
-        match self.peek()? {
-            b'"' => self.short_string(),
-            b'-' | b'0'..=b'9' => self.short_number(reads_numbers),
-            b't' | b'n' => {
-                let word = self.bytes.get(self.at..)?.first_chunk::<4>()?;
-                matches!(word, b"true" | b"null").then_some(self.at + 4)
-            }
-            b'f' => {
-                let word = self.bytes.get(self.at..)?.first_chunk::<5>()?;
-                (word == b"false").then_some(self.at + 5)
-            }
-            _ => None,
-        }
-    }
-
-    #[inline(always)]
-    fn short_string(&self) -> Option<usize> {
-        let mut at = self.at + 1;
-        for word in 0..WORDS {
-            steps::count(word.min(1));
-            let word = self.bytes.get(at..)?.first_chunk()?;
-            at += before_end(u64::from_le_bytes(*word));
-            match *self.bytes.get(at)? {
-                b'"' => return Some(at + 1),
-                b'\\' => {
-                    if !is_plain_escape(*self.bytes.get(at + 1)?) {
-                        return None;
-                    }
-                    at += 2;
+                (few, is_long) = (0, true);
+                if self.has_next(b']')? {
+                    break;
                 }
-                _ => {}
             }
         }
-        None
     }
 
+    /// Whether a list ends within a few bytes, so that the automaton would skip nothing or little.
     #[inline(always)]
-    fn short_number(&self, reads_numbers: bool) -> Option<usize> {
-        let digits = |mut at: usize| {
-            while self.bytes.get(at).is_some_and(u8::is_ascii_digit) {
-                at += 1;
-            }
-            at
+    fn ends_soon(&self) -> bool {
+        let next = self.bytes.get(self.at..).and_then(|rest| rest.first_chunk::<8>());
+        next.is_none_or(|next| next.iter().fold(false, |ends, byte| ends | (*byte == b']')))
+    }
+
+    /// Skips a word. Returns false for others, of which it reads nothing.
+    #[inline(always)]
+    fn short_word(&mut self) -> bool {
+        let length = match self.bytes.get(self.at..).unwrap_or_default() {
+            [b't', b'r', b'u', b'e', ..] | [b'n', b'u', b'l', b'l', ..] => 4,
+            [b'f', b'a', b'l', b's', b'e', ..] => 5,
+            _ => 0,
         };
-        let first = self.at + usize::from(self.peek()? == b'-');
-        let mut end = digits(first);
-        let whole = self.bytes.get(first..end)?;
-        let is_large = reads_numbers
-            && whole.len() >= INTEGER.len()
-            && (whole.len() > INTEGER.len() || whole > INTEGER.as_slice());
-        if is_large || whole.is_empty() || (whole.len() > 1 && whole.starts_with(b"0")) {
-            return None;
+        self.at += length;
+        length > 0
+    }
+
+    /// Skips a scalar. Returns false for an object or a list, of which it reads nothing.
+    #[inline(always)]
+    pub(in super::super) fn scalar_value<S: Skipping<'a>>(
+        &mut self,
+        skipping: &mut S,
+    ) -> Result<bool, Box<JsonError>> {
+        if self.short_value() {
+            return Ok(true);
         }
-        let mut next = *self.bytes.get(end)?;
-        if next == b'.' {
-            let point = end;
-            end = digits(point + 1);
-            if end == point + 1 {
-                return None;
-            }
-            next = *self.bytes.get(end)?;
+        match self.peek() {
+            Some(b'{' | b'[') => return Ok(false),
+            Some(b'"') => drop(self.skip_string()?),
+            _ => drop(self.skip_other(skipping)?),
         }
-        if next | 0x20 == b'e' {
-            let sign = matches!(*self.bytes.get(end + 1)?, b'+' | b'-');
-            let exponent = end + 1 + usize::from(sign);
-            end = digits(exponent);
-            if end == exponent || (reads_numbers && end - exponent > EXPONENT) {
-                return None;
-            }
+        Ok(true)
+    }
+
+    /// Skips a number or a word. Returns whether it is a number with an exponent.
+    #[inline(never)]
+    pub(super) fn skip_other<S: Skipping<'a>>(
+        &mut self,
+        skipping: &mut S,
+    ) -> Result<bool, Box<JsonError>> {
+        let start = self.at;
+        let exponent = self.skip_scalar()?;
+        if (exponent >= EXPONENT || self.at - start >= LARGE) && skipping.reads_numbers() {
+            skipping.number(self.text.get(start..self.at).unwrap_or_default());
         }
-        steps::count((end - self.at) / 8);
-        (end - self.at <= NUMBER).then_some(end)
+        Ok(exponent > 0)
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::{super::skip::Syntax, *};
-    use crate::request::body::{distinct::Distinct, seen_keys::SeenKeys};
+    use crate::request::body::{distinct::Distinct, json_error::NUMBER, seen_keys::SeenKeys};
 
     /// Skips the elements of a list: whether it stopped at an object, in how many lists, and before
     /// which text.
@@ -198,7 +186,7 @@ mod tests {
         skipping: &mut impl Skipping<'a>,
     ) -> Result<(bool, usize, &'a str), JsonError> {
         let mut scanner = Scanner::new(text.as_bytes()).unwrap();
-        assert!(!scanner.opens_empty(b']'), "{text}");
+        assert!(!scanner.opens_empty(b']').unwrap(), "{text}");
         let mut open = 1;
         let at_object = scanner.skip_elements(&mut open, 4, skipping).map_err(|error| *error)?;
         Ok((at_object, open, scanner.rest()))

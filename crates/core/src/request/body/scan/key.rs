@@ -8,6 +8,7 @@ use super::{
     },
     scanner::Scanner,
     string::{RawString, before_end, escape_at},
+    structure::Structure,
 };
 
 /// A key, as written.
@@ -27,14 +28,29 @@ impl<'a> Scanner<'a> {
         let [b'"', word @ .., _, _] = bytes else { return None };
         let word = u64::from_le_bytes(*word);
         let length = before_end(word);
-        if length >= 8 || *bytes.get(length + 1)? != b'"' || *bytes.get(length + 2)? != b':' {
+        if length >= 8 || *bytes.get(length + 1)? != b'"' {
             return None;
+        }
+        if *bytes.get(length + 2)? != b':' {
+            return self.spaced_key(word, length);
         }
         steps::count(1);
         self.at += length + 3;
         if *bytes.get(length + 3)? <= b' ' {
             self.spaces();
         }
+        Some(Print::of_word(word, length))
+    }
+
+    /// As [`word_key`](Self::word_key), for a key with a space on both sides of its colon.
+    #[inline(never)]
+    fn spaced_key(&mut self, word: u64, length: usize) -> Option<Print> {
+        let end = self.bytes.get(self.at + length + 2..)?.first_chunk::<4>()?;
+        if !matches!(end, [b' ', b':', b' ', next] if *next > b' ') {
+            return None;
+        }
+        steps::count(1);
+        self.at += length + 5;
         Some(Print::of_word(word, length))
     }
 
@@ -56,7 +72,9 @@ impl<'a> Scanner<'a> {
                 steps::count(2);
                 self.at += length + 2;
                 self.colon()?;
-                Ok(Some(Print::of_words(low, high, length)))
+                let key = Print::of_words(low, high, length);
+                self.count_letters(key)?;
+                Ok(Some(key))
             }
             Some(b'\\') if length <= SHORT => self.escaped_key(Print::of_words(low, high, length)),
             _ => Ok(None),
@@ -100,12 +118,22 @@ impl<'a> Scanner<'a> {
                 _ => return Ok(None),
             }
         }
+        self.count(Structure::Key)?;
         steps::count(at / 4 + 1);
         self.at += at + 2;
         self.colon()?;
         #[expect(clippy::cast_possible_truncation, reason = "each half of it")]
         let print = Print::of_words(key as u64, (key >> 64) as u64, length);
         Ok(Some(print))
+    }
+
+    /// Counts the letters beyond ASCII of a short key as structure.
+    #[inline(always)]
+    pub(in super::super) fn count_letters(&mut self, key: Print) -> Result<(), Box<JsonError>> {
+        if key.is_ascii() {
+            return Ok(());
+        }
+        self.count(if key.may_fold() { Structure::Key } else { Structure::Letters })
     }
 
     /// Reads any key and its colon, up to the value.
@@ -139,9 +167,9 @@ impl<'a> Scanner<'a> {
                 Ok(())
             }
             _ => {
-                self.space();
+                self.one_space();
                 self.expect(b':')?;
-                self.space();
+                self.one_space();
                 Ok(())
             }
         }

@@ -6,6 +6,7 @@ use super::{
         steps,
     },
     scanner::Scanner,
+    structure::Structure,
 };
 
 impl<'a> Scanner<'a> {
@@ -16,9 +17,10 @@ impl<'a> Scanner<'a> {
         self.text.get(start..self.at).ok_or_else(|| self.syntax())
     }
 
-    /// Skips elements of a list that are whole numbers without space around them, as tokens of a
-    /// prompt are, up to the last one. All of them are small enough for a double. Returns how many.
-    pub(in super::super) fn skip_whole_numbers(&mut self) -> usize {
+    /// Skips elements of a list that are whole numbers without space around them, up to the last one.
+    /// All of them are small enough for a double. Returns how many.
+    #[inline(always)]
+    pub(super) fn skip_whole_numbers(&mut self) -> usize {
         let (mut start, mut numbers) = (self.at, 0);
         loop {
             let mut end = start;
@@ -27,7 +29,7 @@ impl<'a> Scanner<'a> {
             }
             let zeros = self.bytes.get(start) == Some(&b'0') && end - start > 1;
             let empty = end == start;
-            if empty || zeros || end - start > SMALL || self.bytes.get(end) != Some(&b',') {
+            if empty || zeros || end - start >= LARGE || self.bytes.get(end) != Some(&b',') {
                 break;
             }
             steps::count((end - start).div_ceil(4));
@@ -41,34 +43,36 @@ impl<'a> Scanner<'a> {
         numbers
     }
 
-    /// Skips `true`, `false`, `null` or a number.
-    pub(in super::super) fn skip_scalar(&mut self) -> Result<(), Box<JsonError>> {
+    /// Skips `true`, `false`, `null` or a number. Returns the digits of its exponent, if it has
+    /// one.
+    pub(in super::super) fn skip_scalar(&mut self) -> Result<usize, Box<JsonError>> {
         let start = self.at;
-        match self.peek() {
+        let exponent = match self.peek() {
             Some(b'-' | b'0'..=b'9') => self.number()?,
             Some(b't') => self.word("true")?,
             Some(b'f') => self.word("false")?,
             Some(b'n') => self.word("null")?,
             _ => return Err(self.syntax()),
-        }
+        };
         steps::count((self.at - start) / 4);
         if self.at - start > NUMBER {
             return Err(JsonError::LongNumber.into());
         }
-        Ok(())
+        Ok(exponent)
     }
 
-    fn word(&mut self, word: &str) -> Result<(), Box<JsonError>> {
+    fn word(&mut self, word: &str) -> Result<usize, Box<JsonError>> {
         if self.bytes.get(self.at..).is_some_and(|rest| rest.starts_with(word.as_bytes())) {
             self.at += word.len();
-            Ok(())
+            Ok(0)
         } else {
             Err(self.syntax())
         }
     }
 
-    /// Skips a number (RFC 8259 section 6).
-    fn number(&mut self) -> Result<(), Box<JsonError>> {
+    /// Skips a number (RFC 8259 section 6). Returns the digits of its exponent.
+    fn number(&mut self) -> Result<usize, Box<JsonError>> {
+        let start = self.at;
         if self.peek() == Some(b'-') {
             self.at += 1;
         }
@@ -78,20 +82,25 @@ impl<'a> Scanner<'a> {
         }
         // Most numbers are whole.
         if !matches!(self.peek(), Some(b'.' | b'e' | b'E')) {
-            return Ok(());
+            return Ok(0);
         }
         if self.peek() == Some(b'.') {
             self.at += 1;
             self.digits()?;
         }
-        if matches!(self.peek(), Some(b'e' | b'E')) {
-            self.at += 1;
-            if matches!(self.peek(), Some(b'+' | b'-')) {
-                self.at += 1;
-            }
-            self.digits()?;
+        if !matches!(self.peek(), Some(b'e' | b'E')) {
+            return Ok(0);
         }
-        Ok(())
+        self.at += 1;
+        if matches!(self.peek(), Some(b'+' | b'-')) {
+            self.at += 1;
+        }
+        let exponent = self.at;
+        self.digits()?;
+        if self.at - start < SHORT {
+            self.count(Structure::Slow)?;
+        }
+        Ok(self.at - exponent)
     }
 
     fn digits(&mut self) -> Result<(), Box<JsonError>> {
@@ -103,11 +112,17 @@ impl<'a> Scanner<'a> {
     }
 }
 
+/// The digits of an exponent from which a double may have no room for the number.
+pub(super) const EXPONENT: usize = 3;
+
+/// The bytes of a number without an exponent from which a double may change it.
+pub(super) const LARGE: usize = 16;
+
+/// The bytes from which a number with an exponent takes no longer than its bytes.
+const SHORT: usize = 12;
+
 /// The largest integer that a double represents exactly, as do all smaller ones.
 const INTEGER: u64 = 1 << 53;
-
-/// The number of digits with which every integer is smaller than [`INTEGER`].
-const SMALL: usize = 15;
 
 /// The exponent up to which every number of [`NUMBER`] bytes is one of a double.
 const SMALL_EXPONENT: i32 = 150;
@@ -121,14 +136,16 @@ const TOO_LARGE: &[u8; NUMBER] =
 /// Whether a number is the same after it was read as a double. Words are.
 pub(in super::super) fn is_exact(scalar: &str) -> bool {
     let digits = scalar.strip_prefix('-').unwrap_or(scalar);
+    if let Ok(number) = digits.parse::<u64>() {
+        return number <= INTEGER;
+    }
     match digits.bytes().position(|byte| byte | 0x20 == b'e') {
         _ if !digits.starts_with(|first: char| first.is_ascii_digit()) => true,
         Some(at) => {
             let (digits, exponent) = digits.split_at_checked(at).unwrap_or((digits, ""));
             is_finite(digits.as_bytes(), exponent.get(1..).unwrap_or_default())
         }
-        None if digits.len() <= SMALL || digits.contains('.') => true,
-        None => digits.parse().is_ok_and(|number: u64| number <= INTEGER),
+        None => digits.contains('.'),
     }
 }
 

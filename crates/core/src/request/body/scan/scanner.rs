@@ -1,6 +1,9 @@
 //! The scanner itself: its position, space, and what opens, separates and closes values.
 
-use super::super::{json_error::JsonError, steps};
+use super::{
+    super::{json_error::JsonError, steps},
+    structure::{self, Structure},
+};
 
 /// A position in the text of a body.
 #[derive(Debug)]
@@ -8,6 +11,8 @@ pub(in super::super) struct Scanner<'a> {
     pub(super) text: &'a str,
     pub(super) bytes: &'a [u8],
     pub(super) at: usize,
+    /// What the structure of the rest of the body may count as, in bytes.
+    pub(super) structure: usize,
 }
 
 impl<'a> Scanner<'a> {
@@ -17,7 +22,7 @@ impl<'a> Scanner<'a> {
             // The same again, to find where.
             std::str::from_utf8(bytes).map_err(|error| JsonError::Syntax(error.valid_up_to()))
         })?;
-        Ok(Self { text, bytes, at: 0 })
+        Ok(Self { text, bytes, at: 0, structure: structure::allowed(bytes.len()) })
     }
 
     /// The whole body.
@@ -33,6 +38,21 @@ impl<'a> Scanner<'a> {
     #[cold]
     pub(in super::super) fn syntax(&self) -> Box<JsonError> {
         Box::new(JsonError::Syntax(self.at))
+    }
+
+    /// Counts structure.
+    ///
+    /// # Errors
+    /// The body has more of it than it may have.
+    #[inline(always)]
+    pub(in super::super) fn count(&mut self, structure: Structure) -> Result<(), Box<JsonError>> {
+        match self.structure.checked_sub(structure.bytes()) {
+            Some(left) => {
+                self.structure = left;
+                Ok(())
+            }
+            None => Err(too_dense()),
+        }
     }
 
     pub(in super::super) fn peek(&self) -> Option<u8> {
@@ -56,6 +76,15 @@ impl<'a> Scanner<'a> {
         }
     }
 
+    /// Skips space, of which most is a single one.
+    #[inline(always)]
+    pub(super) fn one_space(&mut self) {
+        match self.bytes.get(self.at..).and_then(|rest| rest.first_chunk()) {
+            Some([b' ', next]) if *next > b' ' => self.at += 1,
+            _ => self.space(),
+        }
+    }
+
     pub(super) fn spaces(&mut self) {
         let rest = self.bytes.get(self.at..).unwrap_or_default();
         let is_space = |byte: &u8| matches!(byte, b' ' | b'\t' | b'\n' | b'\r');
@@ -76,14 +105,16 @@ impl<'a> Scanner<'a> {
     /// Enters a list or an object, up to its first key or element. If it is empty, leaves it again and
     /// returns true.
     #[inline(always)]
-    pub(in super::super) fn opens_empty(&mut self, close: u8) -> bool {
+    pub(in super::super) fn opens_empty(&mut self, close: u8) -> Result<bool, Box<JsonError>> {
+        self.count(if close == b'}' { Structure::Object } else { Structure::List })?;
         self.at += 1;
         self.space();
         if self.peek() == Some(close) {
+            self.count(Structure::Empty)?;
             self.at += 1;
-            return true;
+            return Ok(true);
         }
-        false
+        Ok(false)
     }
 
     /// Whether the list here has no element.
@@ -109,8 +140,9 @@ impl<'a> Scanner<'a> {
         }
     }
 
+    #[inline(never)]
     fn has_next_or_space(&mut self, close: u8) -> Result<bool, Box<JsonError>> {
-        self.space();
+        self.one_space();
         let byte = self.peek();
         if byte != Some(b',') && byte != Some(close) {
             return Err(self.syntax());
@@ -119,7 +151,12 @@ impl<'a> Scanner<'a> {
         if byte == Some(close) {
             return Ok(false);
         }
-        self.space();
+        self.one_space();
         Ok(true)
     }
+}
+
+#[cold]
+fn too_dense() -> Box<JsonError> {
+    Box::new(JsonError::TooDense)
 }

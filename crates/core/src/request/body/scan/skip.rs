@@ -10,8 +10,11 @@ use super::{
 
 /// What is read of a value besides its syntax.
 pub(in super::super) trait Skipping<'a> {
+    /// Whether the strings and lists among elements are counted.
+    const COUNTS_PROMPTS: bool = false;
+
     /// Whether numbers are looked at.
-    const READS_NUMBERS: bool;
+    fn reads_numbers(&self) -> bool;
 
     /// An object begins.
     fn open(&mut self);
@@ -22,18 +25,21 @@ pub(in super::super) trait Skipping<'a> {
     /// The innermost object ends.
     fn close(&mut self);
 
-    /// A number that may be another one as a double.
+    /// A number that may be another one as a double, or a string.
     fn number(&mut self, number: &str);
 
-    /// There are so many elements in the innermost of `open` lists.
-    fn elements(&mut self, open: usize, count: usize);
+    /// There are so many elements in the innermost of `open` lists, of which so many are strings or lists.
+    fn elements(&mut self, open: usize, count: usize, prompts: usize);
 }
 
 /// Nothing but the syntax.
 pub(in super::super) struct Syntax;
 
 impl<'a> Skipping<'a> for Syntax {
-    const READS_NUMBERS: bool = false;
+    #[inline(always)]
+    fn reads_numbers(&self) -> bool {
+        false
+    }
 
     fn open(&mut self) {}
 
@@ -46,7 +52,7 @@ impl<'a> Skipping<'a> for Syntax {
 
     fn number(&mut self, _: &str) {}
 
-    fn elements(&mut self, _: usize, _: usize) {}
+    fn elements(&mut self, _: usize, _: usize, _: usize) {}
 }
 
 impl<'a> Scanner<'a> {
@@ -69,7 +75,7 @@ impl<'a> Scanner<'a> {
                         if depth + open > DEPTH {
                             return Err(JsonError::TooDeep.into());
                         }
-                        if !self.opens_empty(b'}') {
+                        if !self.opens_empty(b'}')? {
                             (objects, open) = (objects << 1 | 1, open + 1);
                             skipping.open();
                             skipping.key(self)?;
@@ -80,18 +86,14 @@ impl<'a> Scanner<'a> {
                         if depth + open > DEPTH {
                             return Err(JsonError::TooDeep.into());
                         }
-                        if !self.opens_empty(b']') {
+                        if !self.opens_empty(b']')? {
                             (objects, open) = (objects << 1, open + 1);
                             if self.skip_lists(depth, &mut objects, &mut open, skipping)? {
                                 continue;
                             }
                         }
                     }
-                    _ if S::READS_NUMBERS => {
-                        let scalar = self.scalar()?;
-                        skipping.number(scalar);
-                    }
-                    _ => self.skip_scalar()?,
+                    _ => drop(self.skip_other(skipping)?),
                 }
             }
             // The value may be the last one of the innermost level, which then ends as well.

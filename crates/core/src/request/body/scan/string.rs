@@ -148,9 +148,9 @@ pub(super) fn before_end(word: u64) -> usize {
 }
 
 /// Returns the length of the run of bytes that represent themselves in a string. Many strings are
-/// short, so two words are tested before larger blocks.
+/// short, so three words are tested before larger blocks.
 fn plain(rest: &[u8]) -> usize {
-    if let Some(first) = rest.first_chunk::<16>() {
+    if let Some(first) = rest.first_chunk::<24>() {
         let (words, _) = first.as_chunks();
         for (at, word) in words.iter().enumerate() {
             let length = before_end(u64::from_le_bytes(*word));
