@@ -72,13 +72,13 @@ impl<'a> Scanner<'a> {
             }
             let first = self.peek();
             skipping.elements(*open, 1, usize::from(matches!(first, Some(b'"' | b'['))));
-            steps::count(1);
             if is_left && matches!(first, Some(b'[' | b'{')) {
                 self.count(Structure::Change)?;
                 is_left = false;
             }
             match first {
                 Some(b'[') => {
+                    steps::count(1);
                     if *open >= most {
                         return Err(JsonError::TooDeep.into());
                     }
@@ -88,7 +88,10 @@ impl<'a> Scanner<'a> {
                         continue;
                     }
                 }
-                Some(b'{') => return Ok(true),
+                Some(b'{') => {
+                    steps::count(1);
+                    return Ok(true);
+                }
                 Some(b't' | b'f' | b'n') if self.short_word() => {}
                 Some(b'"' | b'0'..=b'9') if self.short_value() => {}
                 Some(b'"') => {
@@ -138,6 +141,7 @@ impl<'a> Scanner<'a> {
             [b'f', b'a', b'l', b's', b'e', ..] => 5,
             _ => 0,
         };
+        steps::count(1);
         self.at += length;
         length > 0
     }

@@ -25,7 +25,7 @@ pub(in super::super) trait Skipping<'a> {
     /// The innermost object ends.
     fn close(&mut self);
 
-    /// A number that may be another one as a double, or a string.
+    /// A scalar that is a string, or a number that a double may not represent.
     fn number(&mut self, number: &str);
 
     /// There are so many elements in the innermost of `open` lists, of which so many are strings or lists.
